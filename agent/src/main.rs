@@ -1,0 +1,3 @@
+//! The node's daemon: bytes, the store, the engine
+
+fn main() {}

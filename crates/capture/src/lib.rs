@@ -1,0 +1,1 @@
+//! Memory out of processes: reading, digests, the pipeline into packs

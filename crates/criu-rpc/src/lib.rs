@@ -1,0 +1,1 @@
+//! CRIU's RPC and image messages and their framing

@@ -1,0 +1,1 @@
+//! Dump sessions, page server, image vetting, options

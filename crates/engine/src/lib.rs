@@ -1,0 +1,1 @@
+//! The order of things: checkpoint and restore as flat lists of phases

@@ -1,0 +1,1 @@
+//! Memory into processes: page map look-up, userfaultfd, placement, lanes

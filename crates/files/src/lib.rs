@@ -1,0 +1,1 @@
+//! The writable layer and volumes: walk, index, restore

@@ -1,0 +1,1 @@
+//! Blob store and its backends, lineage log, commit, collection of garbage

@@ -1,0 +1,14 @@
+//! The words that every other crate uses: ids, sizes, error codes, the names of annotations and paths. No I/O.
+
+mod code;
+mod ids;
+pub mod names;
+mod owner;
+mod sizes;
+
+pub use code::Code;
+pub use ids::{
+    CheckpointId, Generation, InvalidName, LineageName, Nonce, OpId, PackIndex, PodKey, Seq, Tenant,
+};
+pub use owner::{Incarnation, Outcome, Owner};
+pub use sizes::{Bytes, PAGE_SIZE, PageNumber, PageRange};

@@ -1,0 +1,41 @@
+//! Names that users type and places where parts meet.
+
+/// Annotation: continue the lineage of this checkpoint (an id, or `latest` where the lineage is known).
+pub const RESTORE_FROM: &str = "godwit.dev/restore-from";
+/// Annotation: start a copy of this checkpoint as a new lineage; the source is untouched.
+pub const FORK_FROM: &str = "godwit.dev/fork-from";
+/// Annotation: take over without the owner's word; the value is the reason, kept in the log for ever.
+pub const FORCE: &str = "godwit.dev/force";
+/// Annotation: name of the store in the agent's config; the default store when absent.
+pub const STORE: &str = "godwit.dev/store";
+/// Annotation: what happens to TCP connections across a move (`close` or `keep`).
+pub const TCP: &str = "godwit.dev/tcp";
+/// Annotation of containerd's CRI: groups the containers of one pod.
+pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// Annotation of containerd's CRI: the pod's uid.
+pub const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
+
+/// Directory of everything that need not outlive a reboot. Root only, mode 0700.
+pub const RUN_DIR: &str = "/run/godwit";
+/// One socket per shim: `<pod key>.sock`. The agent connects, the shim serves.
+pub const SHIM_SOCKETS: &str = "/run/godwit/shims";
+/// The agent serves restores here; shims connect.
+pub const AGENT_OP_SOCKET: &str = "/run/godwit/agent-op.sock";
+/// The agent serves frames here; pagers connect.
+pub const AGENT_FRAMES_SOCKET: &str = "/run/godwit/agent-frames.sock";
+/// The agent serves its local API (ttrpc) here.
+pub const AGENT_API_SOCKET: &str = "/run/godwit/agent.sock";
+/// CRIU's small images of running operations, on tmpfs: `<op>/`.
+pub const IMAGES_DIR: &str = "/run/godwit/images";
+/// What must outlive a reboot.
+pub const STATE_DIR: &str = "/var/lib/godwit";
+/// One file per pod that has a lineage, named by its pod key.
+pub const FENCES: &str = "/var/lib/godwit/fences";
+/// Where the installer puts the pager and the directory that holds the relay under the name `criu`.
+pub const LIBEXEC_DIR: &str = "/usr/libexec/godwit";
+/// The pager.
+pub const PAGER_PATH: &str = "/usr/libexec/godwit/godwit-pager";
+/// First entry of the PATH of a `runc restore`: holds the relay, named `criu`.
+pub const RELAY_DIR: &str = "/usr/libexec/godwit/relay";
+/// The agent's configuration.
+pub const AGENT_CONFIG: &str = "/etc/godwit/agent.toml";

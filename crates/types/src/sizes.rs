@@ -1,0 +1,95 @@
+//! Bytes and pages.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Size of a page in bytes on the architectures that Godwit supports today (x86-64).
+pub const PAGE_SIZE: u64 = 4096;
+
+/// A number of bytes.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut scaled = self.0 as f64;
+        let mut unit = 0;
+        while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+            scaled /= 1024.0;
+            unit += 1;
+        }
+        let decimals = usize::from(unit > 0 && scaled < 100.0);
+        write!(f, "{scaled:.decimals$} {}", UNITS[unit])
+    }
+}
+
+/// A virtual address divided by [`PAGE_SIZE`].
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct PageNumber(pub u64);
+
+impl PageNumber {
+    /// The page that holds this address.
+    #[must_use]
+    pub fn of_address(address: u64) -> Self {
+        Self(address / PAGE_SIZE)
+    }
+
+    /// The first address of the page.
+    #[must_use]
+    pub fn address(self) -> u64 {
+        self.0 * PAGE_SIZE
+    }
+}
+
+/// `count` pages from `first` on.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct PageRange {
+    /// The first page.
+    pub first: PageNumber,
+    /// How many pages.
+    pub count: u64,
+}
+
+impl PageRange {
+    /// `count` pages from `first` on.
+    #[must_use]
+    pub fn new(first: PageNumber, count: u64) -> Self {
+        Self { first, count }
+    }
+
+    /// The page after the last one.
+    #[must_use]
+    pub fn end(self) -> PageNumber {
+        PageNumber(self.first.0 + self.count)
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn bytes(self) -> Bytes {
+        Bytes(self.count * PAGE_SIZE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_fitting_unit() {
+        for (n, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (300 << 20, "300 MiB"), (1 << 30, "1.0 GiB")]
+        {
+            assert_eq!(Bytes(n).to_string(), text);
+        }
+    }
+}

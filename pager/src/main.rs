@@ -1,0 +1,3 @@
+//! Serves the page faults of one hydrating pod
+
+fn main() {}

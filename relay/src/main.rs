@@ -1,0 +1,3 @@
+//! The criu on the PATH of one runc restore
+
+fn main() {}
