@@ -4,6 +4,8 @@ mod code;
 mod ids;
 pub mod names;
 mod owner;
+mod phase;
+mod report;
 mod sizes;
 
 pub use code::Code;
@@ -11,4 +13,6 @@ pub use ids::{
     CheckpointId, Generation, InvalidName, LineageName, Nonce, OpId, PackIndex, PodKey, Seq, Tenant,
 };
 pub use owner::{Incarnation, Outcome, Owner};
+pub use phase::Phase;
+pub use report::{CheckpointReport, PhaseTime, RestoreReport, Sizes};
 pub use sizes::{Bytes, PAGE_SIZE, PageNumber, PageRange};

@@ -86,9 +86,13 @@ mod tests {
 
     #[test]
     fn bytes_are_shown_in_the_largest_fitting_unit() {
-        for (n, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (300 << 20, "300 MiB"), (1 << 30, "1.0 GiB")]
-        {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (300 << 20, "300 MiB"),
+            (1 << 30, "1.0 GiB"),
+        ] {
             assert_eq!(Bytes(n).to_string(), text);
         }
     }

@@ -1,0 +1,91 @@
+//! What an operation did and how long it took: printed, logged, and stored beside the checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, CheckpointId, LineageName, OpId, Outcome, Phase, Tenant};
+
+/// How long one phase took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// The phase.
+    pub phase: Phase,
+    /// Milliseconds from its begin to its end.
+    pub ms: f64,
+}
+
+/// Bytes of one checkpoint, over all its processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sizes {
+    /// Memory that a restore gives back, zero pages included.
+    pub memory: Bytes,
+    /// Pages of zeros: ranges in the page map, never stored.
+    pub zero: Bytes,
+    /// Memory that differs from the parent's.
+    pub changed: Bytes,
+    /// What this checkpoint added to the store for memory and files, after compression.
+    pub stored: Bytes,
+    /// All that was sent for it, metadata included.
+    pub uploaded: Bytes,
+    /// Contents of files captured (writable layer, volumes).
+    pub files: Bytes,
+}
+
+/// What a checkpoint did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointReport {
+    /// The operation.
+    pub op: OpId,
+    /// The checkpoint that it made.
+    pub checkpoint: CheckpointId,
+    /// Whose checkpoint it is.
+    pub lineage: LineageName,
+    /// Where the lineage lives.
+    pub tenant: Tenant,
+    /// The checkpoint whose pages it shares, if any.
+    pub parent: Option<CheckpointId>,
+    /// Name of the store in the agent's configuration.
+    pub store: String,
+    /// Names of the containers.
+    pub containers: Vec<String>,
+    /// What became of the source.
+    pub outcome: Outcome,
+    /// From the write that froze the pod to its thaw; for a stopped pod to the moment when nothing but the store was
+    /// waited for (all its bytes in memory).
+    pub frozen_ms: f64,
+    /// What CRIU itself reports as frozen.
+    pub criu_frozen_ms: f64,
+    /// From the request to the commit.
+    pub durable_ms: f64,
+    /// Bytes by kind.
+    pub sizes: Sizes,
+    /// PUT, GET, LIST and DELETE requests sent.
+    pub requests: u64,
+    /// Time by phase, in order.
+    pub phases: Vec<PhaseTime>,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// The operation.
+    pub op: OpId,
+    /// The checkpoint that was continued or copied.
+    pub checkpoint: CheckpointId,
+    /// The lineage that the container now lives in.
+    pub lineage: LineageName,
+    /// Whether it is a copy (`fork-from`).
+    pub fork: bool,
+    /// From the shim's request until the tasks ran.
+    pub resumed_ms: f64,
+    /// From the shim's request until every page was there; absent while hydrating.
+    pub hydrated_ms: Option<f64>,
+    /// Memory that the restore gives back.
+    pub memory: Bytes,
+    /// Bytes read from the store.
+    pub fetched: Bytes,
+    /// Page faults that had to be answered by the pager.
+    pub faults: u64,
+    /// Time by phase, in order.
+    pub phases: Vec<PhaseTime>,
+}
