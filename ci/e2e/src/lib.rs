@@ -1,1 +1,3 @@
-//! End-to-end tests on the lab
+//! Programs that end-to-end tests and the demo share: what acts on a container from outside.
+
+pub mod redis;
