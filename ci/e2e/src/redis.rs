@@ -121,7 +121,7 @@ fn random(seed: u64) -> impl Iterator<Item = u64> {
 /// The value that [`fill`] gives key `n`: every second one random bytes, the others JSON.
 #[must_use]
 pub fn fill_value(n: u64, len: usize) -> Vec<u8> {
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         return random(n + 1).flat_map(u64::to_le_bytes).take(len).collect();
     }
     let mut text = String::with_capacity(len + 80);
