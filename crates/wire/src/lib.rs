@@ -1,1 +1,46 @@
-//! Messages between shim, agent, relay and pager, and the socket that carries them with file descriptors
+//! The messages of one node and the socket that carries them with file descriptors.
+//!
+//! Owns: the protocol between agent and shim (checkpoint: [`shim_op`], restore: [`agent_op`]), between relay and shim
+//! ([`relay`]), and the pager's messages ([`pager`]); the transport ([`Socket`], [`Listener`], and with the feature `tokio`
+//! `AsyncSocket`, `AsyncListener`); the failpoints that tests compile in ([`failpoint`]).
+//! Does not own: what a message makes somebody do. No decision is taken here.
+//!
+//! # Transport
+//! A `SOCK_SEQPACKET` Unix socket: one prost message per packet of at most [`MAX_PACKET`] bytes, at most [`MAX_FDS`] descriptors
+//! with it by `SCM_RIGHTS`. Peers must be root (`SO_PEERCRED`). The first packet of either side is [`Hello`]; another
+//! [`PROTOCOL`] ends the connection. Larger things (OCI specs, page maps, frame tables) travel as sealed memfds ([`memfd`]).
+//!
+//! An **operation is a connection**: its end without a final message is the failure signal for both sides.
+//!
+//! ```text
+//!  agent ──[ToShim]──►  /run/godwit/shims/<shim key>.sock   ──[FromShim]──► agent       checkpoint, settle, fence
+//!  shim  ──[ToAgent]──► /run/godwit/agent-op.sock           ──[FromAgent]─► shim        restore, start, death
+//!  relay ──[RelayRequest]──► a socket of the shim, one per restore                       then the relay is CRIU
+//! ```
+
+pub mod agent_op;
+pub mod api;
+mod error;
+pub mod failpoint;
+mod fence;
+mod hello;
+pub mod memfd;
+mod packet;
+pub mod pager;
+pub mod relay;
+pub mod shim_op;
+mod socket;
+#[cfg(feature = "tokio")]
+mod socket_tokio;
+#[cfg(feature = "tokio")]
+mod sys;
+mod terms;
+
+pub use error::WireError;
+pub use fence::{Fence, FenceState, UnsettledSlot};
+pub use hello::{Hello, PROTOCOL};
+pub use packet::{Envelope, MAX_FDS, MAX_PACKET, Received};
+pub use socket::{Listener, Socket};
+#[cfg(feature = "tokio")]
+pub use socket_tokio::{AsyncListener, AsyncSocket};
+pub use terms::{Annotation, Namespace, NodeIdentity, Refusal, WireCode, parse};

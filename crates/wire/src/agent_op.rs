@@ -1,0 +1,459 @@
+//! Shim → agent, on `/run/godwit/agent-op.sock`: restore, permission to start, death of tasks.
+//!
+//! The shim connects, both say [`crate::Hello`], then one of three conversations follows, one per connection:
+//!
+//! ```text
+//! a start that needs the agent's word
+//!   BeginRestore → Plan | ColdStart | Refusal
+//!   Held         → Committing | Abort           every container of the plan is at post-restore and was checked
+//!   FenceWritten → Resume | Abort               the fence with the slot is on disk; only now the take-over is PUT
+//!   Resumed      → Noted                        it runs; consumed is the request
+//!   Hydrated     → Noted                        or HydrationFailed → Noted; the shim ends the connection
+//!   Failed       → Noted                        any time before Resume: the attempt is over and proved dead
+//! a start of a pod that has a fence
+//!   AskStart     → May | Refusal                `May` carries the fence to write first
+//! the death of tasks of a pod that has a fence
+//!   TaskGone     → Settled
+//! ```
+//!
+//! # The connection's end
+//! Before `FenceWritten` was sent: the shim aborts the attempt (kills the held tasks) and may try again within its deadline.
+//! After it, until `Resume` or `Abort`: the tasks stay held, whatever the deadline; the next agent finds them by
+//! [`crate::shim_op::Attach`] and sends [`crate::shim_op::ResumeHeld`] or [`crate::shim_op::AbortHeld`].
+//! After `Resume`: nothing happens. An agent that is gone is told by [`crate::shim_op::Status`] that the pod hydrates or did.
+
+use crate::packet::envelope;
+use crate::{Annotation, Fence, Namespace, Refusal, UnsettledSlot};
+
+/// Shim → agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ToAgent {
+    /// The message; `None` for one of a newer version.
+    #[prost(oneof = "ToAgentBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub body: Option<ToAgentBody>,
+}
+
+/// The messages shim → agent.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum ToAgentBody {
+    /// See [`BeginRestore`].
+    #[prost(message, tag = "1")]
+    BeginRestore(BeginRestore),
+    /// See [`Held`].
+    #[prost(message, tag = "2")]
+    Held(Held),
+    /// See [`FenceWritten`].
+    #[prost(message, tag = "3")]
+    FenceWritten(FenceWritten),
+    /// See [`Resumed`].
+    #[prost(message, tag = "4")]
+    Resumed(Resumed),
+    /// See [`Hydrated`].
+    #[prost(message, tag = "5")]
+    Hydrated(Hydrated),
+    /// See [`HydrationFailed`].
+    #[prost(message, tag = "6")]
+    HydrationFailed(HydrationFailed),
+    /// See [`Failed`].
+    #[prost(message, tag = "7")]
+    Failed(Failed),
+    /// See [`AskStart`].
+    #[prost(message, tag = "8")]
+    AskStart(AskStart),
+    /// See [`TaskGone`].
+    #[prost(message, tag = "9")]
+    TaskGone(TaskGone),
+}
+
+envelope!(
+    ToAgent,
+    ToAgentBody {
+        BeginRestore,
+        Held,
+        FenceWritten,
+        Resumed,
+        Hydrated,
+        HydrationFailed,
+        Failed,
+        AskStart,
+        TaskGone,
+    }
+);
+
+/// Agent → shim.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FromAgent {
+    /// The message; `None` for one of a newer version.
+    #[prost(oneof = "FromAgentBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub body: Option<FromAgentBody>,
+}
+
+/// The messages agent → shim.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum FromAgentBody {
+    /// See [`Plan`].
+    #[prost(message, tag = "1")]
+    Plan(Plan),
+    /// See [`ColdStart`].
+    #[prost(message, tag = "2")]
+    ColdStart(ColdStart),
+    /// No, and why. Nothing was written.
+    #[prost(message, tag = "3")]
+    Refusal(Refusal),
+    /// See [`Committing`].
+    #[prost(message, tag = "4")]
+    Committing(Committing),
+    /// See [`Resume`].
+    #[prost(message, tag = "5")]
+    Resume(Resume),
+    /// See [`Abort`].
+    #[prost(message, tag = "6")]
+    Abort(Abort),
+    /// See [`May`].
+    #[prost(message, tag = "7")]
+    May(May),
+    /// See [`Settled`].
+    #[prost(message, tag = "8")]
+    Settled(Settled),
+    /// See [`Noted`].
+    #[prost(message, tag = "9")]
+    Noted(Noted),
+}
+
+envelope!(
+    FromAgent,
+    FromAgentBody { Plan, ColdStart, Refusal, Committing, Resume, Abort, May, Settled, Noted }
+);
+
+/// "containerd starts this container, and its spec asks for a restore." Descriptor: \[`config.json` as a sealed memfd\].
+/// Answer: [`Plan`], [`ColdStart`] or a refusal.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct BeginRestore {
+    /// [`godwit_types::OpId`], minted by the shim at Create and kept in the bundle: the same for every try of one Start.
+    #[prost(string, tag = "1")]
+    pub op: String,
+    /// Name of the shim's socket and fence.
+    #[prost(string, tag = "2")]
+    pub pod_key: String,
+    /// [`godwit_types::Owner::pod_uid`].
+    #[prost(string, tag = "3")]
+    pub pod_uid: String,
+    /// [`godwit_types::Incarnation`].
+    #[prost(string, tag = "4")]
+    pub incarnation: String,
+    /// containerd's namespace.
+    #[prost(string, tag = "5")]
+    pub namespace: String,
+    /// containerd's container id.
+    #[prost(string, tag = "6")]
+    pub container: String,
+    /// Annotations of the spec that begin with `godwit.dev/` or `io.kubernetes.cri.`.
+    #[prost(message, repeated, tag = "7")]
+    pub annotations: Vec<Annotation>,
+    /// Path of the bundle.
+    #[prost(string, tag = "8")]
+    pub bundle: String,
+    /// Path of the mounted root file system.
+    #[prost(string, tag = "9")]
+    pub rootfs: String,
+    /// `linux.cgroupsPath` of the spec.
+    #[prost(string, tag = "10")]
+    pub cgroup: String,
+    /// The namespaces of the spec.
+    #[prost(message, repeated, tag = "11")]
+    pub namespaces: Vec<Namespace>,
+    /// Whether the spec wants a terminal.
+    #[prost(bool, tag = "12")]
+    pub terminal: bool,
+    /// How long the shim can wait for `Resume`, unless `Committing` comes before: milliseconds from now.
+    #[prost(uint64, tag = "13")]
+    pub deadline_ms: u64,
+    /// The pod's fence, if it has one already.
+    #[prost(message, optional, tag = "14")]
+    pub fence: Option<Fence>,
+    /// Root file system mounts as containerd gave them at Create.
+    #[prost(message, repeated, tag = "15")]
+    pub mounts: Vec<crate::shim_op::RootMount>,
+    /// An empty directory below `/run/godwit` of this attempt, root only, on tmpfs. The agent may fill it with anything that
+    /// the restore needs; the shim removes it when the attempt is over, or when hydrated.
+    #[prost(string, tag = "16")]
+    pub work_dir: String,
+}
+
+/// How to restore this container. Everything is ready when it is sent: images on tmpfs, files applied to the root file system.
+///
+/// Descriptors: those of [`Plan::pager_fds`] for the pager, unseen by the shim.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Plan {
+    /// CRIU's image directory, `descriptors.json` included: runc's `--image-path`. The agent's to remove.
+    #[prost(string, tag = "1")]
+    pub images_dir: String,
+    /// Whether memory follows later (`--lazy-pages`); if not, the image directory holds every page and no pager is started.
+    #[prost(bool, tag = "2")]
+    pub lazy: bool,
+    /// The relay's plan, encoded; the shim writes it to the file that the relay reads.
+    #[prost(bytes = "vec", tag = "3")]
+    pub relay_plan: Vec<u8>,
+    /// Options of `runc restore` besides the shim's own, for example `--tcp-established`.
+    #[prost(string, repeated, tag = "4")]
+    pub runc_options: Vec<String>,
+    /// First message for the pager, encoded ([`crate::pager`]); empty if not lazy.
+    #[prost(bytes = "vec", tag = "5")]
+    pub pager: Vec<u8>,
+    /// How many descriptors came for the pager: page maps of each process, frame tables.
+    #[prost(uint32, tag = "6")]
+    pub pager_fds: u32,
+    /// The checkpoint that is restored.
+    #[prost(string, tag = "7")]
+    pub checkpoint: String,
+    /// The fence that the shim writes now, before anything is restored: state `Armed`, no slot yet. Absent for a fork that has
+    /// not got its lineage yet.
+    #[prost(message, optional, tag = "8")]
+    pub fence: Option<Fence>,
+    /// Pids of the container, as seen inside it, that must exist at post-restore; empty: not checked.
+    #[prost(uint32, repeated, tag = "9")]
+    pub tasks: Vec<u32>,
+    /// Containers of the pod that belong to the same take-over, this one included; the barrier waits for all of them.
+    #[prost(string, repeated, tag = "10")]
+    pub barrier: Vec<String>,
+    /// `oom_score_adj` of every task, from the new spec, set before they run; absent: left as the image has it.
+    #[prost(sint32, optional, tag = "11")]
+    pub oom_score_adj: Option<i32>,
+    /// Resource limits of every task, from the new spec, set before they run.
+    #[prost(message, repeated, tag = "12")]
+    pub rlimits: Vec<Rlimit>,
+    /// Paths of files that are removed with the attempt's work directory; informative.
+    #[prost(uint64, tag = "13")]
+    pub memory_bytes: u64,
+}
+
+/// One resource limit.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Rlimit {
+    /// OCI's name, `RLIMIT_NOFILE`.
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// Soft limit; `u64::MAX` is infinity.
+    #[prost(uint64, tag = "2")]
+    pub soft: u64,
+    /// Hard limit.
+    #[prost(uint64, tag = "3")]
+    pub hard: u64,
+}
+
+/// There is nothing to restore, and the lineage's owner may start it from its image: the entry stands in the log.
+/// The shim writes the fence, then creates and starts the container as if nothing had been asked.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ColdStart {
+    /// The entry (`cold`, `start` or `resume`).
+    #[prost(bytes = "vec", tag = "1")]
+    pub entry: Vec<u8>,
+    /// The fence to write first.
+    #[prost(message, optional, tag = "2")]
+    pub fence: Option<Fence>,
+}
+
+/// All containers are at `post-restore`, every task exists, is held, and is in the right namespaces. Answer: [`Committing`]
+/// (or [`Abort`]).
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Held {
+    /// The held tasks.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: Vec<HeldTask>,
+}
+
+/// One held process.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HeldTask {
+    /// The container.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Its pid in the node's namespace.
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    /// Its pid inside the container.
+    #[prost(uint32, tag = "3")]
+    pub vpid: u32,
+}
+
+/// The take-over (for a fork: the `start`) is about to be PUT at this slot. The shim writes the fence with the slot, then answers
+/// [`FenceWritten`]. From then on no deadline of the shim aborts; only the settled slot does.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Committing {
+    /// The slot and the very bytes of the entry.
+    #[prost(message, optional, tag = "1")]
+    pub slot: Option<UnsettledSlot>,
+    /// The fence, slot included.
+    #[prost(message, optional, tag = "2")]
+    pub fence: Option<Fence>,
+}
+
+/// The fence of [`Committing`] is on disk: the entry may be PUT. Answer: [`Resume`] or [`Abort`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FenceWritten {}
+
+/// The slot is ours and the newest entry names this incarnation: run. Answer: [`Resumed`].
+/// One `Resume` per entry.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Resume {
+    /// The entry.
+    #[prost(bytes = "vec", tag = "1")]
+    pub entry: Vec<u8>,
+    /// The fence afterwards: state `Owned`, no slot.
+    #[prost(message, optional, tag = "2")]
+    pub fence: Option<Fence>,
+}
+
+/// The attempt is over: kill what is held, prove it dead, answer [`Failed`]. If the attempt had come to [`Committing`], the slot
+/// is settled and not ours.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Abort {
+    /// What Start tells containerd.
+    #[prost(message, optional, tag = "1")]
+    pub why: Option<Refusal>,
+    /// The fence to write once everything is dead; absent with `remove_fence` false: leave it as it is.
+    #[prost(message, optional, tag = "2")]
+    pub fence: Option<Fence>,
+    /// Remove the fence once everything is dead.
+    #[prost(bool, tag = "3")]
+    pub remove_fence: bool,
+}
+
+/// The tasks run. Answer: [`Noted`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Resumed {
+    /// Pid of each container's init.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: Vec<HeldTask>,
+    /// From the start of `runc restore` to `post-restore`: microseconds.
+    #[prost(uint64, tag = "2")]
+    pub restored_us: u64,
+    /// How long the tasks were held there: microseconds.
+    #[prost(uint64, tag = "3")]
+    pub held_us: u64,
+}
+
+/// Every page is in place, the userfaultfds are closed. Answer: [`Noted`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Hydrated {
+    /// From `Resumed` on: milliseconds.
+    #[prost(uint64, tag = "1")]
+    pub after_ms: u64,
+    /// Faults that the pager answered.
+    #[prost(uint64, tag = "2")]
+    pub faults: u64,
+    /// Pages that the pager placed.
+    #[prost(uint64, tag = "3")]
+    pub pages: u64,
+}
+
+/// The container was killed because its memory could not be completed. Answer: [`Noted`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HydrationFailed {
+    /// Why.
+    #[prost(message, optional, tag = "1")]
+    pub why: Option<Refusal>,
+}
+
+/// The attempt failed before `Resume`. Answer: [`Noted`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Failed {
+    /// Why.
+    #[prost(message, optional, tag = "1")]
+    pub why: Option<Refusal>,
+    /// Nothing of it runs: runc's state is deleted and the cgroup is empty. `false` only if that could not be proved; the agent
+    /// then lets nobody go on with this pod on this node.
+    #[prost(bool, tag = "2")]
+    pub proved_dead: bool,
+    /// Path of CRIU's log; readable until the answer.
+    #[prost(string, tag = "3")]
+    pub criu_log: String,
+}
+
+/// "A container of a pod with a fence is to be started from its image: may it?" The agent reads the log and appends what is
+/// needed (`cold`, `resume`, …) first. Answer: [`May`] or a refusal.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AskStart {
+    /// Name of the shim's socket and fence.
+    #[prost(string, tag = "1")]
+    pub pod_key: String,
+    /// [`godwit_types::Owner::pod_uid`].
+    #[prost(string, tag = "2")]
+    pub pod_uid: String,
+    /// [`godwit_types::Incarnation`] of the asking sandbox life.
+    #[prost(string, tag = "3")]
+    pub incarnation: String,
+    /// The container.
+    #[prost(string, tag = "4")]
+    pub container: String,
+    /// The fence as it is on disk.
+    #[prost(message, optional, tag = "5")]
+    pub fence: Option<Fence>,
+    /// Why the container is started again, for the log.
+    #[prost(string, tag = "6")]
+    pub reason: String,
+    /// Seconds for which the container lived before; 0 if this is its first start in this incarnation.
+    #[prost(uint64, tag = "7")]
+    pub lived_s: u64,
+    /// How long the shim can wait: milliseconds.
+    #[prost(uint64, tag = "8")]
+    pub deadline_ms: u64,
+    /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
+    #[prost(bool, tag = "9")]
+    pub others_dead: bool,
+}
+
+/// It may start, once this fence is on disk.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct May {
+    /// The fence to write first; absent: the pod has no lineage any more, remove the fence.
+    #[prost(message, optional, tag = "1")]
+    pub fence: Option<Fence>,
+}
+
+/// The tasks of the owner died on this node. The agent appends what follows from it. Answer: [`Settled`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TaskGone {
+    /// Name of the shim's socket and fence.
+    #[prost(string, tag = "1")]
+    pub pod_key: String,
+    /// [`godwit_types::Owner::pod_uid`].
+    #[prost(string, tag = "2")]
+    pub pod_uid: String,
+    /// [`godwit_types::Incarnation`] whose tasks they were.
+    #[prost(string, tag = "3")]
+    pub incarnation: String,
+    /// The container.
+    #[prost(string, tag = "4")]
+    pub container: String,
+    /// The fence as it is on disk.
+    #[prost(message, optional, tag = "5")]
+    pub fence: Option<Fence>,
+    /// Exit status (128 + signal for a death by signal).
+    #[prost(uint32, tag = "6")]
+    pub status: u32,
+    /// Seconds from start or resume to death; 0 if they never ran.
+    #[prost(uint64, tag = "7")]
+    pub lived_s: u64,
+    /// The end was wanted: the task was deleted by its user (Kubernetes: the pod is deleted), and did live.
+    #[prost(bool, tag = "8")]
+    pub wanted: bool,
+    /// The cgroups of this incarnation are empty: proved by the shim.
+    #[prost(bool, tag = "9")]
+    pub proved_dead: bool,
+}
+
+/// What follows from the death is in the log.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Settled {
+    /// The slot is settled and the newest entry does not name this node: remove the fence.
+    #[prost(bool, tag = "1")]
+    pub remove_fence: bool,
+    /// Otherwise: the fence to write; absent: leave it as it is.
+    #[prost(message, optional, tag = "2")]
+    pub fence: Option<Fence>,
+}
+
+/// The message was understood; there is nothing else to say.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Noted {}

@@ -1,0 +1,185 @@
+//! The agent's local API: what the CLI asks on [`godwit_types::names::AGENT_API_SOCKET`].
+//!
+//! One connection is one request. The client writes one line of JSON, the agent answers with lines of JSON: any number
+//! of [`Reply::Progress`], then exactly one [`Reply::Done`] or [`Reply::Failed`], then the end of the stream. Closing
+//! the connection cancels the request; up to the seal a checkpoint is undone by that, after it the agent goes on alone.
+//! Lines are bounded by [`MAX_LINE`]. The socket is root's alone.
+
+use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase};
+use serde::{Deserialize, Serialize};
+
+/// Longest accepted line in bytes.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// What the CLI asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Make a checkpoint of a running container. Done: a `CheckpointReport`.
+    Checkpoint(CheckpointRequest),
+    /// What the agent is and does. Done: an [`AgentStatus`].
+    Status,
+    /// An operation on a store of the agent's configuration, carried out by the agent. Done: as the command says.
+    Store {
+        /// Name of the store; the default store when absent.
+        store: Option<String>,
+        /// What to do.
+        command: StoreCommand,
+    },
+}
+
+/// A checkpoint to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointRequest {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Container id.
+    pub container: String,
+    /// What becomes of the source.
+    pub outcome: Outcome,
+    /// Name of the store in the agent's configuration; the default store when absent.
+    pub store: Option<String>,
+    /// Do not share pages with an earlier checkpoint.
+    #[serde(default)]
+    pub full: bool,
+}
+
+/// What can be done with a store, by the agent or by the CLI straight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum StoreCommand {
+    /// All checkpoints, newest first.
+    List,
+    /// One checkpoint with its lineage.
+    Show {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// Read and check every object of one checkpoint.
+    Verify {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// Remove a checkpoint from use; its bytes go with a later sweep.
+    Delete {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Also if it is the only good one of its lineage.
+        force: bool,
+    },
+    /// One sweep: list what nothing names, delete what an earlier sweep listed long enough ago.
+    Gc {
+        /// Only tell what would be done.
+        dry_run: bool,
+    },
+}
+
+/// A line of the agent's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// The request goes on.
+    Progress(Progress),
+    /// It is done; the type of `result` depends on the request.
+    Done {
+        /// The result as JSON.
+        result: serde_json::Value,
+    },
+    /// It failed; nothing was half done.
+    Failed(Failure),
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The phase that runs.
+    pub phase: Phase,
+    /// Bytes handled so far in this phase; 0 where bytes are not counted.
+    pub done: u64,
+    /// Bytes to handle in this phase as far as known; 0 where not known.
+    pub total: u64,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Kind of failure; decides the exit code.
+    pub code: Code,
+    /// One sentence that says what to do.
+    pub message: String,
+    /// What lay behind it, outermost first.
+    #[serde(default)]
+    pub causes: Vec<String>,
+}
+
+/// What the agent is and does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Version of the agent.
+    pub version: String,
+    /// Name of the node.
+    pub node: String,
+    /// CRIU's version, or why it cannot be used.
+    pub criu: String,
+    /// Configured stores.
+    pub stores: Vec<StoreStatus>,
+    /// Pods with a lineage on this node.
+    pub pods: Vec<PodStatus>,
+    /// Operations in progress.
+    pub operations: Vec<OperationStatus>,
+    /// Bytes of capture memory in use and at most.
+    pub budget: (u64, u64),
+}
+
+/// One configured store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its URL, without credentials.
+    pub url: String,
+    /// `ready`, or why it cannot be used.
+    pub state: String,
+}
+
+/// One pod of this node that has a lineage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its key: pod uid, or `<containerd namespace>+<container id>`.
+    pub pod: String,
+    /// Its lineage.
+    pub lineage: String,
+    /// State of its fence (`owned`, `armed`, `moved`).
+    pub fence: String,
+    /// State of its shim, or `no shim`.
+    pub shim: String,
+}
+
+/// One operation in progress.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationStatus {
+    /// Its id.
+    pub op: OpId,
+    /// `checkpoint` or `restore`.
+    pub kind: String,
+    /// The pod that it concerns.
+    pub pod: String,
+    /// How far it is.
+    pub progress: Option<Progress>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_reads_back_from_its_line() {
+        let request = Request::Store {
+            store: None,
+            command: StoreCommand::Delete { checkpoint: CheckpointId::mint(), force: true },
+        };
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(line.starts_with("{\"request\":\"store\""), "{line}");
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+    }
+}
