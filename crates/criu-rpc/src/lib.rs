@@ -3,7 +3,7 @@
 //! Owns: the generated types of the service's socket ([`rpc`]) and of image records ([`images`]), the
 //! `SOCK_SEQPACKET` framing with descriptors ([`SeqPacket`]), what an incoming packet means ([`Incoming`]), the
 //! layout of image files ([`image_file`]), records as raw fields so that an edit loses nothing ([`raw`]), CRIU's
-//! version, and what shim and relay say to each other ([`relay_plan`]).
+//! version, and what a relay is told to do ([`relay_plan`]).
 //! Owns not: starting CRIU, deciding options, judging images: `godwit-criu`.
 //!
 //! The shim stands between runc and CRIU with it: [`SeqPacket::recv`] on either socket, [`Incoming::parse`] on what

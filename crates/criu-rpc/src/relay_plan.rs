@@ -1,8 +1,9 @@
-//! What the relay is told, and what it says to the shim.
+//! What the relay is told to do.
 //!
-//! The agent makes a [`RelayPlan`] (from the *new* spec and the vetted checkpoint) and writes it to a file; the shim
-//! names that file ([`ENV_PLAN`]) and its own socket ([`ENV_SOCKET`]) in the environment of `runc restore`; the relay
-//! does what the plan says and answers with one [`ToShim`]. Owns these types and their encoding, no I/O.
+//! The agent makes a [`RelayPlan`] (from the *new* spec and the vetted checkpoint); the shim writes it to a file and names
+//! that file in the environment of `runc restore` (`godwit_wire::relay`); the relay does what the plan says. The plan is
+//! small, because it travels in a packet; what a mount is made of stands in a file of its own ([`SOURCES_FILE`]). Owns
+//! these types and their encoding, no I/O.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -10,15 +11,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Error;
 use crate::rpc::{CgroupMode, NetworkLock, Opts};
-use crate::{Error, Packet};
 
-/// Environment of `runc restore`: path of the file with the plan.
-pub const ENV_PLAN: &str = "GODWIT_RELAY_PLAN";
-/// Environment of `runc restore`: path of the shim's `SOCK_SEQPACKET` socket for the relay.
-pub const ENV_SOCKET: &str = "GODWIT_RELAY_SOCKET";
 /// Name of the file in an image directory that holds the bytes of [`EntryKind::File`]s.
 pub const CONTENTS_FILE: &str = "godwit-tmpfs.bin";
+/// Name of the file in an image directory that holds the [`Source`]s of a restore.
+pub const SOURCES_FILE: &str = "godwit-sources.json";
 
 /// Everything that one restore's relay does before it becomes CRIU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +39,8 @@ pub struct RelayPlan {
     pub workspace: PathBuf,
     /// File with the bytes of captured files; [`Extent::at`] counts in it.
     pub contents: PathBuf,
-    /// What CRIU mounts from outside.
-    pub sources: Vec<Source>,
+    /// File with what CRIU mounts from outside ([`encode_sources`]).
+    pub sources: PathBuf,
     /// Options added to runc's.
     pub options: RestoreOptions,
 }
@@ -263,37 +262,18 @@ impl RelayPlan {
     }
 }
 
-/// What the relay says to the shim, once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "type")]
-pub enum ToShim {
-    /// It becomes CRIU now. Comes with three descriptors: runc's socket, CRIU's socket, CRIU's pidfd. The shim
-    /// forwards packets between the first two until CRIU closes its end.
-    Criu {
-        /// CRIU's pid.
-        pid: i32,
-    },
-    /// It could not; runc gets an error of its own.
-    Failed {
-        /// Why, in a sentence.
-        reason: String,
-    },
+/// The content of a sources file.
+#[must_use]
+pub fn encode_sources(sources: &[Source]) -> Vec<u8> {
+    serde_json::to_vec(sources).unwrap_or_default()
 }
 
-impl ToShim {
-    /// As a packet; the caller adds the descriptors.
-    #[must_use]
-    pub fn to_packet(&self) -> Packet {
-        serde_json::to_vec(self).unwrap_or_default().into()
-    }
-
-    /// Reads a packet's bytes.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        serde_json::from_slice(bytes).map_err(|e| Error::malformed("relay's message", e))
-    }
+/// Reads the content of a sources file.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn decode_sources(bytes: &[u8]) -> Result<Vec<Source>, Error> {
+    serde_json::from_slice(bytes).map_err(|e| Error::malformed("mount sources", e))
 }
 
 /// A path of any bytes. In text, `%` and bytes that are not UTF-8 are written `%XX`.
@@ -377,31 +357,26 @@ mod tests {
             cgroup_namespace: true,
             workspace: "/run/godwit/relay".into(),
             contents: "/run/godwit/images/x/godwit-tmpfs.bin".into(),
-            sources: vec![Source {
-                key: "gw:/dev".into(),
-                kind: SourceKind::Tmpfs {
-                    data: "mode=755".into(),
-                    flags: 2,
-                    read_only: false,
-                    entries: vec![Entry {
-                        path: RawPath::from("null"),
-                        mode: 0o666,
-                        uid: 0,
-                        gid: 0,
-                        mtime: (1, 2),
-                        kind: EntryKind::CharDevice { major: 1, minor: 3 },
-                    }],
-                },
-            }],
+            sources: "/run/godwit/images/x/godwit-sources.json".into(),
             options: RestoreOptions::default(),
         };
         assert_eq!(RelayPlan::decode(&plan.encode()).unwrap(), plan);
-    }
-
-    #[test]
-    fn the_relays_word_reads_back() {
-        for message in [ToShim::Criu { pid: 7 }, ToShim::Failed { reason: "no".into() }] {
-            assert_eq!(ToShim::parse(&message.to_packet().bytes).unwrap(), message);
-        }
+        let sources = vec![Source {
+            key: "gw:/dev".into(),
+            kind: SourceKind::Tmpfs {
+                data: "mode=755".into(),
+                flags: 2,
+                read_only: false,
+                entries: vec![Entry {
+                    path: RawPath::from("null"),
+                    mode: 0o666,
+                    uid: 0,
+                    gid: 0,
+                    mtime: (1, 2),
+                    kind: EntryKind::CharDevice { major: 1, minor: 3 },
+                }],
+            },
+        }];
+        assert_eq!(decode_sources(&encode_sources(&sources)).unwrap(), sources);
     }
 }
