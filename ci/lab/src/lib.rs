@@ -1,1 +1,30 @@
-//! Real nodes on one machine, as a tool and as a library of the end-to-end tests
+//! Real nodes on one machine, as a tool (`lab`) and as a library of the end-to-end tests.
+//!
+//! A node is a set of namespaces over an overlay of one Debian root file system, with real containerd, runc and CRIU
+//! in it. Everything is made from package registries into a cache outside the repository (`places`), needs root, and
+//! is described for people in `docs/lab.md`.
+//!
+//! ```no_run
+//! use godwit_lab::{Lab, LabOptions};
+//!
+//! let lab = Lab::up(&LabOptions::new("example"))?;
+//! println!("{}", lab.node("n1")?.ctr(&["version"])?);
+//! // Dropped here: the lab is taken down.
+//! # Ok::<(), godwit_lab::LabError>(())
+//! ```
+
+mod cgroup;
+mod command;
+mod error;
+mod lab;
+mod lock;
+mod network;
+mod node;
+pub mod places;
+mod process;
+pub mod rootfs;
+pub mod wait;
+
+pub use error::{LabError, Result};
+pub use lab::{Lab, LabOptions};
+pub use node::{AgentOptions, CgroupView, Node, Spawned};

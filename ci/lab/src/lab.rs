@@ -1,0 +1,293 @@
+//! A lab: some nodes and an object store on one network, made fresh, taken down when dropped.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cgroup::{self, Groups};
+use crate::error::{LabError, Result};
+use crate::lock::LabLock;
+use crate::network::{FIRST_NODE, Network};
+use crate::node::{CgroupView, Node, NodeShape};
+use crate::{places, rootfs};
+
+/// For another run of the same lab to end.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Interface names have 15 bytes: "gw255-" and this.
+const LONGEST_NODE_NAME: usize = 8;
+
+/// What a lab shall have.
+#[derive(Debug, Clone)]
+pub struct LabOptions {
+    name: String,
+    nodes: Vec<String>,
+    cgroup: CgroupView,
+    patience: Duration,
+}
+
+impl LabOptions {
+    /// Two nodes, `n1` and `n2`, in the lab of this name. Labs of different names live beside each other.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: vec!["n1".to_owned(), "n2".to_owned()],
+            cgroup: CgroupView::default(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// These nodes instead. Names have at most eight lower-case letters and digits.
+    #[must_use]
+    pub fn nodes(mut self, names: &[&str]) -> Self {
+        self.nodes = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// What the nodes see of control groups.
+    #[must_use]
+    pub fn cgroup(mut self, view: CgroupView) -> Self {
+        self.cgroup = view;
+        self
+    }
+
+    /// How long to wait for another run of the same lab.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+}
+
+/// A lab that this process works with.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    dir: PathBuf,
+    network: Network,
+    groups: Groups,
+    /// `None` for a lab that is only looked at.
+    lock: Option<LabLock>,
+    take_down: bool,
+}
+
+impl Lab {
+    /// Makes the lab from nothing: takes down what an earlier run has left under its name, then starts all nodes with
+    /// containerd running. The lab is this process's until dropped; the drop takes it down.
+    ///
+    /// # Errors
+    /// When another run holds it longer than the options' patience, or a step fails (what was started is taken down).
+    pub fn up(options: &LabOptions) -> Result<Self> {
+        let lock = lock(&options.name, options.patience)?;
+        take_down(&options.name)?;
+        let mut lab = Self::open(&options.name, Some(lock))?;
+        lab.take_down = true;
+        lab.add_nodes(&options.nodes, options.cgroup)?;
+        Ok(lab)
+    }
+
+    /// Like [`Lab::up`], but goes on with nodes that run, and leaves the lab up when dropped: for people.
+    ///
+    /// # Errors
+    /// As [`Lab::up`]; what was started stays.
+    pub fn up_and_keep(options: &LabOptions) -> Result<Self> {
+        let lock = lock(&options.name, options.patience)?;
+        let lab = Self::open(&options.name, Some(lock))?;
+        lab.add_nodes(&options.nodes, options.cgroup)?;
+        Ok(lab)
+    }
+
+    /// A lab that is up, to work with its nodes. Takes no lock, changes nothing, leaves it up.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when there is none of this name.
+    pub fn attach(name: &str) -> Result<Self> {
+        let dir = dir_of(name)?;
+        if Network::find(&dir)?.is_none() {
+            return Err(LabError::Missing {
+                what: format!("lab {name:?}"),
+                hint: "`lab up node` starts one".to_owned(),
+            });
+        }
+        Self::open(name, None)
+    }
+
+    /// Takes down the lab of this name, whoever started it, and removes its state. Nothing to do is success.
+    ///
+    /// # Errors
+    /// When a running test holds it, or its processes do not end.
+    pub fn down(name: &str) -> Result<()> {
+        let _lock = lock(name, Duration::ZERO)?;
+        take_down(name)
+    }
+
+    fn open(name: &str, lock: Option<LabLock>) -> Result<Self> {
+        let dir = dir_of(name)?;
+        places::make_dir(&dir)?;
+        Ok(Self {
+            name: name.to_owned(),
+            network: Network::claim(&dir)?,
+            groups: Groups::of_lab(name)?,
+            dir,
+            lock,
+            take_down: false,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A directory of the host that every node sees as `/lab/shared`.
+    #[must_use]
+    pub fn shared(&self) -> PathBuf {
+        self.dir.join("shared")
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`].
+    pub fn node(&self, name: &str) -> Result<Node> {
+        let path = self.dir.join("nodes").join(name).join("node.json");
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            return Err(LabError::Missing {
+                what: format!("node {name:?} of lab {:?}", self.name),
+                hint: format!("`lab up node --nodes {name}` makes it"),
+            });
+        };
+        let shape = serde_json::from_str(&text)
+            .map_err(|error| LabError::Record { path, why: error.to_string() })?;
+        Ok(Node::new(shape, &self.dir, self.network, &self.groups))
+    }
+
+    /// All nodes, by name.
+    ///
+    /// # Errors
+    /// When the lab's records cannot be read.
+    pub fn nodes(&self) -> Result<Vec<Node>> {
+        node_names(&self.dir).iter().map(|name| self.node(name)).collect()
+    }
+
+    /// Leaves the lab up when this is dropped, for looking into it by `lab exec`.
+    pub fn keep(&mut self) {
+        self.take_down = false;
+    }
+
+    fn add_nodes(&self, names: &[String], cgroup: CgroupView) -> Result<()> {
+        rootfs::ensure()?;
+        self.groups.create()?;
+        self.groups.record(&self.dir.join("cgroups"))?;
+        for name in names {
+            self.ensure_node(name, cgroup)?.power_on()?;
+        }
+        Ok(())
+    }
+
+    fn ensure_node(&self, name: &str, cgroup: CgroupView) -> Result<Node> {
+        check_name("node", name, LONGEST_NODE_NAME)?;
+        if let Ok(node) = self.node(name) {
+            return Ok(node);
+        }
+        let taken = node_names(&self.dir).len();
+        let host_part = u8::try_from(taken)
+            .ok()
+            .and_then(|taken| FIRST_NODE.checked_add(taken))
+            .ok_or_else(|| LabError::Refused("a lab has at most 200 nodes".to_owned()))?;
+        let shape = NodeShape { name: name.to_owned(), host_part, cgroup };
+        let dir = self.dir.join("nodes").join(name);
+        places::make_dir(&dir)?;
+        let text = serde_json::to_string(&shape).unwrap_or_default();
+        places::write(&dir.join("node.json"), text)?;
+        self.node(name)
+    }
+
+    fn show_logs(&self) {
+        for node in self.nodes().unwrap_or_default() {
+            for what in ["containerd", "godwit-agent"] {
+                let log = node.log(what).unwrap_or_default();
+                if !log.is_empty() {
+                    let end = crate::command::tail(&log, 6000);
+                    eprintln!("---- end of {what}'s log on {} ----\n{end}", node.name());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.take_down {
+            return;
+        }
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        if let Err(error) = take_down(&self.name) {
+            eprintln!("taking down lab {:?}: {error}", self.name);
+        }
+        drop(self.lock.take());
+    }
+}
+
+fn lock(name: &str, patience: Duration) -> Result<LabLock> {
+    let dir = dir_of(name)?;
+    LabLock::take(&dir.with_extension("lock"), &format!("lab {name:?}"), patience)
+}
+
+/// Ends all processes of the lab, by its recorded groups and process ids, then removes groups, bridge and state.
+fn take_down(name: &str) -> Result<()> {
+    let dir = dir_of(name)?;
+    let network = Network::find(&dir)?;
+    let groups = Groups::of_lab(name)?;
+    if let Some(network) = network {
+        for node in node_names(&dir) {
+            let shape = NodeShape { name: node, host_part: 0, cgroup: CgroupView::default() };
+            Node::new(shape, &dir, network, &groups).power_loss()?;
+        }
+    }
+    cgroup::destroy_recorded(&dir.join("cgroups"))?;
+    groups.destroy()?;
+    if let Some(network) = network {
+        network.remove()?;
+    }
+    places::remove(&dir)
+}
+
+fn node_names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn dir_of(name: &str) -> Result<PathBuf> {
+    check_name("lab", name, 40)?;
+    Ok(places::state().join(name))
+}
+
+/// Names become parts of paths and of interface names.
+fn check_name(what: &str, name: &str, longest: usize) -> Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.is_empty() && name.len() <= longest && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(LabError::Refused(format!(
+        "{name:?} cannot name a {what}: 1 to {longest} lower-case letters, digits and dashes"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_be_a_path_is_refused() {
+        assert!(check_name("node", "n1", 8).is_ok());
+        for bad in ["", "../x", "a/b", "N1", "longer-than-8"] {
+            assert!(check_name("node", bad, 8).is_err(), "{bad}");
+        }
+    }
+}

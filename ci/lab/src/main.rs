@@ -1,0 +1,160 @@
+//! `lab`: the lab for people. Parses, calls the library, prints.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use godwit_lab::{CgroupView, Lab, LabError, LabOptions, Result, places, rootfs};
+
+/// Real container nodes on this machine, for tests and for looking around. Needs root.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    /// Name of the lab; labs of different names live beside each other.
+    #[arg(long, global = true, env = "GODWIT_LAB", default_value = "lab")]
+    lab: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start nodes (those that run already go on running).
+    #[command(subcommand)]
+    Up(Up),
+    /// Take the lab down and remove all it has made, except the cache.
+    Down,
+    /// Run a command in a node; its exit status becomes ours.
+    Exec {
+        /// The node.
+        node: String,
+        /// The command.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Print a log of a node: containerd, godwit-agent or console.
+    Logs {
+        /// The node.
+        node: String,
+        /// Which log.
+        #[arg(default_value = "containerd")]
+        what: String,
+    },
+    /// Show the nodes.
+    Status,
+    /// End all processes of a node at once, as when its power fails.
+    PowerLoss {
+        /// The node.
+        node: String,
+    },
+    /// Power loss, then on again.
+    Reboot {
+        /// The node.
+        node: String,
+    },
+    /// Build the nodes' root file system if the cache lacks it, and list the packages in it.
+    Rootfs,
+}
+
+#[derive(Subcommand)]
+enum Up {
+    /// Nodes with containerd.
+    Node {
+        /// Their names.
+        #[arg(long, value_delimiter = ',', default_value = "n1,n2")]
+        nodes: Vec<String>,
+        /// What they see of control groups.
+        #[arg(long, value_enum, default_value_t = Cgroup::V1)]
+        cgroup: Cgroup,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Cgroup {
+    /// The machine's v1 hierarchies.
+    V1,
+    /// A cgroup2 mount only.
+    V2,
+}
+
+impl From<Cgroup> for CgroupView {
+    fn from(cgroup: Cgroup) -> Self {
+        match cgroup {
+            Cgroup::V1 => Self::V1,
+            Cgroup::V2 => Self::V2,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            tell(&error);
+            ExitCode::from(error.code().exit_code())
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let name = &arguments.lab;
+    match &arguments.command {
+        Command::Up(Up::Node { nodes, cgroup }) => up(name, nodes, (*cgroup).into())?,
+        Command::Down => Lab::down(name)?,
+        Command::Exec { node, command } => return exec(name, node, command),
+        Command::Logs { node, what } => print!("{}", Lab::attach(name)?.node(node)?.log(what)?),
+        Command::Status => status(name)?,
+        Command::PowerLoss { node } => Lab::attach(name)?.node(node)?.power_loss()?,
+        Command::Reboot { node } => Lab::attach(name)?.node(node)?.reboot()?,
+        Command::Rootfs => print!("{}", rootfs::versions()?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(name: &str, nodes: &[String], cgroup: CgroupView) -> Result<()> {
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    Lab::up_and_keep(&LabOptions::new(name).nodes(&nodes).cgroup(cgroup))?;
+    status(name)
+}
+
+fn exec(name: &str, node: &str, words: &[String]) -> Result<ExitCode> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut command = Lab::attach(name)?.node(node)?.command(&words)?;
+    if let Some(terminal) = std::env::var_os("TERM") {
+        command.env("TERM", terminal);
+    }
+    let status =
+        command.status().map_err(|source| LabError::Start { program: words.join(" "), source })?;
+    // Killed by a signal: 128 and its number, as a shell says it.
+    let code = status.code().unwrap_or_else(|| {
+        128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default()
+    });
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+fn status(name: &str) -> Result<()> {
+    let lab = Lab::attach(name)?;
+    println!("lab {name}, state in {}", places::state().join(name).display());
+    for node in lab.nodes()? {
+        let shown = |pid: Option<u32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
+        println!(
+            "{:8} {:14} {:4} init {} (host), containerd {}, agent {}",
+            node.name(),
+            node.address(),
+            if node.is_up() { "on" } else { "off" },
+            shown(node.init_pid().ok()),
+            shown(node.containerd_pid()),
+            shown(node.agent_pid()),
+        );
+    }
+    Ok(())
+}
+
+fn tell(error: &LabError) {
+    eprintln!("lab: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        eprintln!("  because {cause}");
+        source = cause.source();
+    }
+}

@@ -1,0 +1,233 @@
+//! One node: its life from power-on to power loss. What runs inside it is in the modules below.
+
+mod enter;
+mod files;
+mod services;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use enter::Spawned;
+pub use services::AgentOptions;
+
+use crate::cgroup::{self, Groups};
+use crate::command::tail;
+use crate::error::{LabError, Result};
+use crate::network::Network;
+use crate::process::{self, Recorded};
+use crate::{places, rootfs, wait};
+
+const INIT: &str = include_str!("node/init.sh");
+/// For a node to make its namespaces and mounts on a busy machine.
+const BOOT: Duration = Duration::from_secs(60);
+/// For the kernel to end all processes of a node.
+const END: Duration = Duration::from_secs(60);
+
+/// Which version of control groups a node sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupView {
+    /// What the machine has: v1 controllers where it runs those.
+    #[default]
+    V1,
+    /// Only a cgroup2 mount; on a machine that runs v1 controllers it can freeze, kill and count, but not limit.
+    V2,
+}
+
+/// What is fixed when a node is made and kept across its reboots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NodeShape {
+    pub(crate) name: String,
+    pub(crate) host_part: u8,
+    pub(crate) cgroup: CgroupView,
+}
+
+/// A handle on one node of a lab; cheap to clone, valid across reboots of the node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    shape: NodeShape,
+    dir: PathBuf,
+    shared: PathBuf,
+    network: Network,
+    groups: Groups,
+}
+
+impl Node {
+    pub(crate) fn new(shape: NodeShape, lab: &Path, network: Network, groups: &Groups) -> Self {
+        let dir = lab.join("nodes").join(&shape.name);
+        let groups = groups.node(&shape.name);
+        Self { shape, dir, shared: lab.join("shared"), network, groups }
+    }
+
+    /// Its name, which is its host name too.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shape.name
+    }
+
+    /// Its address: reachable from the host, from other nodes and from the S3 server.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.network.address(self.shape.host_part)
+    }
+
+    /// Whether it is powered on.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.init().is_ok()
+    }
+
+    /// Process id, on the host, of the node's process 1.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when the node is powered off.
+    pub fn init_pid(&self) -> Result<u32> {
+        self.init().map(|init| init.pid)
+    }
+
+    fn init(&self) -> Result<Recorded> {
+        Recorded::load(&self.init_record()).ok_or_else(|| LabError::Missing {
+            what: format!("node {}", self.name()),
+            hint: format!("it is powered off; `lab up node --nodes {}` starts it", self.name()),
+        })
+    }
+
+    /// The node's root directory as the host sees it: files, `/proc` and Unix sockets of the node are below it.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when the node is powered off.
+    pub fn root_path(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root", self.init_pid()?)))
+    }
+
+    /// Powers it on and starts containerd. Does nothing when it is on.
+    ///
+    /// # Errors
+    /// When a step fails; the node is then off.
+    pub fn power_on(&self) -> Result<()> {
+        if self.is_up() {
+            return Ok(());
+        }
+        let started = self.boot().and_then(|()| self.start_containerd());
+        if started.is_err() {
+            let _ = self.power_loss();
+        }
+        started
+    }
+
+    /// All processes of the node end at once, frozen ones too, its cable is cut before (peers see silence, no farewell),
+    /// `/run` and `/tmp` are gone. Its disks stay.
+    ///
+    /// # Errors
+    /// When the kernel does not end its processes in time.
+    pub fn power_loss(&self) -> Result<()> {
+        self.network.unplug(self.name());
+        cgroup::destroy_recorded(&self.groups_record())?;
+        if let Some(supervisor) = Recorded::load(&self.supervisor_record()) {
+            supervisor.kill(END)?;
+        }
+        if let Some(init) = Recorded::load(&self.init_record()) {
+            init.kill(END)?;
+        }
+        self.groups.destroy()?;
+        places::remove(&self.supervisor_record())?;
+        places::remove(&self.init_record())
+    }
+
+    /// Power loss, then on again with the same disks and a new boot id; containerd is started, the agent is not.
+    ///
+    /// # Errors
+    /// As [`Node::power_loss`] and [`Node::power_on`].
+    pub fn reboot(&self) -> Result<()> {
+        self.power_loss()?;
+        self.power_on()
+    }
+
+    fn boot(&self) -> Result<()> {
+        self.make_dirs()?;
+        self.groups.create()?;
+        self.groups.record(&self.groups_record())?;
+        let supervisor = self.start_init()?;
+        supervisor.store(&self.supervisor_record())?;
+        let init = self.wait_for_root(supervisor)?;
+        self.groups.move_to_leaf(&[supervisor.pid, init.pid])?;
+        init.store(&self.init_record())?;
+        self.network.plug(init.pid, self.name(), self.shape.host_part)?;
+        self.write_identity()
+    }
+
+    fn make_dirs(&self) -> Result<()> {
+        for dir in ["upper", "work", "root", "containerd", "godwit"] {
+            places::make_dir(&self.dir.join(dir))?;
+        }
+        places::make_dir(&self.shared)?;
+        places::make_dir(&places::cache().join("images"))?;
+        places::write(&self.dir.join("init.sh"), INIT)
+    }
+
+    fn start_init(&self) -> Result<Recorded> {
+        let log = self.console();
+        let log = std::fs::File::create(&log).map_err(LabError::io("creating", &log))?;
+        let errors = log.try_clone().map_err(LabError::io("opening", &self.console()))?;
+        let child = self
+            .init_command()?
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .map_err(|source| LabError::Start { program: "sh".to_owned(), source })?;
+        process::record(child.id(), &format!("node {}", self.name()))
+    }
+
+    fn init_command(&self) -> Result<Command> {
+        let mut command = self.groups.command(true, "setsid");
+        command
+            .args(["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
+            .args(["--fork", "--kill-child", "/bin/bash"])
+            .arg(self.dir.join("init.sh"))
+            .env("NODE", self.name())
+            .env("DIR", &self.dir)
+            .env("ROOTFS", rootfs::ensure()?)
+            .env("SHARED", &self.shared)
+            .env("IMAGES", places::cache().join("images"))
+            .env("CGROUP", if self.shape.cgroup == CgroupView::V2 { "v2" } else { "v1" })
+            .env("CGROUPS", self.groups.mounts().join(" "));
+        Ok(command)
+    }
+
+    /// The node's process 1, once it has entered its root.
+    fn wait_for_root(&self, supervisor: Recorded) -> Result<Recorded> {
+        let found = wait::until(&format!("node {} to start", self.name()), BOOT, || {
+            if !supervisor.is_alive() {
+                return Ok(None);
+            }
+            let init = supervisor.first_child().ok_or("no process 1 yet")?;
+            let ready = PathBuf::from(format!("/proc/{}/root/run/lab-ready", init.pid));
+            if ready.exists() { Ok(Some(init)) } else { Err("its root file system is being made") }
+        })?;
+        found.ok_or_else(|| LabError::Missing {
+            what: format!("node {}", self.name()),
+            hint: tail(&places::read(&self.console()).unwrap_or_default(), 2000).to_owned(),
+        })
+    }
+
+    fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    fn supervisor_record(&self) -> PathBuf {
+        self.dir.join("supervisor.pid")
+    }
+
+    fn init_record(&self) -> PathBuf {
+        self.dir.join("init.pid")
+    }
+
+    fn groups_record(&self) -> PathBuf {
+        self.dir.join("cgroups")
+    }
+}

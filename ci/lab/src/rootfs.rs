@@ -1,0 +1,118 @@
+//! The nodes' root file system: Debian by `debootstrap`, built once into the cache, never written afterwards.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::command::{host, run, run_shown};
+use crate::error::{LabError, Result};
+use crate::lock::LabLock;
+use crate::places;
+
+/// Debian's release that has containerd 2.1 and CRIU 4.2. It moves: the versions got are kept beside the tree.
+const SUITE: &str = "sid";
+/// What a node has beyond Debian's minimum, sorted.
+const PACKAGES: &[&str] = &[
+    "bash",
+    "ca-certificates",
+    "conntrack",
+    "containerd",
+    "containernetworking-plugins",
+    "coreutils",
+    "criu",
+    "crun",
+    "curl",
+    "etcd-server",
+    "ethtool",
+    "iproute2",
+    "iptables",
+    "kmod",
+    "mount",
+    "nftables",
+    "procps",
+    "python3-minimal",
+    "redis-server",
+    "redis-tools",
+    "runc",
+    "socat",
+    "strace",
+    "tar",
+    "util-linux",
+    "zstd",
+];
+/// How long to wait for another process that builds the same tree.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// The tree; builds it first when the cache lacks it (one or two minutes, with progress on standard error).
+///
+/// # Errors
+/// When `debootstrap` fails; the cache is then as before.
+pub fn ensure() -> Result<PathBuf> {
+    let all = places::cache().join("rootfs");
+    let tree = all.join(key());
+    if tree.exists() {
+        return Ok(tree);
+    }
+    let _lock = LabLock::take(&all.join("lock"), "the cache of root file systems", PATIENCE)?;
+    if !tree.exists() {
+        build(&all, &tree)?;
+    }
+    Ok(tree)
+}
+
+/// Names and versions of all packages in the tree, one per line.
+///
+/// # Errors
+/// When the tree is not there.
+pub fn versions() -> Result<String> {
+    let query = r"--showformat=${Package} ${Version}\n";
+    let admin = format!("--admindir={}/var/lib/dpkg", ensure()?.display());
+    run(&mut host(&["dpkg-query", &admin, query, "--show"]))
+}
+
+/// Twelve hexadecimal digits that change whenever the contents should.
+fn key() -> String {
+    let list = format!("{SUITE}\n{}\n", PACKAGES.join("\n"));
+    let digest = Sha256::digest(list.as_bytes());
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn build(all: &Path, tree: &Path) -> Result<()> {
+    eprintln!("building the nodes' root file system in {} (once)", tree.display());
+    let half = all.join(format!(".building-{}", key()));
+    places::remove(&half)?;
+    let half_text = half.display().to_string();
+    let include = format!("--include={}", PACKAGES.join(","));
+    // In a mount namespace of its own: what it mounts inside the tree goes with it, also when it is killed.
+    run_shown(&mut host(&[
+        "unshare",
+        "--mount",
+        "debootstrap",
+        "--variant=minbase",
+        &include,
+        SUITE,
+        &half_text,
+    ]))?;
+    std::fs::rename(&half, tree).map_err(LabError::io("renaming", &half))?;
+    for line in versions()?.lines().filter(|line| is_of_interest(line)) {
+        eprintln!("  {line}");
+    }
+    Ok(())
+}
+
+fn is_of_interest(line: &str) -> bool {
+    let package = line.split(' ').next().unwrap_or_default();
+    ["containerd", "criu", "crun", "runc", "redis-server"].contains(&package)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_so_that_its_key_is_one() {
+        assert!(PACKAGES.is_sorted());
+        assert_eq!(key().len(), 12);
+    }
+}
