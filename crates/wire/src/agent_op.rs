@@ -3,27 +3,32 @@
 //! The shim connects, both say [`crate::Hello`], then one of three conversations follows, one per connection:
 //!
 //! ```text
-//! a start that needs the agent's word
-//!   BeginRestore → Plan | ColdStart | Refusal
-//!   Held         → Committing | Abort           every container of the plan is at post-restore and was checked
-//!   FenceWritten → Resume | Abort               the fence with the slot is on disk; only now the take-over is PUT
-//!   Resumed      → Noted                        it runs; consumed is the request
-//!   Hydrated     → Noted                        or HydrationFailed → Noted; the shim ends the connection
-//!   Failed       → Noted                        any time before Resume: the attempt is over and proved dead
-//! a start of a pod that has a fence
-//!   AskStart     → May | Refusal                `May` carries the fence to write first
+//! a start whose spec asks for a restore
+//!   BeginRestore → Plan | Committing | Refusal        Committing at once: it starts from its image (see below)
+//!   Held         → Committing | Abort                 every container of the plan is at post-restore and was checked
+//!   FenceWritten → Resume | ColdStart | Abort         the fence with the slot is on disk; only now the entry is PUT
+//!   Resumed      → Noted                              it runs; the request is consumed
+//!   Hydrated     → Noted                              or HydrationFailed → Noted; the shim ends the connection
+//!   Failed       → Noted                              any time before Resume: the attempt is over and proved dead
+//! a start of a pod that has a fence, without a restore request
+//!   AskStart     → Committing | May | Refusal         May: no entry is needed
+//!   FenceWritten → May | Abort
+//!   Resumed      → Noted                              it runs
 //! the death of tasks of a pod that has a fence
 //!   TaskGone     → Settled
 //! ```
+//! Every entry that makes this pod the owner (`take-over`, `start`, `cold`, `resume`) is announced by [`Committing`] and PUT only
+//! after [`FenceWritten`]. `godwit_ownership` holds the decisions of both sides; these messages carry them.
 //!
 //! # The connection's end
 //! Before `FenceWritten` was sent: the shim aborts the attempt (kills the held tasks) and may try again within its deadline.
-//! After it, until `Resume` or `Abort`: the tasks stay held, whatever the deadline; the next agent finds them by
+//! After it, until the answer: the tasks stay held (the start waits), whatever the deadline; the next agent finds them by
 //! [`crate::shim_op::Attach`] and sends [`crate::shim_op::ResumeHeld`] or [`crate::shim_op::AbortHeld`].
 //! After `Resume`: nothing happens. An agent that is gone is told by [`crate::shim_op::Status`] that the pod hydrates or did.
 
 use crate::packet::envelope;
-use crate::{Annotation, Fence, Namespace, Refusal, UnsettledSlot};
+use crate::shim_op::{Before, RootMount};
+use crate::{Annotation, LineageAt, Namespace, Refusal};
 
 /// Shim → agent.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -168,16 +173,22 @@ pub struct BeginRestore {
     /// How long the shim can wait for `Resume`, unless `Committing` comes before: milliseconds from now.
     #[prost(uint64, tag = "13")]
     pub deadline_ms: u64,
-    /// The pod's fence, if it has one already.
-    #[prost(message, optional, tag = "14")]
-    pub fence: Option<Fence>,
+    /// The pod's fence as it is on disk (`godwit_ownership::Fence`); empty: none.
+    #[prost(bytes = "vec", tag = "14")]
+    pub fence: Vec<u8>,
     /// Root file system mounts as containerd gave them at Create.
     #[prost(message, repeated, tag = "15")]
-    pub mounts: Vec<crate::shim_op::RootMount>,
+    pub mounts: Vec<RootMount>,
     /// An empty directory below `/run/godwit` of this attempt, root only, on tmpfs. The agent may fill it with anything that
     /// the restore needs; the shim removes it when the attempt is over, or when hydrated.
     #[prost(string, tag = "16")]
     pub work_dir: String,
+    /// What was before, for a start from the image.
+    #[prost(message, optional, tag = "17")]
+    pub before: Option<Before>,
+    /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
+    #[prost(bool, tag = "18")]
+    pub others_dead: bool,
 }
 
 /// How to restore this container. Everything is ready when it is sent: images on tmpfs, files applied to the root file system.
@@ -206,10 +217,9 @@ pub struct Plan {
     /// The checkpoint that is restored.
     #[prost(string, tag = "7")]
     pub checkpoint: String,
-    /// The fence that the shim writes now, before anything is restored: state `Armed`, no slot yet. Absent for a fork that has
-    /// not got its lineage yet.
+    /// The lineage that is continued; absent for a fork that has not got its own yet.
     #[prost(message, optional, tag = "8")]
-    pub fence: Option<Fence>,
+    pub at: Option<LineageAt>,
     /// Pids of the container, as seen inside it, that must exist at post-restore; empty: not checked.
     #[prost(uint32, repeated, tag = "9")]
     pub tasks: Vec<u32>,
@@ -222,7 +232,7 @@ pub struct Plan {
     /// Resource limits of every task, from the new spec, set before they run.
     #[prost(message, repeated, tag = "12")]
     pub rlimits: Vec<Rlimit>,
-    /// Paths of files that are removed with the attempt's work directory; informative.
+    /// Memory that follows later: bytes, for messages to people.
     #[prost(uint64, tag = "13")]
     pub memory_bytes: u64,
 }
@@ -242,15 +252,12 @@ pub struct Rlimit {
 }
 
 /// There is nothing to restore, and the lineage's owner may start it from its image: the entry stands in the log.
-/// The shim writes the fence, then creates and starts the container as if nothing had been asked.
+/// The shim creates and starts the container as if nothing had been asked, then says [`Resumed`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ColdStart {
     /// The entry (`cold`, `start` or `resume`).
     #[prost(bytes = "vec", tag = "1")]
     pub entry: Vec<u8>,
-    /// The fence to write first.
-    #[prost(message, optional, tag = "2")]
-    pub fence: Option<Fence>,
 }
 
 /// All containers are at `post-restore`, every task exists, is held, and is in the right namespaces. Answer: [`Committing`]
@@ -276,19 +283,19 @@ pub struct HeldTask {
     pub vpid: u32,
 }
 
-/// The take-over (for a fork: the `start`) is about to be PUT at this slot. The shim writes the fence with the slot, then answers
+/// An entry that makes this pod the owner is about to be PUT. The shim writes the fence with its slot, then answers
 /// [`FenceWritten`]. From then on no deadline of the shim aborts; only the settled slot does.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Committing {
-    /// The slot and the very bytes of the entry.
+    /// The pod's lineage.
     #[prost(message, optional, tag = "1")]
-    pub slot: Option<UnsettledSlot>,
-    /// The fence, slot included.
-    #[prost(message, optional, tag = "2")]
-    pub fence: Option<Fence>,
+    pub at: Option<LineageAt>,
+    /// The very bytes of the entry (`godwit_ownership::Entry`).
+    #[prost(bytes = "vec", tag = "2")]
+    pub entry: Vec<u8>,
 }
 
-/// The fence of [`Committing`] is on disk: the entry may be PUT. Answer: [`Resume`] or [`Abort`].
+/// The fence of [`Committing`] is on disk: the entry may be PUT. Answer: [`Resume`] ([`ColdStart`], [`May`] for a start from the image) or [`Abort`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct FenceWritten {}
 
@@ -299,9 +306,6 @@ pub struct Resume {
     /// The entry.
     #[prost(bytes = "vec", tag = "1")]
     pub entry: Vec<u8>,
-    /// The fence afterwards: state `Owned`, no slot.
-    #[prost(message, optional, tag = "2")]
-    pub fence: Option<Fence>,
 }
 
 /// The attempt is over: kill what is held, prove it dead, answer [`Failed`]. If the attempt had come to [`Committing`], the slot
@@ -311,12 +315,6 @@ pub struct Abort {
     /// What Start tells containerd.
     #[prost(message, optional, tag = "1")]
     pub why: Option<Refusal>,
-    /// The fence to write once everything is dead; absent with `remove_fence` false: leave it as it is.
-    #[prost(message, optional, tag = "2")]
-    pub fence: Option<Fence>,
-    /// Remove the fence once everything is dead.
-    #[prost(bool, tag = "3")]
-    pub remove_fence: bool,
 }
 
 /// The tasks run. Answer: [`Noted`].
@@ -368,6 +366,9 @@ pub struct Failed {
     /// Path of CRIU's log; readable until the answer.
     #[prost(string, tag = "3")]
     pub criu_log: String,
+    /// No other try of this point here can succeed.
+    #[prost(bool, tag = "4")]
+    pub never: bool,
 }
 
 /// "A container of a pod with a fence is to be started from its image: may it?" The agent reads the log and appends what is
@@ -386,29 +387,35 @@ pub struct AskStart {
     /// The container.
     #[prost(string, tag = "4")]
     pub container: String,
-    /// The fence as it is on disk.
-    #[prost(message, optional, tag = "5")]
-    pub fence: Option<Fence>,
-    /// Why the container is started again, for the log.
-    #[prost(string, tag = "6")]
-    pub reason: String,
-    /// Seconds for which the container lived before; 0 if this is its first start in this incarnation.
-    #[prost(uint64, tag = "7")]
-    pub lived_s: u64,
+    /// The fence as it is on disk (`godwit_ownership::Fence`).
+    #[prost(bytes = "vec", tag = "5")]
+    pub fence: Vec<u8>,
+    /// What was before, for the log.
+    #[prost(message, optional, tag = "6")]
+    pub before: Option<Before>,
+    /// [`godwit_types::OpId`] of this start, minted by the shim.
+    #[prost(string, tag = "7")]
+    pub op: String,
     /// How long the shim can wait: milliseconds.
     #[prost(uint64, tag = "8")]
     pub deadline_ms: u64,
     /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
     #[prost(bool, tag = "9")]
     pub others_dead: bool,
+    /// containerd's namespace.
+    #[prost(string, tag = "10")]
+    pub namespace: String,
+    /// Annotations of the spec that begin with `godwit.dev/` or `io.kubernetes.cri.`.
+    #[prost(message, repeated, tag = "11")]
+    pub annotations: Vec<Annotation>,
 }
 
-/// It may start, once this fence is on disk.
+/// It may start: the newest entry names this incarnation. The shim says [`Resumed`] when it runs.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct May {
-    /// The fence to write first; absent: the pod has no lineage any more, remove the fence.
-    #[prost(message, optional, tag = "1")]
-    pub fence: Option<Fence>,
+    /// The newest entry.
+    #[prost(bytes = "vec", tag = "1")]
+    pub entry: Vec<u8>,
 }
 
 /// The tasks of the owner died on this node. The agent appends what follows from it. Answer: [`Settled`].
@@ -426,9 +433,9 @@ pub struct TaskGone {
     /// The container.
     #[prost(string, tag = "4")]
     pub container: String,
-    /// The fence as it is on disk.
-    #[prost(message, optional, tag = "5")]
-    pub fence: Option<Fence>,
+    /// The fence as it is on disk (`godwit_ownership::Fence`).
+    #[prost(bytes = "vec", tag = "5")]
+    pub fence: Vec<u8>,
     /// Exit status (128 + signal for a death by signal).
     #[prost(uint32, tag = "6")]
     pub status: u32,
@@ -449,9 +456,6 @@ pub struct Settled {
     /// The slot is settled and the newest entry does not name this node: remove the fence.
     #[prost(bool, tag = "1")]
     pub remove_fence: bool,
-    /// Otherwise: the fence to write; absent: leave it as it is.
-    #[prost(message, optional, tag = "2")]
-    pub fence: Option<Fence>,
 }
 
 /// The message was understood; there is nothing else to say.

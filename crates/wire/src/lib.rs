@@ -1,9 +1,9 @@
 //! The messages of one node and the socket that carries them with file descriptors.
 //!
-//! Owns: the protocol between agent and shim (checkpoint: [`shim_op`], restore: [`agent_op`]), between relay and shim
-//! ([`relay`]), and the pager's messages ([`pager`]); the transport ([`Socket`], [`Listener`], and with the feature `tokio`
+//! Owns: the protocol between agent and shim (checkpoint: [`shim_op`], restore: [`agent_op`]),
+//! the pager's messages ([`pager`]) and the relay's one ([`relay`]); the transport ([`Socket`], [`Listener`], and with the feature `tokio`
 //! `AsyncSocket`, `AsyncListener`); the failpoints that tests compile in ([`failpoint`]).
-//! Does not own: what a message makes somebody do. No decision is taken here.
+//! Does not own: what a message makes somebody do (`godwit-ownership`, whose entries and fences travel as bytes here).
 //!
 //! # Transport
 //! A `SOCK_SEQPACKET` Unix socket: one prost message per packet of at most [`MAX_PACKET`] bytes, at most [`MAX_FDS`] descriptors
@@ -16,13 +16,13 @@
 //!  agent ──[ToShim]──►  /run/godwit/shims/<shim key>.sock   ──[FromShim]──► agent       checkpoint, settle, fence
 //!  shim  ──[ToAgent]──► /run/godwit/agent-op.sock           ──[FromAgent]─► shim        restore, start, death
 //!  relay ──[RelayRequest]──► a socket of the shim, one per restore                       then the relay is CRIU
+//!  shim  ⇄ pager        an inherited pair;  pager ⇄ agent  /run/godwit/agent-frames.sock
 //! ```
 
 pub mod agent_op;
 pub mod api;
 mod error;
 pub mod failpoint;
-mod fence;
 mod hello;
 pub mod memfd;
 mod packet;
@@ -37,10 +37,9 @@ mod sys;
 mod terms;
 
 pub use error::WireError;
-pub use fence::{Fence, FenceState, UnsettledSlot};
 pub use hello::{Hello, PROTOCOL};
 pub use packet::{Envelope, MAX_FDS, MAX_PACKET, Received};
 pub use socket::{Listener, Socket};
 #[cfg(feature = "tokio")]
 pub use socket_tokio::{AsyncListener, AsyncSocket};
-pub use terms::{Annotation, Namespace, NodeIdentity, Refusal, WireCode, parse};
+pub use terms::{Annotation, LineageAt, Namespace, NodeIdentity, Refusal, WireCode, parse};

@@ -22,6 +22,10 @@ pub struct RelayRequest {
     /// The relay's own pid, as it sees it; for logs.
     #[prost(uint32, tag = "2")]
     pub pid: u32,
+    /// It could not do what its plan says, and why, in a sentence. No descriptors come then, and it exits: runc gets an error of
+    /// its own. (What the relay writes to its stderr would end in the container's log.) Empty: it becomes CRIU.
+    #[prost(string, tag = "3")]
+    pub failure: String,
 }
 
 impl Envelope for RelayRequest {

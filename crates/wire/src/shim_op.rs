@@ -14,7 +14,7 @@
 //! Seal              → Sealed | NotContinuous | Refused       NotContinuous: thawed (or damaged and killed), the operation is over
 //! Unseal | Stopped | Moved → Done | Refused                  only with the entry that settled the slot
 //! Cancel            → Done                                   before the seal: thaws; the operation is over
-//! ResumeHeld | AbortHeld → Done | Refused                    a restore whose own connection is gone (its agent died)
+//! ResumeHeld | AbortHeld → Done | Refused                    a start whose own connection is gone (its agent died)
 //! WriteFence | CleanFence → Done | Refused
 //! ```
 //!
@@ -28,7 +28,7 @@
 //! Every session is at its `pre-dump` notification before `Freeze` is sent and is answered only after `Frozen`.
 
 use crate::packet::envelope;
-use crate::{Fence, Namespace, NodeIdentity, Refusal, UnsettledSlot};
+use crate::{LineageAt, Namespace, NodeIdentity, Refusal};
 
 /// How long the shim waits for a hanging CRIU after the freeze deadline before it kills CRIU and the container: milliseconds.
 pub const CRIU_GRACE_MS: u64 = 5_000;
@@ -205,15 +205,9 @@ pub struct BeginCheckpoint {
     /// What becomes of the pod afterwards.
     #[prost(enumeration = "WireOutcome", tag = "2")]
     pub outcome: i32,
-    /// Name of the store in the agent's configuration; for the fence.
-    #[prost(string, tag = "3")]
-    pub store: String,
-    /// [`godwit_types::Tenant`]; for the fence.
-    #[prost(string, tag = "4")]
-    pub tenant: String,
-    /// [`godwit_types::LineageName`]; for the fence.
-    #[prost(string, tag = "5")]
-    pub lineage: String,
+    /// The pod's lineage; for the fence.
+    #[prost(message, optional, tag = "3")]
+    pub at: Option<LineageAt>,
     /// The node's identity; for messages to people.
     #[prost(message, optional, tag = "6")]
     pub node: Option<NodeIdentity>,
@@ -377,27 +371,23 @@ pub struct Thaw {}
 /// The agent sends it only after the `post-dump` of every session; the PUT of the entry comes after the answer.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Seal {
-    /// The slot and the very bytes of the entry.
-    #[prost(message, optional, tag = "1")]
-    pub slot: Option<UnsettledSlot>,
-    /// [`godwit_types::CheckpointId`] that the entry names.
-    #[prost(string, tag = "2")]
-    pub checkpoint: String,
-    /// When the source's agent reclaims the offer by itself: milliseconds since the Unix epoch; 0 for a stop.
-    #[prost(uint64, tag = "3")]
-    pub reclaim_after_ms: u64,
+    /// The very bytes of the entry (`godwit_ownership::Entry`).
+    #[prost(bytes = "vec", tag = "1")]
+    pub entry: Vec<u8>,
+    /// The source's agent reclaims an offer that nobody took by itself after so many seconds; absent for a stop.
+    #[prost(uint64, optional, tag = "2")]
+    pub reclaim_after_s: Option<u64>,
 }
 
-/// The slot is settled by our own `reclaim` (or by an entry after which we still own it): thaw. Fence: `Owned`. Answer: [`Done`].
+/// The newest entry names this incarnation: thaw. Fence: `Owned`. Answer: [`Done`], when it runs.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Unseal {
-    /// The entry that settled it.
+    /// That entry (our `reclaim`, or any later one).
     #[prost(bytes = "vec", tag = "1")]
     pub entry: Vec<u8>,
 }
 
-/// Our `stop` is settled and its checkpoint was read after it: kill. Fence: `Moved`, slot cleared. Answer: [`Done`], when the
-/// cgroups are empty.
+/// Our `stop` is settled and its checkpoint was read after it: kill. Answer: [`Done`], when the cgroups are empty.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Stopped {
     /// The stop entry.
@@ -409,7 +399,7 @@ pub struct Stopped {
 /// cgroups are empty. Allowed in every state.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Moved {
-    /// The take-over entry.
+    /// The newest entry, which names another owner.
     #[prost(bytes = "vec", tag = "1")]
     pub entry: Vec<u8>,
     /// Who has it now, for messages to people: "node-2".
@@ -425,12 +415,16 @@ pub struct Cancel {
     pub reason: String,
 }
 
-/// Replaces the pod's fence (its `incarnation` is set by the shim). Answer: [`Done`], when it is on disk.
+/// This slot of the log is about to get an entry that names this pod: the fence holds it from now on. Answer: [`Done`], when it is
+/// on disk.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WriteFence {
-    /// The fence.
+    /// The pod's lineage.
     #[prost(message, optional, tag = "1")]
-    pub fence: Option<Fence>,
+    pub at: Option<LineageAt>,
+    /// The entry that is about to be PUT (`reclaim`, `cold`, …).
+    #[prost(bytes = "vec", tag = "2")]
+    pub entry: Vec<u8>,
 }
 
 /// Removes the pod's fence: its slot is settled and the newest entry does not name this node. Refused while a container of the
@@ -442,14 +436,14 @@ pub struct CleanFence {
     pub lineage: String,
 }
 
-/// The take-over of a restore whose connection ended after `Committing` has been settled as ours: let the held tasks run.
-/// Answer: [`Done`].
+/// The entry of a start whose connection ended after `Committing` is settled as this attempt's and the newest entry names this
+/// incarnation: the held tasks run, or the container starts from its image. Answer: [`Done`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ResumeHeld {
-    /// [`godwit_types::OpId`] of the restore.
+    /// [`godwit_types::OpId`] of the start.
     #[prost(string, tag = "1")]
     pub op: String,
-    /// The take-over entry.
+    /// The entry.
     #[prost(bytes = "vec", tag = "2")]
     pub entry: Vec<u8>,
 }
@@ -457,7 +451,7 @@ pub struct ResumeHeld {
 /// It was settled otherwise: kill the held tasks. Answer: [`Done`], when the cgroups are empty.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AbortHeld {
-    /// [`godwit_types::OpId`] of the restore.
+    /// [`godwit_types::OpId`] of the start.
     #[prost(string, tag = "1")]
     pub op: String,
     /// Why.
@@ -486,9 +480,9 @@ pub struct Status {
     /// Its containers.
     #[prost(message, repeated, tag = "6")]
     pub containers: Vec<ContainerStatus>,
-    /// Its fence, as it is on disk.
-    #[prost(message, optional, tag = "7")]
-    pub fence: Option<Fence>,
+    /// Its fence, as it is on disk (`godwit_ownership::Fence`); empty: none.
+    #[prost(bytes = "vec", tag = "7")]
+    pub fence: Vec<u8>,
     /// What is sealed: settle this first.
     #[prost(message, optional, tag = "8")]
     pub seal: Option<SealRecord>,
@@ -498,6 +492,9 @@ pub struct Status {
     /// The checkpoint that is being hydrated (its pin is the agent's to renew), and its operation.
     #[prost(message, optional, tag = "10")]
     pub hydrating: Option<HydratingRecord>,
+    /// It was started while nobody could be asked: this `cold` entry is still owed.
+    #[prost(message, optional, tag = "11")]
+    pub owes_cold: Option<Before>,
 }
 
 /// The state of a pod, most constrained container first.
@@ -554,31 +551,42 @@ pub struct SealRecord {
     #[prost(string, tag = "1")]
     pub op: String,
     /// As in [`Seal`].
-    #[prost(message, optional, tag = "2")]
-    pub slot: Option<UnsettledSlot>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub entry: Vec<u8>,
     /// As in [`Seal`].
-    #[prost(string, tag = "3")]
-    pub checkpoint: String,
-    /// As in [`Seal`].
-    #[prost(uint64, tag = "4")]
-    pub reclaim_after_ms: u64,
-    /// What was to become of the pod.
-    #[prost(enumeration = "WireOutcome", tag = "5")]
+    #[prost(uint64, optional, tag = "3")]
+    pub reclaim_after_s: Option<u64>,
+    /// What is to become of the pod.
+    #[prost(enumeration = "WireOutcome", tag = "4")]
     pub outcome: i32,
 }
 
-/// A restore that waits for its slot.
+/// A start that waits for its slot: its tasks are held, or nothing of it runs yet.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Committing {
     /// [`godwit_types::OpId`].
     #[prost(string, tag = "1")]
     pub op: String,
-    /// The slot of the take-over and its bytes.
-    #[prost(message, optional, tag = "2")]
-    pub slot: Option<UnsettledSlot>,
-    /// [`godwit_types::CheckpointId`] that is being restored.
+    /// The entry (`take-over`, `start`, `cold`, `resume`) that was about to be PUT.
+    #[prost(bytes = "vec", tag = "2")]
+    pub entry: Vec<u8>,
+    /// The container.
     #[prost(string, tag = "3")]
-    pub checkpoint: String,
+    pub container: String,
+}
+
+/// The life before a cold start, for the log.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Before {
+    /// Which container.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// How it ended: `godwit_ownership::state::ColdReason` as its JSON spells it (`first-start`, `exited`, `crashed`, `sandbox-lost`).
+    #[prost(string, tag = "2")]
+    pub reason: String,
+    /// For how many seconds it lived, if it began with a restore.
+    #[prost(uint64, optional, tag = "3")]
+    pub lived_s: Option<u64>,
 }
 
 /// A restore whose memory is not all there yet.

@@ -121,6 +121,20 @@ pub struct NodeIdentity {
     pub epoch: u64,
 }
 
+/// Where a lineage is: enough for any agent to find its log.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct LineageAt {
+    /// Name of the store in the agent's configuration.
+    #[prost(string, tag = "1")]
+    pub store: String,
+    /// [`godwit_types::Tenant`].
+    #[prost(string, tag = "2")]
+    pub tenant: String,
+    /// [`godwit_types::LineageName`].
+    #[prost(string, tag = "3")]
+    pub lineage: String,
+}
+
 /// Reads a typed id out of a text field.
 ///
 /// # Errors

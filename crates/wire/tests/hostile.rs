@@ -1,16 +1,16 @@
 //! Decoders on bytes that nobody of ours wrote: never a panic, never more memory than the packet explains.
 
 use godwit_wire::agent_op::{FromAgent, ToAgent};
-use godwit_wire::relay::RelayRequest;
+use godwit_wire::pager::{FromPager, ToPager};
 use godwit_wire::shim_op::{Containers, FromShim, FromShimBody, Status, ToShim};
-use godwit_wire::{Envelope, Fence, Hello, MAX_PACKET};
+use godwit_wire::{Envelope, Hello, MAX_PACKET};
 use proptest::prelude::*;
 use prost::Message;
 
 fn decode_all(bytes: &[u8]) {
     let _ = Hello::decode(bytes);
-    let _ = Fence::decode(bytes);
-    let _ = RelayRequest::decode(bytes);
+    let _ = ToPager::decode(bytes).map(Envelope::open);
+    let _ = FromPager::decode(bytes).map(Envelope::open);
     let _ = ToShim::decode(bytes).map(Envelope::open);
     let _ = FromShim::decode(bytes).map(Envelope::open);
     let _ = ToAgent::decode(bytes).map(Envelope::open);

@@ -9,9 +9,7 @@ use std::time::Duration;
 use godwit_types::Code;
 use godwit_wire::relay::RelayRequest;
 use godwit_wire::shim_op::{Attach, FromShim, FromShimBody, Noted, Seal, ToShim, ToShimBody};
-use godwit_wire::{
-    Listener, MAX_FDS, MAX_PACKET, PROTOCOL, Refusal, Socket, UnsettledSlot, WireError,
-};
+use godwit_wire::{Listener, MAX_FDS, MAX_PACKET, PROTOCOL, Refusal, Socket, WireError};
 
 type Agent = Socket<ToShim, FromShim>;
 type Shim = Socket<FromShim, ToShim>;
@@ -29,11 +27,7 @@ fn directory() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn seal_of(len: usize) -> Seal {
-    Seal {
-        slot: Some(UnsettledSlot { seq: 7, entry: vec![9; len] }),
-        checkpoint: String::new(),
-        reclaim_after_ms: 0,
-    }
+    Seal { entry: vec![9; len], reclaim_after_s: Some(7) }
 }
 
 #[test]
@@ -188,7 +182,7 @@ fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
 #[test]
 fn a_relays_request_needs_no_greeting() {
     let (relay, shim) = Socket::<RelayRequest, RelayRequest>::pair().expect("pair");
-    let request = RelayRequest { protocol: PROTOCOL, pid: 4 };
+    let request = RelayRequest { protocol: PROTOCOL, pid: 4, failure: String::new() };
     relay.send(request.clone(), &[relay.as_fd(), relay.as_fd()]).expect("send");
     let received = shim.recv().expect("recv").expect("open");
     let (body, [_runc, _criu]) = received.with_fds("RelayRequest").expect("two");
