@@ -42,6 +42,12 @@ macro_rules! ulid_id {
             }
         }
 
+        impl From<$name> for u128 {
+            fn from(id: $name) -> Self {
+                id.0.0
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)

@@ -1,0 +1,162 @@
+//! The parts of a manifest.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// Where a checkpoint was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Id of the cluster; `_none` without Kubernetes.
+    pub cluster: String,
+    /// Name of the node.
+    pub node: String,
+    /// Name of the pod, or of the container without Kubernetes.
+    pub pod: String,
+    /// Uid of the pod, or `<containerd namespace>+<container id>`.
+    pub uid: String,
+}
+
+/// A part of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteRange {
+    /// First byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name within the pod.
+    pub name: String,
+    /// The image's name, for people.
+    #[serde(default)]
+    pub image: String,
+    /// What must be the same at the target: the image's manifest digest or chain id, as the runtime writes it.
+    pub image_digest: String,
+    /// BLAKE3 of its `config.json`.
+    pub spec_digest: Digest,
+    /// Its processes.
+    pub processes: u32,
+    /// Pages that its page maps cover.
+    pub pages: u64,
+    /// The part of the head that holds it.
+    pub head: ByteRange,
+}
+
+/// An object that the checkpoint is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Key below the tenant's `checkpoints/`: `<checkpoint id>/packs/0003`, `<checkpoint id>/head`.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// BLAKE3: of all bytes, for a head; of the footer, which holds the digests of all frames, for a pack.
+    pub digest: Digest,
+}
+
+/// What a target must be able to do, and what the source was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compat {
+    /// `x86_64`, `aarch64`.
+    pub arch: String,
+    /// Features of the processor that programs may have seen, sorted.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
+    /// Size of the processor's XSAVE area in bytes; 0 where there is none.
+    #[serde(default)]
+    pub xsave_bytes: u32,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Version of CRIU.
+    pub criu: String,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// Name and version of the OCI runtime.
+    pub runtime: String,
+}
+
+/// What happens to the pod's TCP connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TcpMode {
+    /// Connections to the outside are reset; those inside the pod survive.
+    Close,
+    /// They are kept: the target has the same address.
+    Keep,
+}
+
+/// Addresses and what happens to connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// See there.
+    pub tcp: TcpMode,
+    /// The pod's addresses.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+}
+
+/// How a container may use a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeMode {
+    /// Read only.
+    ReadOnly,
+    /// Writable.
+    ReadWrite,
+}
+
+/// A persistent volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name in the pod.
+    pub name: String,
+    /// Uid of its claim, if it has one.
+    #[serde(default)]
+    pub claim_uid: Option<String>,
+    /// How it is used.
+    pub mode: VolumeMode,
+    /// A snapshot of the same freeze.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// The source ran on after this point and may have written to it: memory and volume no longer match.
+    #[serde(default)]
+    pub diverged: bool,
+}
+
+/// How frames, digests and head are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// Name of the scheme.
+    pub scheme: String,
+    /// The data keys, each wrapped by a key that the store's configuration names.
+    pub keys: Vec<DataKey>,
+}
+
+/// A wrapped data key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataKey {
+    /// The id that packs name.
+    pub id: u32,
+    /// Name of the key that wraps it.
+    pub wrapped_by: String,
+    /// The wrapped key in hex.
+    pub wrapped: String,
+}
+
+/// A MAC over the manifest without this field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Name of the scheme.
+    pub scheme: String,
+    /// Name of the key.
+    pub key: String,
+    /// The MAC in hex.
+    pub mac: String,
+}
