@@ -84,6 +84,19 @@ pub enum Refusal {
     Settling,
     /// Somebody else won the slot.
     LostSlot,
+    /// It ran between the dump and the seal.
+    NotContinuous,
+    /// T/2 passed before it was done.
+    TooOld,
+    /// The connection between agent and shim ended in the middle.
+    Interrupted,
+    /// A person cancelled it.
+    Cancelled,
+    /// A restore failed; another try may succeed.
+    RestoreFailed {
+        /// Of which point.
+        checkpoint: CheckpointId,
+    },
 }
 
 impl Refusal {
@@ -146,6 +159,23 @@ impl Refusal {
                 "whether {name} may run here is not settled yet: the store has not answered; it is tried again"
             ),
             Self::LostSlot => format!("somebody else was faster to write into the log of {name}"),
+            Self::NotContinuous => {
+                format!(
+                    "{name} ran on between its dump and the seal: nothing was committed; try again"
+                )
+            }
+            Self::TooOld => {
+                format!("the checkpoint of {name} took longer than 12 hours and was given up")
+            }
+            Self::Interrupted => {
+                format!(
+                    "the connection between godwit-agent and the shim of {name} ended in the middle"
+                )
+            }
+            Self::Cancelled => format!("the operation of {name} was cancelled"),
+            Self::RestoreFailed { checkpoint } => {
+                format!("the restore of {name} from {checkpoint} failed; it can be tried again")
+            }
         }
     }
 
@@ -155,9 +185,14 @@ impl Refusal {
         match self {
             Self::NoLineage | Self::PointGone { .. } | Self::NoPoint => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
-            Self::OthersLive | Self::Busy | Self::AgentAway | Self::StoreAway | Self::Settling => {
-                Code::Unavailable
-            }
+            Self::OthersLive
+            | Self::Busy
+            | Self::AgentAway
+            | Self::StoreAway
+            | Self::Settling
+            | Self::Interrupted
+            | Self::RestoreFailed { .. } => Code::Unavailable,
+            Self::TooOld | Self::Cancelled => Code::Cancelled,
             Self::CannotRestore { .. } => Code::Refused,
             Self::NotNow { .. } => Code::Internal,
             Self::StillRuns { .. }
@@ -167,7 +202,8 @@ impl Refusal {
             | Self::Stopped { .. }
             | Self::OtherPoint { .. }
             | Self::Ended
-            | Self::LostSlot => Code::Precondition,
+            | Self::LostSlot
+            | Self::NotContinuous => Code::Precondition,
         }
     }
 }

@@ -16,21 +16,36 @@
 //! The test suite explores these very machines exhaustively (`checker`): docs/design/ownership.md names the test behind each promise.
 
 mod admit;
+mod claiming;
 mod entry;
 mod error;
 pub mod fence;
 mod fold;
+mod giving;
+mod keeper;
+mod look;
 pub mod machine;
 pub mod message;
 mod rules;
+mod settle;
+pub mod shim;
+mod source;
 pub mod state;
+pub mod sweep;
+mod target;
 
 pub use admit::{Refusal, permitted};
 pub use entry::{Basis, ENTRY_FORMAT, Entry, MAX_ENTRY, Pen};
 pub use error::OwnershipError;
 pub use fence::{Fence, FenceState, LineageRef};
 pub use fold::fold;
+pub use keeper::{Keeper, KeeperSpec};
+pub use look::{Look, LookSpec};
 pub use machine::{Action, Ending, Event, Machine, Presence, Put, Read, Timer};
 pub use message::{ToAgent, ToShim};
 pub use rules::{Rule, Rules};
+pub use shim::ShimMachine;
+pub use source::{Source, SourceSpec};
 pub use state::{Kind, State};
+pub use sweep::Sweep;
+pub use target::{Target, TargetSpec};

@@ -59,7 +59,7 @@ pub enum Event {
 }
 
 /// What a read of the store gave.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Read<T> {
     /// The store answered, and the bytes were good.
     Known(T),

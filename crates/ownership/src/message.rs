@@ -39,7 +39,10 @@ pub enum ToShim {
     /// Thaws after every CRIU has ended. Answer: [`ToAgent::Thawed`].
     Thaw,
     /// Ends an operation before its seal. Answer: [`ToAgent::Done`].
-    Cancel,
+    Cancel {
+        /// The lineage turned out not to be this pod's: the fence that this operation made is removed.
+        unfence: bool,
+    },
     /// Holds the pod until this entry's slot is settled. Answer: [`ToAgent::Sealed`] or [`ToAgent::NotContinuous`] (thawed then; the
     /// operation is over).
     Seal {

@@ -69,6 +69,9 @@ pub struct Rules;
 
 #[cfg(not(test))]
 impl Rules {
+    /// Every rule.
+    pub const ALL: Self = Self;
+
     /// Always.
     #[must_use]
     #[inline]
@@ -86,6 +89,9 @@ pub struct Rules {
 
 #[cfg(test)]
 impl Rules {
+    /// Every rule.
+    pub const ALL: Self = Self { off: 0 };
+
     /// Whether it holds.
     #[must_use]
     pub const fn hold(self, rule: Rule) -> bool {

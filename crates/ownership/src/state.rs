@@ -36,13 +36,6 @@ impl Points {
         self.0.contains(&checkpoint)
     }
 
-    /// The next older one than this.
-    #[must_use]
-    pub fn before(&self, checkpoint: CheckpointId) -> Option<CheckpointId> {
-        let at = self.0.iter().position(|c| *c == checkpoint)?;
-        self.0.get(at + 1).copied()
-    }
-
     pub(crate) fn with(&self, checkpoint: CheckpointId) -> Self {
         let older = self.0.iter().copied().filter(|c| *c != checkpoint);
         Self(std::iter::once(checkpoint).chain(older).take(MAX_POINTS).collect())
@@ -127,6 +120,14 @@ impl State {
                 good.all()
             }
         }
+    }
+
+    /// The next older good recovery point than this one.
+    #[must_use]
+    pub fn point_before(&self, checkpoint: CheckpointId) -> Option<CheckpointId> {
+        let good = self.good();
+        let at = good.iter().position(|point| *point == checkpoint)?;
+        good.get(at + 1).copied()
     }
 
     /// Whether it is `Owned` by exactly this incarnation: the one condition under which tasks may run.
@@ -236,6 +237,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What the owner's node writes when it is proved that none of its tasks lives.
+    #[must_use]
+    pub fn died_at(checkpoint: CheckpointId) -> Self {
+        Self::Stop { checkpoint, tasks: StoppedTasks::Dead }
+    }
+
     /// The word for it in logs and tables.
     #[must_use]
     pub fn word(&self) -> &'static str {

@@ -1,0 +1,522 @@
+//! The shim's side of ownership: fence, freeze, seal, hold, run, kill. One machine per pod.
+//!
+//! ```text
+//! Start ─► (prove other lives dead) ─► Ask ─┬─ Plan ─► restore ─► Held ─┐
+//!                                           └─ (cold) ──────────────────┴─► Commit: fence ─► Committing ─┬─ Resume ─► running
+//!                                                                                                        └─ Abort ──► dead
+//! running ─ Begin: fence ─► Freeze ─► frozen ─┬─ Thaw, Cancel, deadline, connection's end ──► running
+//!                                             └─ Seal ─► sealed ─┬─ Unseal (newest entry names us) ─► running
+//!                                                                ├─ Stopped (our stop) ────────────► dead
+//!                                                                └─ Moved (another's entry) ───────► dead, for ever
+//! ```
+//! Two states are left only by a settled log slot, never by a deadline or a lost connection: *sealed* and *committing*. Killing is
+//! allowed in every state; running is not.
+//!
+//! # Driving it
+//! Actions are carried out in order, each completely before the next. If a [`Action::WriteFence`] fails, the rest of its list is
+//! dropped, [`Event::FenceFailed`] is fed, and the connection of a dropped [`Action::Send`] is closed. The machine tracks whose
+//! connection an operation is: every message comes with its [`Conn`], every end of a connection is fed.
+
+mod checkpoint;
+mod start;
+
+use godwit_types::{CheckpointId, Incarnation, OpId, Outcome, Owner};
+
+use crate::admit::Refusal;
+use crate::entry::Entry;
+use crate::fence::{Fence, FenceState};
+use crate::message::{Ask, Before, Holds, Start, Status, ToAgent, ToShim};
+use crate::rules::Rules;
+
+/// One connection between this shim and an agent. The driver numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Conn(pub u32);
+
+/// What the shim hears.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A message of the agent.
+    Message {
+        /// On which connection.
+        from: Conn,
+        /// What it says.
+        message: ToShim,
+    },
+    /// A connection ended.
+    Ended(Conn),
+    /// [`Action::Ask`] has a connection; the question was sent.
+    Asked(Conn),
+    /// [`Action::Ask`] found no agent.
+    AgentAway,
+    /// containerd's Start of a container. Answered by the next [`Action::Started`].
+    Start(Box<StartCall>),
+    /// Start cannot wait any longer.
+    StartDeadline,
+    /// Every task is restored, held at post-restore and in the right namespaces.
+    Held,
+    /// The restore failed and nothing of it is left: deleted, cgroup empty.
+    RestoreFailed {
+        /// Whether no other try of this point here can succeed.
+        never: bool,
+    },
+    /// Answer to [`Action::Prove`].
+    Proved(bool),
+    /// A CRIU of the operation was started.
+    CriuStarted,
+    /// A CRIU of the operation ended.
+    CriuEnded(CriuEnd),
+    /// Answer to [`Action::Freeze`]: every container reads FROZEN and stdio is drained.
+    Frozen,
+    /// Answer to [`Action::Freeze`]: some task did not stop; all are thawed again.
+    FreezeFailed,
+    /// The freeze deadline passed.
+    FreezeDeadline,
+    /// Answer to [`Action::Thaw`]: no CRIU lives, the state was read back.
+    Thawed,
+    /// Kill with SIGKILL, or Delete, by containerd.
+    Kill,
+    /// Answer to [`Action::Kill`]: the cgroups are empty.
+    Killed,
+    /// Every task of the pod ended by itself.
+    Died,
+    /// The pod object is gone (without Kubernetes: its task was deleted); no task lives.
+    Gone,
+    /// The fence could not be written.
+    FenceFailed,
+}
+
+/// How a CRIU ended, read before anybody wrote to the freezer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CriuEnd {
+    /// Its post-dump was successful.
+    pub dumped: bool,
+    /// Its cgroup read FROZEN when its pidfd became readable.
+    pub frozen: bool,
+    /// It died by a signal: the container is damaged.
+    pub killed: bool,
+}
+
+/// A Start of containerd.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StartCall {
+    /// Minted for this attempt.
+    pub op: OpId,
+    /// What the spec asks for.
+    pub start: Start,
+}
+
+/// What the shim does.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Replace the fence file (remove it if `None`): fsync of file and directory.
+    WriteFence(Option<Box<Fence>>),
+    /// Send this.
+    Send {
+        /// On which connection; a closed one is ignored.
+        to: Conn,
+        /// What.
+        message: ToAgent,
+    },
+    /// Connect to the agent and ask. Answer: [`Event::Asked`] or [`Event::AgentAway`].
+    Ask(Box<Ask>),
+    /// Find out whether the cgroups of all other incarnations of this pod are empty. Answer: [`Event::Proved`].
+    Prove,
+    /// Freeze every container; then the freeze deadline runs.
+    Freeze,
+    /// Wait for every CRIU to end, thaw, read back. Tasks may run from now on.
+    Thaw,
+    /// SIGKILL to every task, wait until the cgroups are empty.
+    Kill,
+    /// Restore this point by the agent's plan and hold.
+    Restore(CheckpointId),
+    /// Let the held tasks run.
+    RunHeld,
+    /// Start the container from its image.
+    RunCold,
+    /// The answer of Start.
+    Started(Result<(), Refusal>),
+}
+
+/// The pod's tasks, as the shim knows them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Tasks {
+    /// None lives.
+    #[default]
+    Dead,
+    /// They run, or may run.
+    Running,
+    /// Frozen by an operation.
+    Frozen,
+    /// Restored, held before their first instruction.
+    Held,
+}
+
+/// What the shim is doing, for State, Status and the other products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Nothing.
+    Idle,
+    /// A start is on its way.
+    Starting,
+    /// A start waits for its slot.
+    Committing,
+    /// A checkpoint has begun, not sealed.
+    Checkpointing,
+    /// Only a settled slot lets it go.
+    Sealed,
+    /// Being thawed.
+    Thawing,
+    /// Being killed.
+    Killing,
+}
+
+/// The shim of one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ShimMachine {
+    rules: Rules,
+    pod_uid: String,
+    incarnation: Incarnation,
+    fence: Option<Box<Fence>>,
+    tasks: Tasks,
+    owes_cold: Option<Before>,
+    op: Op,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Op {
+    None,
+    /// Are the other lives dead?
+    Proving(Box<StartCall>),
+    /// The agent is asked.
+    Asking(Attempt),
+    /// CRIU restores.
+    Restoring(Attempt),
+    /// Tasks are held; the agent reads the log again.
+    Held(Attempt),
+    /// The entry may be in flight.
+    Committing {
+        entry: Box<Entry>,
+        conn: Option<Conn>,
+    },
+    Checkpoint(Checkpoint),
+    Sealed {
+        entry: Box<Entry>,
+        reclaim_after_s: Option<u64>,
+        conn: Option<Conn>,
+    },
+    /// Thaw is on its way; then this is said, and the fence disarmed.
+    Thawing {
+        reply: Option<(Conn, ToAgent)>,
+        fence: AfterThaw,
+    },
+    /// Kill is on its way; then this is said.
+    Killing {
+        reply: Option<(Conn, ToAgent)>,
+        started: Option<Refusal>,
+    },
+}
+
+/// A start between its question and its entry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Attempt {
+    call: Box<StartCall>,
+    conn: Option<Conn>,
+    /// It may go on while nobody can be asked.
+    offline: bool,
+}
+
+/// A checkpoint before its seal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Checkpoint {
+    op: OpId,
+    outcome: Outcome,
+    conn: Conn,
+    /// CRIUs that live.
+    live: u8,
+    /// CRIUs that ended well.
+    dumped: u8,
+    /// Nothing ran since it was frozen, as far as is known.
+    intact: bool,
+}
+
+/// What becomes of the fence when the pod runs again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum AfterThaw {
+    Owned,
+    Removed,
+}
+
+impl ShimMachine {
+    /// The machine of a new sandbox life, with the fence that is on disk.
+    #[must_use]
+    pub fn new(pod_uid: String, incarnation: Incarnation, fence: Option<Fence>) -> Self {
+        let fence = fence.map(Box::new);
+        let (rules, tasks) = (Rules::ALL, Tasks::Dead);
+        Self { rules, pod_uid, incarnation, fence, tasks, owes_cold: None, op: Op::None }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn under(
+        rules: Rules,
+        pod_uid: String,
+        inc: Incarnation,
+        fence: Option<Fence>,
+    ) -> Self {
+        Self { rules, ..Self::new(pod_uid, inc, fence) }
+    }
+
+    /// The pod's fence as it is on disk.
+    #[must_use]
+    pub fn fence(&self) -> Option<&Fence> {
+        self.fence.as_deref()
+    }
+
+    /// The pod's tasks.
+    #[must_use]
+    pub fn tasks(&self) -> Tasks {
+        self.tasks
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.op {
+            Op::None => Phase::Idle,
+            Op::Proving(_) | Op::Asking(_) | Op::Restoring(_) | Op::Held(_) => Phase::Starting,
+            Op::Committing { .. } => Phase::Committing,
+            Op::Checkpoint(_) => Phase::Checkpointing,
+            Op::Sealed { .. } => Phase::Sealed,
+            Op::Thawing { .. } => Phase::Thawing,
+            Op::Killing { .. } => Phase::Killing,
+        }
+    }
+
+    /// The outcome of the operation that is sealed or on its way.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        match &self.op {
+            Op::Checkpoint(checkpoint) => Some(checkpoint.outcome),
+            Op::Sealed { entry, .. } => Some(match entry.kind {
+                crate::Kind::Offer { .. } => Outcome::Offer,
+                crate::Kind::Stop { .. } => Outcome::Stop,
+                _ => Outcome::Run,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Takes one event and says what to do, in order. Events that do not matter now give nothing.
+    pub fn step(&mut self, event: Event) -> Vec<Action> {
+        match event {
+            Event::Message { from, message } => self.on_message(from, message),
+            Event::Ended(conn) => self.on_ended(conn),
+            Event::Kill => self.on_kill(),
+            Event::Killed => self.on_killed(),
+            Event::Died => self.on_died(),
+            Event::Gone => self.on_gone(),
+            Event::FenceFailed => self.on_fence_failed(),
+            Event::Asked(_)
+            | Event::AgentAway
+            | Event::Start(_)
+            | Event::StartDeadline
+            | Event::Held
+            | Event::RestoreFailed { .. }
+            | Event::Proved(_) => self.on_start_event(event),
+            Event::CriuStarted
+            | Event::CriuEnded(_)
+            | Event::Frozen
+            | Event::FreezeFailed
+            | Event::FreezeDeadline
+            | Event::Thawed => self.on_checkpoint_event(event),
+        }
+    }
+
+    fn on_message(&mut self, from: Conn, message: ToShim) -> Vec<Action> {
+        match message {
+            ToShim::Attach => self.attach(from),
+            ToShim::Begin { op, outcome, at } => self.begin(from, op, outcome, at),
+            ToShim::Freeze => self.freeze(from),
+            ToShim::Thaw => self.thaw(from),
+            ToShim::Cancel { unfence } => self.cancel(from, unfence),
+            ToShim::Seal { entry, reclaim_after_s } => self.seal(from, entry, reclaim_after_s),
+            ToShim::Hold { entry } => self.hold(from, &entry),
+            ToShim::Unseal { entry } => self.unseal(from, &entry),
+            ToShim::Stopped { entry } => self.stopped(from, &entry),
+            ToShim::Moved { entry } => self.moved(from, &entry),
+            ToShim::Plan { checkpoint } => self.plan(from, checkpoint),
+            ToShim::Commit { at, entry } => self.commit(from, at, entry),
+            ToShim::Resume { entry } => self.resume(from, &entry),
+            ToShim::Abort { why } => self.abort(from, why),
+        }
+    }
+
+    fn attach(&mut self, from: Conn) -> Vec<Action> {
+        if let Op::Sealed { conn, .. } | Op::Committing { conn, .. } = &mut self.op {
+            *conn = Some(from);
+        }
+        let status = Status {
+            pod_uid: self.pod_uid.clone(),
+            incarnation: self.incarnation,
+            fence: self.fence.as_deref().cloned(),
+            holds: self.holds(),
+        };
+        vec![send(from, ToAgent::Status(Box::new(status)))]
+    }
+
+    fn holds(&self) -> Holds {
+        match &self.op {
+            Op::Sealed { entry, reclaim_after_s, .. } => {
+                let reclaim_after_s = *reclaim_after_s;
+                Holds::Sealed { entry: entry.clone(), reclaim_after_s }
+            }
+            Op::Committing { entry, .. } => Holds::Committing { entry: entry.clone() },
+            Op::Killing { .. } => Holds::Nothing,
+            _ if matches!(self.tasks, Tasks::Running | Tasks::Frozen) => {
+                Holds::Running { owes_cold: self.owes_cold.clone() }
+            }
+            Op::None | Op::Thawing { .. } | Op::Checkpoint(_) => Holds::Nothing,
+            Op::Proving(_) | Op::Asking(_) | Op::Restoring(_) | Op::Held(_) => Holds::Starting,
+        }
+    }
+
+    fn on_ended(&mut self, ended: Conn) -> Vec<Action> {
+        match &mut self.op {
+            Op::Checkpoint(checkpoint) if checkpoint.conn == ended => self.roll_back(None),
+            Op::Asking(attempt) | Op::Restoring(attempt) | Op::Held(attempt)
+                if attempt.conn == Some(ended) =>
+            {
+                self.lose_agent()
+            }
+            Op::Sealed { conn, .. } if *conn == Some(ended) => {
+                *conn = None;
+                self.sealed_and_alone()
+            }
+            Op::Committing { conn, .. } if *conn == Some(ended) => {
+                *conn = None;
+                self.committing_and_alone()
+            }
+            Op::Thawing { reply, .. } | Op::Killing { reply, .. } => {
+                reply.take_if(|(to, _)| *to == ended);
+                vec![]
+            }
+            _ => vec![],
+        }
+    }
+
+    /// Another is the owner. In every state; an old message about an earlier entry is not believed.
+    fn moved(&mut self, from: Conn, entry: &Entry) -> Vec<Action> {
+        let stale = self.slot().is_some_and(|slot| entry.seq < slot);
+        if stale || self.names_me(entry) {
+            return vec![refused(from, Refusal::Busy)];
+        }
+        let node = entry.state.owner().map_or_else(String::new, |owner| owner.node.clone());
+        let fence = self.mark(|fence| fence.state = FenceState::Moved);
+        let kill = self.kill(Some((from, ToAgent::Done)), Refusal::NotOwner { node });
+        fence.into_iter().chain(kill).collect()
+    }
+
+    fn on_kill(&mut self) -> Vec<Action> {
+        match &self.op {
+            Op::Killing { .. } => vec![],
+            _ => {
+                let told = self.aborted();
+                told.into_iter().chain(self.kill(None, Refusal::Cancelled)).collect()
+            }
+        }
+    }
+
+    /// Kills what lives and ends the operation; the reply is said when nothing lives.
+    fn kill(&mut self, reply: Option<(Conn, ToAgent)>, why: Refusal) -> Vec<Action> {
+        let started = self.is_starting().then_some(why);
+        self.owes_cold = None;
+        self.op = Op::Killing { reply, started };
+        vec![Action::Kill]
+    }
+
+    fn on_killed(&mut self) -> Vec<Action> {
+        let Op::Killing { reply, started } = std::mem::replace(&mut self.op, Op::None) else {
+            return vec![];
+        };
+        self.tasks = Tasks::Dead;
+        let started = started.map(|why| Action::Started(Err(why)));
+        reply.map(|(to, message)| send(to, message)).into_iter().chain(started).collect()
+    }
+
+    fn on_died(&mut self) -> Vec<Action> {
+        if matches!(self.op, Op::Killing { .. }) {
+            return vec![];
+        }
+        let told = self.aborted();
+        let started = self.is_starting().then_some(Action::Started(Err(Refusal::Interrupted)));
+        self.tasks = Tasks::Dead;
+        self.owes_cold = None;
+        self.op = Op::None;
+        told.into_iter().chain(started).collect()
+    }
+
+    fn on_gone(&mut self) -> Vec<Action> {
+        self.mark(|fence| fence.gone = true).into_iter().collect()
+    }
+
+    /// What the agent of the operation is told when the shim ends it by itself.
+    fn aborted(&self) -> Option<Action> {
+        let conn = match &self.op {
+            Op::Checkpoint(checkpoint) => Some(checkpoint.conn),
+            Op::Asking(attempt) | Op::Restoring(attempt) | Op::Held(attempt) => attempt.conn,
+            Op::Sealed { conn, .. } | Op::Committing { conn, .. } => *conn,
+            Op::None | Op::Proving(_) | Op::Thawing { .. } | Op::Killing { .. } => None,
+        };
+        conn.map(|conn| send(conn, ToAgent::Aborted))
+    }
+
+    fn is_starting(&self) -> bool {
+        matches!(self.phase(), Phase::Starting | Phase::Committing)
+    }
+
+    fn on_fence_failed(&mut self) -> Vec<Action> {
+        match self.op {
+            Op::Checkpoint(_) => self.roll_back(Some(ToAgent::Aborted)),
+            Op::Committing { .. } => {
+                let told = self.aborted();
+                told.into_iter().chain(self.drop_attempt(Refusal::Interrupted)).collect()
+            }
+            _ => vec![],
+        }
+    }
+
+    fn names_me(&self, entry: &Entry) -> bool {
+        matches!(&entry.state, crate::State::Owned { owner, .. } if self.is_me(owner))
+    }
+
+    fn is_me(&self, owner: &Owner) -> bool {
+        owner.pod_uid == self.pod_uid && owner.incarnation == self.incarnation
+    }
+
+    fn slot(&self) -> Option<godwit_types::Seq> {
+        self.fence.as_ref().and_then(|fence| fence.slot)
+    }
+
+    /// Changes the fence, if there is one and it is changed by that.
+    fn mark(&mut self, change: impl FnOnce(&mut Fence)) -> Option<Action> {
+        let fence = self.fence.as_mut()?;
+        let before = fence.clone();
+        change(fence);
+        (*fence != before).then(|| Action::WriteFence(Some(fence.clone())))
+    }
+
+    fn replace_fence(&mut self, fence: Fence) -> Option<Action> {
+        if self.fence.as_deref() == Some(&fence) {
+            return None;
+        }
+        self.fence = Some(Box::new(fence));
+        Some(Action::WriteFence(self.fence.clone()))
+    }
+}
+
+fn send(to: Conn, message: ToAgent) -> Action {
+    Action::Send { to, message }
+}
+
+fn refused(to: Conn, refusal: Refusal) -> Action {
+    send(to, ToAgent::Refused(refusal))
+}
