@@ -1,0 +1,41 @@
+//! runc's JSON log: its last error, as one sentence.
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    level: String,
+    #[serde(default)]
+    msg: String,
+}
+
+/// The message of the last line of level error, without line breaks. Lines that are not JSON are skipped.
+#[must_use]
+pub fn last_error(log: &str) -> Option<String> {
+    let lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let error = lines.into_iter().find(|line| line.level == "error")?;
+    let sentence = one_line(&error.msg);
+    (!sentence.is_empty()).then_some(sentence)
+}
+
+/// Text without line breaks and doubled blanks.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_the_log_is_the_sentence() {
+        let log = "{\"level\":\"warning\",\"msg\":\"w\"}\n\
+                   {\"level\":\"error\",\"msg\":\"first\"}\n\
+                   {\"level\":\"error\",\"msg\":\"runc create failed:\\n unable to start\",\"time\":\"t\"}\n\
+                   {\"level\":\"debug\",\"msg\":\"d\"}\nnot json\n";
+        assert_eq!(last_error(log).as_deref(), Some("runc create failed: unable to start"));
+        assert_eq!(last_error("{\"level\":\"info\",\"msg\":\"x\"}"), None);
+    }
+}
