@@ -1,1 +1,21 @@
-//! Blob store and its backends, lineage log, commit, collection of garbage
+//! The object store as Godwit sees it: blobs and their backends, the lineage log's input and output, the commit of a
+//! checkpoint, the collection of garbage.
+//!
+//! Owns keys, requests, deadlines and the order in which objects are written, read and deleted. Does not own the
+//! format of what it stores (`godwit-image`) nor the decisions about who may run a pod (`godwit-ownership`).
+//!
+//! From the bottom: [`blob`] is a flat space of immutable-by-habit objects with one strong primitive, *create if
+//! absent*; [`wrap`] adds retries, limits, counting and injected faults without the backends knowing; [`probe`]
+//! refuses a backend that lies; [`Store`] puts the keys of the design over it.
+
+pub mod blob;
+pub mod clock;
+pub mod config;
+mod error;
+mod layout;
+pub mod wrap;
+
+pub use blob::{BlobStore, Creation, Key, Listed};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use config::StoreConfig;
+pub use error::{BlobError, Cause, StoreError};
