@@ -8,6 +8,7 @@ use crate::error::{LabError, Result};
 use crate::lock::LabLock;
 use crate::network::{FIRST_NODE, Network};
 use crate::node::{CgroupView, Node, NodeShape};
+use crate::s3::{self, S3};
 use crate::{places, rootfs};
 
 /// For another run of the same lab to end.
@@ -170,6 +171,25 @@ impl Lab {
         node_names(&self.dir).iter().map(|name| self.node(name)).collect()
     }
 
+    /// The lab's S3 server, running; starts it at the first call.
+    ///
+    /// # Errors
+    /// When it cannot be built or does not serve.
+    pub fn s3(&self) -> Result<S3> {
+        let server = S3::new(&self.dir, self.network, &self.groups);
+        self.groups.create()?;
+        server.start()?;
+        Ok(server)
+    }
+
+    /// Kills the S3 server, if it runs; its objects stay until the lab is taken down.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn s3_down(&self) -> Result<()> {
+        S3::new(&self.dir, self.network, &self.groups).kill()
+    }
+
     /// Leaves the lab up when this is dropped, for looking into it by `lab exec`.
     pub fn keep(&mut self) {
         self.take_down = false;
@@ -187,6 +207,11 @@ impl Lab {
 
     fn ensure_node(&self, name: &str, cgroup: CgroupView) -> Result<Node> {
         check_name("node", name, LONGEST_NODE_NAME)?;
+        if name == s3::NAME {
+            return Err(LabError::Refused(format!(
+                "the node cannot be {name:?}: the S3 server is"
+            )));
+        }
         if let Ok(node) = self.node(name) {
             return Ok(node);
         }
@@ -246,6 +271,7 @@ fn take_down(name: &str) -> Result<()> {
             let shape = NodeShape { name: node, host_part: 0, cgroup: CgroupView::default() };
             Node::new(shape, &dir, network, &groups).power_loss()?;
         }
+        S3::new(&dir, network, &groups).kill()?;
     }
     cgroup::destroy_recorded(&dir.join("cgroups"))?;
     groups.destroy()?;

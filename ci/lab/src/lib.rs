@@ -16,6 +16,8 @@
 mod cgroup;
 mod command;
 mod error;
+mod image;
+mod install;
 mod lab;
 mod lock;
 mod network;
@@ -23,8 +25,12 @@ mod node;
 pub mod places;
 mod process;
 pub mod rootfs;
+pub mod s3;
 pub mod wait;
 
 pub use error::{LabError, Result};
+pub use image::Image;
+pub use install::{InstallOptions, StoreChoice, default_bin_dir};
 pub use lab::{Lab, LabOptions};
 pub use node::{AgentOptions, CgroupView, Node, Spawned};
+pub use s3::S3;

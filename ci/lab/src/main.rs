@@ -1,9 +1,13 @@
 //! `lab`: the lab for people. Parses, calls the library, prints.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use godwit_lab::{CgroupView, Lab, LabError, LabOptions, Result, places, rootfs};
+use godwit_lab::{
+    CgroupView, Image, InstallOptions, Lab, LabError, LabOptions, Result, StoreChoice,
+    default_bin_dir, places, rootfs, s3,
+};
 
 /// Real container nodes on this machine, for tests and for looking around. Needs root.
 #[derive(Parser)]
@@ -51,8 +55,40 @@ enum Command {
         /// The node.
         node: String,
     },
+    /// Install Godwit's programs on a node and start the agent.
+    Install {
+        /// The node.
+        node: String,
+        /// Directory with the built programs; by default where this program is.
+        #[arg(long)]
+        bin_dir: Option<PathBuf>,
+        /// The store: a directory of the node, or `s3://bucket/prefix` on the lab's S3 server.
+        #[arg(long, default_value = "/lab/shared/store")]
+        store: String,
+    },
+    /// Import test images (shell, redis, mem) into a node's containerd.
+    Import {
+        /// The node.
+        node: String,
+        /// The images; all when none is named.
+        images: Vec<String>,
+        /// Namespace of containerd.
+        #[arg(long, default_value = "default")]
+        namespace: String,
+    },
+    /// The lab's S3 server.
+    #[command(subcommand)]
+    S3(S3Command),
     /// Build the nodes' root file system if the cache lacks it, and list the packages in it.
     Rootfs,
+}
+
+#[derive(Subcommand)]
+enum S3Command {
+    /// Start it (builds it the first time) and print how to reach it.
+    Up,
+    /// Kill it; objects stay until the lab is taken down.
+    Down,
 }
 
 #[derive(Subcommand)]
@@ -106,6 +142,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Status => status(name)?,
         Command::PowerLoss { node } => Lab::attach(name)?.node(node)?.power_loss()?,
         Command::Reboot { node } => Lab::attach(name)?.node(node)?.reboot()?,
+        Command::Install { node, bin_dir, store } => {
+            install(name, node, bin_dir.as_deref(), store)?
+        }
+        Command::Import { node, images, namespace } => import(name, node, images, namespace)?,
+        Command::S3(S3Command::Up) => s3_up(name)?,
+        Command::S3(S3Command::Down) => Lab::attach(name)?.s3_down()?,
         Command::Rootfs => print!("{}", rootfs::versions()?),
     }
     Ok(ExitCode::SUCCESS)
@@ -130,6 +172,37 @@ fn exec(name: &str, node: &str, words: &[String]) -> Result<ExitCode> {
         128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default()
     });
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+fn install(name: &str, node: &str, bin_dir: Option<&Path>, store: &str) -> Result<()> {
+    let lab = Lab::attach(name)?;
+    let store = match store.strip_prefix("s3://") {
+        Some(path) => StoreChoice::Bucket { server: lab.s3()?, path: path.to_owned() },
+        None => StoreChoice::Directory(store.strip_prefix("file://").unwrap_or(store).to_owned()),
+    };
+    let bin_dir = bin_dir.map_or_else(default_bin_dir, Path::to_owned);
+    lab.node(node)?.install(&InstallOptions { bin_dir, store, settings: String::new() })
+}
+
+fn import(name: &str, node: &str, images: &[String], namespace: &str) -> Result<()> {
+    let node = Lab::attach(name)?.node(node)?;
+    let chosen = match images {
+        [] => Image::ALL.to_vec(),
+        names => names.iter().map(|name| Image::of_name(name)).collect::<Result<_>>()?,
+    };
+    for image in chosen {
+        node.import_into(namespace, image)?;
+        println!("{}", image.reference());
+    }
+    Ok(())
+}
+
+fn s3_up(name: &str) -> Result<()> {
+    let server = Lab::attach(name)?.s3()?;
+    println!("endpoint {}, region {}", server.endpoint(), s3::REGION);
+    println!("access key {}, secret key {}", s3::ACCESS_KEY, s3::SECRET_KEY);
+    println!("objects in {}", server.objects().display());
+    Ok(())
 }
 
 fn status(name: &str) -> Result<()> {

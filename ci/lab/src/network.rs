@@ -11,7 +11,6 @@ use crate::command::{host, run};
 use crate::error::{LabError, Result};
 
 /// Host part of the S3 server's address.
-#[allow(dead_code)]
 pub(crate) const S3_HOST: u8 = 2;
 /// Host part of the first node's address.
 pub(crate) const FIRST_NODE: u8 = 11;

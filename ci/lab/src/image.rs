@@ -1,0 +1,151 @@
+//! Test images, made from the nodes' own Debian packages and from our test programs: no registry is needed.
+
+mod debian;
+mod oci;
+mod programs;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{LabError, Result};
+use crate::lock::LabLock;
+use crate::node::Node;
+use crate::{places, rootfs};
+use oci::{Config, Layer};
+
+/// Raised when the way of making images changes, so that cached ones are made anew.
+const MAKING: &str = "1";
+/// For another process that makes the same image.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// What every image has, so that a test can look around in a container. glibc and coreutils on purpose: the sleep of
+/// Debian's busybox ends when a dump or a thaw interrupts it.
+const SHELL_PACKAGES: &[&str] =
+    &["bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "procps", "sed", "tar"];
+
+/// The images that the lab can make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Image {
+    /// bash, coreutils, procps. Runs `sleep infinity`.
+    Shell,
+    /// Redis 8 without persistence, reachable from outside. Runs `redis-server`.
+    Redis,
+    /// `counter`, `memwriter`, `forktree`. Runs `counter`.
+    Mem,
+}
+
+impl Image {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Shell, Self::Redis, Self::Mem];
+
+    /// The reference under which containerd knows it.
+    #[must_use]
+    pub fn reference(self) -> &'static str {
+        match self {
+            Self::Shell => "godwit.test/shell:latest",
+            Self::Redis => "godwit.test/redis:latest",
+            Self::Mem => "godwit.test/mem:latest",
+        }
+    }
+
+    /// The image of this short name: `shell`, `redis`, `mem`.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] with the names that exist.
+    pub fn of_name(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|image| image.name() == name).ok_or_else(|| {
+            LabError::Refused(format!("there is no test image {name:?}, only shell, redis and mem"))
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+            Self::Redis => "redis",
+            Self::Mem => "mem",
+        }
+    }
+
+    fn command(self) -> Vec<String> {
+        let words: &[&str] = match self {
+            Self::Shell => &["sleep", "infinity"],
+            Self::Redis => {
+                &["redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"]
+            }
+            Self::Mem => &["counter"],
+        };
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    /// The archive of this image in the cache; makes it when it is not there.
+    ///
+    /// # Errors
+    /// When packages or programs cannot be read or built.
+    pub fn archive(self) -> Result<PathBuf> {
+        let tree = rootfs::ensure()?;
+        let programs = if self == Self::Mem { programs::build()? } else { vec![] };
+        let mut contents = Sha256::new();
+        contents.update(format!("{MAKING} {} {:?}", tree.display(), self.command()));
+        for program in &programs {
+            contents.update(std::fs::read(program).map_err(LabError::io("reading", program))?);
+        }
+        let dir = places::cache().join("images");
+        let path = dir.join(format!("{}-{}.tar", self.name(), &oci::hex(contents)[..12]));
+        if path.exists() {
+            return Ok(path);
+        }
+        let _lock = LabLock::take(&dir.join("lock"), "the cache of images", PATIENCE)?;
+        if !path.exists() {
+            self.make(&tree, &programs, &path)?;
+        }
+        Ok(path)
+    }
+
+    fn make(
+        self,
+        tree: &std::path::Path,
+        programs: &[PathBuf],
+        path: &std::path::Path,
+    ) -> Result<()> {
+        let mut layers = vec![debian::base(tree, SHELL_PACKAGES)?];
+        match self {
+            Self::Shell => {}
+            Self::Redis => layers.push(debian::packages(tree, &["redis-server", "redis-tools"])?),
+            Self::Mem => layers.push(program_layer(programs)?),
+        }
+        let half = path.with_extension("half");
+        let config = Config { command: self.command() };
+        oci::write(&half, self.reference(), &layers, &config)?;
+        std::fs::rename(&half, path).map_err(LabError::io("renaming", &half))
+    }
+}
+
+fn program_layer(programs: &[PathBuf]) -> Result<Layer> {
+    let mut layer = Layer::default();
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        layer.file(&format!("usr/local/bin/{name}"), program)?;
+    }
+    Ok(layer)
+}
+
+impl Node {
+    /// Makes the image known to the node's containerd, in namespace `default`.
+    ///
+    /// # Errors
+    /// When the image cannot be made or imported.
+    pub fn import(&self, image: Image) -> Result<()> {
+        self.import_into("default", image)
+    }
+
+    /// Makes the image known to the node's containerd, in this namespace.
+    ///
+    /// # Errors
+    /// When the image cannot be made or imported.
+    pub fn import_into(&self, namespace: &str, image: Image) -> Result<()> {
+        let archive = image.archive()?;
+        let name = archive.file_name().unwrap_or_default().to_string_lossy();
+        self.ctr(&["-n", namespace, "images", "import", &format!("/lab/images/{name}")]).map(drop)
+    }
+}

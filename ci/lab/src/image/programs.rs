@@ -1,0 +1,28 @@
+//! Our own test programs, linked statically so that they need nothing of an image.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command::run_shown;
+use crate::error::Result;
+use crate::places;
+
+const PROGRAMS: [&str; 3] = ["counter", "forktree", "memwriter"];
+
+/// Builds the programs (nothing to do when they are up to date) and returns their paths.
+pub(super) fn build() -> Result<Vec<PathBuf>> {
+    let target_dir = places::cache().join("programs");
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--locked", "--package", "godwit-programs", "--bins"])
+        .args(["--target", &triple])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .env("CARGO_TARGET_DIR", &target_dir)
+        // With --target these do not reach build scripts and procedural macros, which cannot be static.
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run_shown(&mut cargo)?;
+    let built = target_dir.join(triple).join("debug");
+    Ok(PROGRAMS.iter().map(|name| built.join(name)).collect())
+}
