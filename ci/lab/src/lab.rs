@@ -37,6 +37,15 @@ impl LabOptions {
         }
     }
 
+    /// The lab of end-to-end tests: `e2e`, or `NAME-e2e` where `GODWIT_LAB` names one. Tests that use it at the same
+    /// time wait for each other.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        Self::new(
+            &std::env::var("GODWIT_LAB").map_or("e2e".to_owned(), |name| format!("{name}-e2e")),
+        )
+    }
+
     /// These nodes instead. Names have at most eight lower-case letters and digits.
     #[must_use]
     pub fn nodes(mut self, names: &[&str]) -> Self {
@@ -257,6 +266,11 @@ impl Drop for Lab {
 }
 
 fn lock(name: &str, patience: Duration) -> Result<LabLock> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(LabError::Refused(
+            "the lab makes namespaces and mounts: run it as root".to_owned(),
+        ));
+    }
     let dir = dir_of(name)?;
     LabLock::take(&dir.with_extension("lock"), &format!("lab {name:?}"), patience)
 }

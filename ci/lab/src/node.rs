@@ -127,15 +127,9 @@ impl Node {
     pub fn power_loss(&self) -> Result<()> {
         self.network.unplug(self.name());
         cgroup::destroy_recorded(&self.groups_record())?;
-        if let Some(supervisor) = Recorded::load(&self.supervisor_record()) {
-            supervisor.kill(END)?;
-        }
-        if let Some(init) = Recorded::load(&self.init_record()) {
-            init.kill(END)?;
-        }
-        self.groups.destroy()?;
-        places::remove(&self.supervisor_record())?;
-        places::remove(&self.init_record())
+        process::end_recorded(&self.supervisor_record(), END)?;
+        process::end_recorded(&self.init_record(), END)?;
+        self.groups.destroy()
     }
 
     /// Power loss, then on again with the same disks and a new boot id; containerd is started, the agent is not.

@@ -43,10 +43,14 @@ impl Recorded {
 
     /// The same in another mounted proc, by its process ids.
     pub(crate) fn load_in(proc: &Path, path: &Path) -> Option<Self> {
+        let recorded = Self::parse(path)?;
+        (Self::of_in(proc, recorded.pid) == Some(recorded)).then_some(recorded)
+    }
+
+    fn parse(path: &Path) -> Option<Self> {
         let text = fs::read_to_string(path).ok()?;
         let (pid, start) = text.trim().split_once(' ')?;
-        let recorded = Self { pid: pid.parse().ok()?, start: start.parse().ok()? };
-        (Self::of_in(proc, recorded.pid) == Some(recorded)).then_some(recorded)
+        Some(Self { pid: pid.parse().ok()?, start: start.parse().ok()? })
     }
 
     /// Writes the record.
@@ -94,6 +98,16 @@ impl Recorded {
 
 fn rustix_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// Ends a recorded process, if it still runs, and takes its exit status, if it was our child.
+pub(crate) fn end_recorded(path: &Path, patience: Duration) -> Result<()> {
+    let Some(recorded) = Recorded::parse(path) else { return Ok(()) };
+    if recorded.is_alive() {
+        recorded.kill(patience)?;
+    }
+    recorded.reap();
+    places::remove(path)
 }
 
 /// Sends SIGKILL to a process id that was just read from a control group of ours.

@@ -15,7 +15,7 @@ pub(super) fn build() -> Result<Vec<PathBuf>> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--locked", "--package", "godwit-programs", "--bins"])
+        .args(["build", "--quiet", "--package", "godwit-programs", "--bins"])
         .args(["--target", &triple])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .env("CARGO_TARGET_DIR", &target_dir)
