@@ -54,6 +54,10 @@ pub struct StoreConfig {
     /// Seconds for one attempt of one request (default 60).
     #[serde(default)]
     pub request_timeout_seconds: Option<u64>,
+    /// For a store that does not exist yet: after how many seconds unreferenced objects are garbage (default 86400). An
+    /// existing store keeps the value that it was made with.
+    #[serde(default)]
+    pub horizon_seconds: Option<u64>,
 }
 
 impl StoreConfig {
@@ -77,6 +81,7 @@ impl StoreConfig {
             max_requests: None,
             max_bytes_per_second: None,
             request_timeout_seconds: None,
+            horizon_seconds: None,
         })
     }
 

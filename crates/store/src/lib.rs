@@ -9,13 +9,28 @@
 //! refuses a backend that lies; [`Store`] puts the keys of the design over it.
 
 pub mod blob;
-pub mod clock;
-pub mod config;
+mod checkpoint;
+mod clock;
+mod config;
 mod error;
+mod identity;
 mod layout;
+mod log;
+mod probe;
+mod record;
+mod store;
 pub mod wrap;
 
 pub use blob::{BlobStore, Creation, Key, Listed};
+pub use checkpoint::{
+    Absence, CheckpointReader, CheckpointRow, CommitStage, DeleteOptions, DeleteRefusal, Depth,
+    Fault, HeadStage, ManifestStage, NewCheckpoint, PackStage, Pin, StoreFrames, Unreadable,
+    Unverified, VerifyReport,
+};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use config::StoreConfig;
+pub use config::{Secret, StoreConfig};
 pub use error::{BlobError, Cause, StoreError};
+pub use identity::{DEFAULT_HORIZON, Identity};
+pub use log::{APPEND_DEADLINE, LineageLog, READ_DEADLINE};
+pub use record::{Hold, Intent, PinRecord, Tombstone, TombstoneReason};
+pub use store::{Access, Store, TenantStore};

@@ -6,6 +6,7 @@
 
 mod answer;
 mod client;
+mod lifecycle;
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,0 +1,221 @@
+//! Deleting a checkpoint: a tombstone, and nothing else. The sweep removes bytes, much later.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use godwit_image::Manifest;
+use godwit_ownership::State;
+use godwit_types::{CheckpointId, OpId};
+
+use super::{Absence, Age};
+use crate::error::StoreError;
+use crate::record::{self, Hold, Tombstone, TombstoneReason};
+use crate::store::TenantStore;
+
+/// Why a checkpoint is not deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeleteRefusal {
+    /// Somebody reads it.
+    Pinned {
+        /// The operations.
+        by: Vec<OpId>,
+    },
+    /// Somebody holds it.
+    Held {
+        /// Who.
+        who: String,
+        /// What for.
+        why: String,
+    },
+    /// The lineage has no other point that it could be continued from.
+    OnlyGood,
+    /// The pod is stopped or offered at it: without it, it is lost.
+    Current,
+    /// It is being written.
+    BeingWritten {
+        /// By this operation.
+        op: OpId,
+    },
+    /// A sweep is deciding about it.
+    BeingSwept,
+}
+
+impl fmt::Display for DeleteRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pinned { by } => {
+                let ops: Vec<String> = by.iter().map(ToString::to_string).collect();
+                write!(f, "it is being read by operation {}: wait, or force it", ops.join(", "))
+            }
+            Self::Held { who, why } => {
+                write!(f, "{who} holds it ({why}): remove the hold, or force it")
+            }
+            Self::OnlyGood => f.write_str(
+                "it is the only point that its pod could be continued from: force it if that may be lost",
+            ),
+            Self::Current => f.write_str(
+                "its pod is stopped at it and would be lost: continue the pod, or force it",
+            ),
+            Self::BeingWritten { op } => write!(f, "operation {op} is writing it: wait for its end"),
+            Self::BeingSwept => f.write_str("a sweep is deciding about it: try again later"),
+        }
+    }
+}
+
+/// How a checkpoint is deleted.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// Also if it is pinned, held, or the only good one. What a pin needs is kept all the same until the pin ends.
+    pub force: bool,
+    /// In words, for people; kept in the tombstone.
+    pub why: String,
+}
+
+impl TenantStore {
+    /// Deletes a checkpoint. One that is deleted already stays so: no error.
+    ///
+    /// Of two deletions at once that would together take the last good points of a lineage, at least one is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::DeleteRefused`]; [`StoreError::Absent`]; the store does not answer.
+    pub async fn delete_checkpoint(
+        &self,
+        id: CheckpointId,
+        options: &DeleteOptions,
+    ) -> Result<(), StoreError> {
+        let age = Age::begin(self);
+        match self.tombstone(id).await?.map(|t| t.reason) {
+            Some(TombstoneReason::Deleted) => return Ok(()),
+            Some(TombstoneReason::Orphan) => return refused(id, DeleteRefusal::BeingSwept),
+            None => {}
+        }
+        // A manifest that cannot be read is no reason to keep it for ever, but somebody has to say so.
+        let manifest = match self.raw_manifest(id).await {
+            Ok(Some(manifest)) => Some(manifest),
+            Ok(None) => {
+                return Err(StoreError::Absent { id, absence: Absence::NoManifest });
+            }
+            Err(e) if options.force && e.code() == godwit_types::Code::Corrupt => None,
+            Err(e) => return Err(e),
+        };
+        if let (Some(manifest), false) = (&manifest, options.force)
+            && let Some(refusal) = self.refusal(manifest).await?
+        {
+            return refused(id, refusal);
+        }
+        age.check()?;
+        let won = self.write_tombstone(id, TombstoneReason::Deleted, &options.why).await?;
+        match manifest {
+            Some(manifest) if won && !options.force => self.look_again(&manifest, &age).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// After the tombstone: another deletion may have gone on beside this one. Both look, so at least one takes its
+    /// tombstone back.
+    async fn look_again(&self, manifest: &Manifest, age: &Age) -> Result<(), StoreError> {
+        let id = manifest.id;
+        let Some(refusal) = self.needed(manifest).await? else { return Ok(()) };
+        // A sweep may believe a tombstone that is older than T/2.
+        age.check()?;
+        self.blobs().delete(&self.keys.tombstone(id)).await?;
+        refused(id, refusal)
+    }
+
+    pub(crate) async fn write_tombstone(
+        &self,
+        id: CheckpointId,
+        reason: TombstoneReason,
+        why: &str,
+    ) -> Result<bool, StoreError> {
+        let tombstone = Tombstone { reason, why: why.to_owned(), at: self.store.timestamp() };
+        record::create(self.blobs(), &self.keys.tombstone(id), &tombstone).await
+    }
+
+    async fn refusal(&self, manifest: &Manifest) -> Result<Option<DeleteRefusal>, StoreError> {
+        let id = manifest.id;
+        if let Some(intent) = self.young_intent(id).await? {
+            return Ok(Some(DeleteRefusal::BeingWritten { op: intent }));
+        }
+        if let Some(hold) = self.held(id).await? {
+            return Ok(Some(DeleteRefusal::Held { who: hold.who, why: hold.why }));
+        }
+        let by = self.pins(id).await?;
+        if !by.is_empty() {
+            return Ok(Some(DeleteRefusal::Pinned { by }));
+        }
+        self.needed(manifest).await
+    }
+
+    async fn young_intent(&self, id: CheckpointId) -> Result<Option<OpId>, StoreError> {
+        let Some(listed) = self.blobs().head(&self.keys.intent(id)).await? else {
+            return Ok(None);
+        };
+        let now = self.store_time().await?;
+        let intent = self.intent(id).await?;
+        Ok(intent.filter(|_| self.is_young(&listed, now)).map(|i| i.op))
+    }
+
+    /// Whether its lineage needs it: the pod is stopped at it, or there is no other good point.
+    async fn needed(&self, manifest: &Manifest) -> Result<Option<DeleteRefusal>, StoreError> {
+        let id = manifest.id;
+        let Some(newest) = self.lineage(&manifest.lineage).newest().await? else {
+            return Ok(None);
+        };
+        let at = match &newest.state {
+            State::Stopped { checkpoint, .. } | State::Offered { checkpoint, .. } => *checkpoint,
+            State::Empty | State::Ended { .. } => return Ok(None),
+            State::Owned { good, .. } => {
+                let others: BTreeSet<_> = good.all().iter().filter(|c| **c != id).collect();
+                let is_good = good.contains(id);
+                let another = self.any_exists(others.into_iter().copied()).await?;
+                return Ok((is_good && !another).then_some(DeleteRefusal::OnlyGood));
+            }
+        };
+        Ok((at == id).then_some(DeleteRefusal::Current))
+    }
+
+    async fn any_exists(
+        &self,
+        ids: impl Iterator<Item = CheckpointId>,
+    ) -> Result<bool, StoreError> {
+        for id in ids {
+            if self.presence(id).await? == godwit_ownership::Presence::Exists {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Who holds a checkpoint, if anybody does.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn held(&self, id: CheckpointId) -> Result<Option<Hold>, StoreError> {
+        record::read(self.blobs(), &self.keys.hold(id)).await
+    }
+
+    /// Keeps a checkpoint from being deleted, until [`TenantStore::unhold`].
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`]; the store does not answer.
+    pub async fn hold(&self, id: CheckpointId, who: &str, why: &str) -> Result<(), StoreError> {
+        let at = self.store.timestamp();
+        let hold = Hold { who: who.to_owned(), why: why.to_owned(), at };
+        record::write(self.blobs(), &self.keys.hold(id), &hold).await?;
+        // Written first, looked at then: a deletion at the same time sees the hold, or we see its tombstone.
+        self.manifest(id).await.map(drop)
+    }
+
+    /// Takes a hold away.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn unhold(&self, id: CheckpointId) -> Result<(), StoreError> {
+        Ok(self.blobs().delete(&self.keys.hold(id)).await?)
+    }
+}
+
+fn refused(id: CheckpointId, refusal: DeleteRefusal) -> Result<(), StoreError> {
+    Err(StoreError::DeleteRefused { id, refusal })
+}

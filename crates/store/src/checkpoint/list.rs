@@ -1,0 +1,188 @@
+//! What is in a tenant: one row for each checkpoint, with what it costs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use godwit_image::{FrameUsage, Manifest};
+use godwit_types::{Bytes, CheckpointId, LineageName};
+
+use crate::blob::{Listed, list_all};
+use crate::error::StoreError;
+use crate::layout::Part;
+use crate::store::TenantStore;
+
+/// Manifests, logs or heads read at once.
+const PARALLEL: usize = 16;
+
+/// One checkpoint that exists.
+#[derive(Debug, Clone)]
+pub struct CheckpointRow {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Whether its lineage could be continued from it (it is among the good points of the newest entry).
+    pub good: bool,
+    /// Whether somebody holds it.
+    pub held: bool,
+    /// How many operations read it now.
+    pub pins: usize,
+    /// Bytes of the objects under its own prefix that are still there.
+    pub own: Bytes,
+    /// Of the bytes that it names, those that another existing checkpoint names too.
+    pub shared: Bytes,
+    /// What its deletion would free in the end.
+    pub exclusive: Bytes,
+}
+
+/// A manifest that could not be read; listed rather than hidden.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The checkpoint.
+    pub id: CheckpointId,
+    /// Why.
+    pub error: StoreError,
+}
+
+/// What a LIST tells about one checkpoint.
+#[derive(Debug, Default)]
+struct Seen {
+    manifest: bool,
+    tombstone: bool,
+    held: bool,
+    pins: Vec<Listed>,
+    own: u64,
+}
+
+impl TenantStore {
+    /// All checkpoints that exist, oldest first, and those whose manifest cannot be read. One LIST of the tenant, one GET
+    /// for each manifest, and the logs of their lineages.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn list(&self) -> Result<(Vec<CheckpointRow>, Vec<Unreadable>), StoreError> {
+        let seen = self.see().await?;
+        let (manifests, unreadable) = self.manifests_of(&seen).await?;
+        let logs = self.logs_of(&manifests).await?;
+        let committed =
+            |m: &Manifest| logs.get(&m.lineage).is_some_and(|l| l.commits.contains(&m.id));
+        let manifests: Vec<Manifest> = manifests.into_iter().filter(committed).collect();
+        let named = count_names(&manifests);
+        let now = self.now_if_pinned(&seen).await?;
+        let row = |manifest: Manifest| {
+            let seen = &seen[&manifest.id];
+            let good = logs.get(&manifest.lineage).is_some_and(|l| l.good.contains(&manifest.id));
+            let pins =
+                seen.pins.iter().filter(|l| now.is_some_and(|n| self.is_young(l, n))).count();
+            let (shared, exclusive) = split(&manifest, &named);
+            let own = Bytes(seen.own);
+            CheckpointRow { good, held: seen.held, pins, own, shared, exclusive, manifest }
+        };
+        Ok((manifests.into_iter().map(row).collect(), unreadable))
+    }
+
+    /// How many stored bytes a restore has to reach into for each byte that it uses: 1.0 is ideal. Reads the head.
+    ///
+    /// # Errors
+    /// It does not exist or is damaged; the store does not answer.
+    pub async fn read_amplification(&self, id: CheckpointId) -> Result<f64, StoreError> {
+        let reader = self.open_checkpoint(id).await?;
+        let head = reader.head().await?;
+        let mut usage = FrameUsage::default();
+        head.count_usage(&mut usage);
+        // The head keeps the records of used frames only, those of files included.
+        let used: u64 = head
+            .packs
+            .iter()
+            .flat_map(|(_, p)| p.frames.iter())
+            .map(|(_, f)| u64::from(f.stored))
+            .sum();
+        let all: u64 = head.packs.iter().map(|(_, p)| u64::from(p.total_stored)).sum();
+        Ok(if used == 0 { 1.0 } else { all as f64 / used as f64 })
+    }
+
+    async fn see(&self) -> Result<BTreeMap<CheckpointId, Seen>, StoreError> {
+        let mut all: BTreeMap<CheckpointId, Seen> = BTreeMap::new();
+        for listed in list_all(self.blobs(), &self.keys.checkpoints()).await? {
+            let Some((id, part)) = self.keys.parse(&listed.key) else { continue };
+            let seen = all.entry(id).or_default();
+            seen.own += listed.size;
+            match part {
+                Part::Manifest => seen.manifest = true,
+                Part::Tombstone => seen.tombstone = true,
+                Part::Hold => seen.held = true,
+                Part::Pin(_) => seen.pins.push(listed),
+                Part::Intent | Part::Other => {}
+            }
+        }
+        Ok(all)
+    }
+
+    async fn manifests_of(
+        &self,
+        seen: &BTreeMap<CheckpointId, Seen>,
+    ) -> Result<(Vec<Manifest>, Vec<Unreadable>), StoreError> {
+        let ids = seen.iter().filter(|(_, s)| s.manifest && !s.tombstone).map(|(id, _)| *id);
+        let mut reads = stream::iter(ids)
+            .map(|id| async move { (id, self.raw_manifest(id).await) })
+            .buffered(PARALLEL);
+        let (mut manifests, mut unreadable) = (Vec::new(), Vec::new());
+        while let Some((id, read)) = reads.next().await {
+            match read {
+                Ok(manifest) => manifests.extend(manifest),
+                Err(error) if error.code() == godwit_types::Code::Unavailable => return Err(error),
+                Err(error) => unreadable.push(Unreadable { id, error }),
+            }
+        }
+        Ok((manifests, unreadable))
+    }
+
+    async fn logs_of(
+        &self,
+        manifests: &[Manifest],
+    ) -> Result<BTreeMap<LineageName, Points>, StoreError> {
+        let names: BTreeSet<&LineageName> = manifests.iter().map(|m| &m.lineage).collect();
+        stream::iter(names)
+            .map(|name| async move {
+                let log = self.lineage(name);
+                let commits = log.commits().await?.into_keys().collect();
+                let good = log.newest().await?.map(|e| e.state.good().to_vec()).unwrap_or_default();
+                Ok((name.clone(), Points { commits, good }))
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    async fn now_if_pinned(
+        &self,
+        seen: &BTreeMap<CheckpointId, Seen>,
+    ) -> Result<Option<std::time::SystemTime>, StoreError> {
+        let pinned = seen.values().any(|s| !s.pins.is_empty());
+        Ok(if pinned { Some(self.store_time().await?) } else { None })
+    }
+}
+
+/// What a log says about checkpoints.
+struct Points {
+    commits: BTreeSet<CheckpointId>,
+    good: Vec<CheckpointId>,
+}
+
+/// By how many of these checkpoints each object is named.
+fn count_names(manifests: &[Manifest]) -> BTreeMap<String, u32> {
+    let mut named = BTreeMap::new();
+    for object in manifests.iter().flat_map(|m| &m.objects) {
+        *named.entry(object.key.clone()).or_default() += 1;
+    }
+    named
+}
+
+/// The bytes that a checkpoint shares with others, and those that only it names.
+fn split(manifest: &Manifest, named: &BTreeMap<String, u32>) -> (Bytes, Bytes) {
+    let (mut shared, mut exclusive) = (Bytes(0), Bytes(0));
+    for object in &manifest.objects {
+        let by_others = named.get(&object.key).is_some_and(|n| *n > 1);
+        let sum = if by_others { &mut shared } else { &mut exclusive };
+        sum.0 += object.size;
+    }
+    (shared, exclusive)
+}

@@ -1,0 +1,79 @@
+//! Frames for code that runs in threads: digests of a parent, contents of files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use godwit_image::{
+    FrameDecoder, FrameRecord, FrameRef, FrameSource, PackName, PackTable, SinkError,
+};
+use godwit_types::Code;
+use tokio::runtime::Handle;
+
+use super::CheckpointReader;
+use crate::error::StoreError;
+
+/// Raw frames of one checkpoint, verified and decompressed. For threads outside of the runtime (`spawn_blocking`): its
+/// methods block on the store.
+#[derive(Debug, Clone)]
+pub struct StoreFrames {
+    reader: CheckpointReader,
+    table: Arc<PackTable>,
+    runtime: Handle,
+}
+
+impl CheckpointReader {
+    /// The frames that `table` (of this checkpoint's head) knows. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn frame_source(&self, table: Arc<PackTable>) -> StoreFrames {
+        StoreFrames { reader: self.clone(), table, runtime: Handle::current() }
+    }
+}
+
+/// The frames of one pack that were asked for, with their places in the answer.
+#[derive(Default)]
+struct Wanted {
+    places: Vec<usize>,
+    records: Vec<FrameRecord>,
+}
+
+impl StoreFrames {
+    fn by_pack(&self, frames: &[FrameRef]) -> Result<BTreeMap<PackName, Wanted>, SinkError> {
+        let mut packs: BTreeMap<PackName, Wanted> = BTreeMap::new();
+        for (place, frame) in frames.iter().enumerate() {
+            let located = self
+                .table
+                .locate(*frame)
+                .map_err(|e| SinkError::with_source(e.code(), "find a frame", e))?;
+            let wanted = packs.entry(located.pack.name).or_default();
+            wanted.places.push(place);
+            wanted.records.push(*located.frame);
+        }
+        Ok(packs)
+    }
+}
+
+fn failed(e: StoreError) -> SinkError {
+    SinkError::with_source(e.code(), "read frames", e)
+}
+
+impl FrameSource for StoreFrames {
+    fn frame(&self, frame: FrameRef) -> Result<Vec<u8>, SinkError> {
+        let mut frames = self.frames(&[frame])?;
+        frames.pop().ok_or_else(|| SinkError::new(Code::Internal, "read a frame"))
+    }
+
+    fn frames(&self, frames: &[FrameRef]) -> Result<Vec<Vec<u8>>, SinkError> {
+        let undecodable =
+            |e: godwit_image::ImageError| SinkError::with_source(e.code(), "decompress a frame", e);
+        let mut decoder = FrameDecoder::new().map_err(undecodable)?;
+        let mut raw = vec![Vec::new(); frames.len()];
+        for (pack, wanted) in self.by_pack(frames)? {
+            let request = self.reader.frames(&pack, &wanted.records);
+            let stored = self.runtime.block_on(request).map_err(failed)?;
+            for ((place, record), stored) in wanted.places.iter().zip(&wanted.records).zip(stored) {
+                raw[*place] = decoder.decode(record, &stored).map_err(undecodable)?;
+            }
+        }
+        Ok(raw)
+    }
+}

@@ -1,0 +1,245 @@
+//! A store, opened: backend, wrappers, identity, clock; and one tenant's part of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::{LineageName, Tenant};
+use jiff::Timestamp;
+
+use crate::blob::file::FileStore;
+use crate::blob::memory::MemoryStore;
+use crate::blob::s3::S3Store;
+use crate::blob::{BlobStore, SharedStore};
+use crate::clock::{Clock, SystemClock};
+use crate::config::StoreConfig;
+use crate::error::StoreError;
+use crate::identity::{DEFAULT_HORIZON, Identity};
+use crate::layout::TenantKeys;
+use crate::log::LineageLog;
+use crate::probe;
+use crate::wrap::{Counts, Limit, Limits, Meter, Retry, RetryPolicy};
+
+/// An opened store. Cheap to clone; all clones share connections, limits and counters.
+#[derive(Debug, Clone)]
+pub struct Store {
+    blobs: SharedStore,
+    counts: Arc<Counts>,
+    clock: Arc<dyn Clock>,
+    identity: Arc<Identity>,
+}
+
+/// What the opener is going to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read only: nothing is written, and the backend is believed.
+    Read,
+    /// Everything: the store is made where it does not exist, and the backend is probed.
+    Write,
+}
+
+impl Store {
+    /// Opens the store that `config` names, for reading and writing.
+    ///
+    /// # Errors
+    /// The configuration cannot be used, the backend does not answer, or it lies ([`StoreError::Unsound`]).
+    pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
+        Self::open_for(config, Access::Write).await
+    }
+
+    /// Opens the store that `config` names.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; with [`Access::Read`], [`StoreError::NotAStore`] where there is none.
+    pub async fn open_for(config: &StoreConfig, access: Access) -> Result<Self, StoreError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (counts, limits) = (Arc::new(Counts::default()), config.limits());
+        let metered = Meter::new(backend(config, access).await?, Arc::clone(&counts));
+        let limited: SharedStore = Arc::new(Limit::new(Arc::new(metered), limits));
+        let blobs: SharedStore = Arc::new(Retry::new(limited, RetryPolicy::default()));
+        let horizon = config.horizon_seconds.map_or(DEFAULT_HORIZON, Duration::from_secs);
+        let identity = identify(&blobs, access, &*clock, horizon).await?;
+        Ok(Self { blobs, counts, clock, identity: Arc::new(identity) })
+    }
+
+    /// A store over any blobs and any clock, without wrappers: for tests and for embedding.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn over(
+        blobs: SharedStore,
+        clock: Arc<dyn Clock>,
+        horizon: Duration,
+    ) -> Result<Self, StoreError> {
+        let counts = Arc::new(Counts::default());
+        let identity = identify(&blobs, Access::Write, &*clock, horizon).await?;
+        Ok(Self { blobs, counts, clock, identity: Arc::new(identity) })
+    }
+
+    /// A clone whose requests are counted by themselves, for the report of one operation. What the wrappers below
+    /// repeat is counted once.
+    #[must_use]
+    pub fn metered(&self) -> (Self, Arc<Counts>) {
+        let counts = Arc::new(Counts::default());
+        let blobs = Arc::new(Meter::new(Arc::clone(&self.blobs), Arc::clone(&counts)));
+        (Self { blobs, ..self.clone() }, counts)
+    }
+
+    /// The store's URL, without secrets.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.blobs.name()
+    }
+
+    /// What `godwit.json` says.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What was sent and received since the store was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The blobs themselves.
+    #[must_use]
+    pub fn blobs(&self) -> &SharedStore {
+        &self.blobs
+    }
+
+    /// The part of one tenant.
+    #[must_use]
+    pub fn tenant(&self, tenant: &Tenant) -> TenantStore {
+        let keys = Arc::new(TenantKeys::new(tenant));
+        TenantStore { store: self.clone(), tenant: tenant.clone(), keys }
+    }
+
+    /// The tenants that have anything in the store. One LIST for each.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
+        let mut found: Vec<Tenant> = Vec::new();
+        let mut after = None;
+        while let Some(first) = self.blobs.list("t/", after.as_ref(), 1).await?.pop() {
+            let name = first.key.as_str().split('/').nth(1).unwrap_or_default();
+            // `0` follows `/`: behind everything of this tenant.
+            after = Some(crate::Key::new(format!("t/{name}0"))?);
+            found.extend(Tenant::new(name));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn horizon(&self) -> Duration {
+        self.identity.horizon()
+    }
+
+    /// The time of day, for people who read what we write.
+    pub(crate) fn timestamp(&self) -> Timestamp {
+        timestamp(&*self.clock)
+    }
+}
+
+fn timestamp(clock: &dyn Clock) -> Timestamp {
+    Timestamp::try_from(clock.now()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+async fn backend(config: &StoreConfig, access: Access) -> Result<SharedStore, StoreError> {
+    Ok(match config.url.scheme() {
+        "memory" => Arc::new(MemoryStore::new()),
+        "file" => Arc::new(FileStore::open(&config.directory()?)?),
+        "s3" => {
+            let bucket = S3Store::open(config).await?;
+            if access == Access::Write {
+                bucket.refuse_expiry().await?;
+            }
+            Arc::new(bucket)
+        }
+        other => {
+            return Err(StoreError::Config(format!(
+                "{other}:// is no store: use s3://bucket/prefix or file:///directory"
+            )));
+        }
+    })
+}
+
+async fn identify(
+    blobs: &SharedStore,
+    access: Access,
+    clock: &dyn Clock,
+    horizon: Duration,
+) -> Result<Identity, StoreError> {
+    match access {
+        Access::Write => {
+            probe::run(&**blobs).await?;
+            Identity::read_or_create(&**blobs, timestamp(clock), horizon).await
+        }
+        Access::Read => {
+            let store = blobs.name().to_owned();
+            Identity::read(&**blobs).await?.ok_or(StoreError::NotAStore { store })
+        }
+    }
+}
+
+/// One tenant's lineages and checkpoints. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TenantStore {
+    pub(crate) store: Store,
+    pub(crate) tenant: Tenant,
+    pub(crate) keys: Arc<TenantKeys>,
+}
+
+impl TenantStore {
+    /// Whose it is.
+    #[must_use]
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// The store that it is a part of.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The log of one lineage.
+    #[must_use]
+    pub fn lineage(&self, name: &LineageName) -> LineageLog {
+        LineageLog::new(self.clone(), name.clone())
+    }
+
+    /// The lineages that have a log. One LIST for each.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn lineages(&self) -> Result<Vec<LineageName>, StoreError> {
+        let mut found: Vec<LineageName> = Vec::new();
+        let (prefix, mut after) = (self.keys.lineages(), None);
+        while let Some(first) = self.blobs().list(&prefix, after.as_ref(), 1).await?.pop() {
+            let name = self.keys.parse_lineage(&first.key);
+            // What is no lineage of ours is passed over key by key.
+            after = Some(name.as_ref().map_or(first.key, |name| self.keys.behind_log(name)));
+            found.extend(name);
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn blobs(&self) -> &dyn BlobStore {
+        &*self.store.blobs
+    }
+}
+
+impl StoreConfig {
+    fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            requests: self.max_requests.unwrap_or(default.requests),
+            bytes_per_second: self.max_bytes_per_second,
+        }
+    }
+}
