@@ -114,6 +114,23 @@ impl Message {
         self.replace(number, values.into_iter().map(Value::Varint));
     }
 
+    /// Replaces each byte string of this number by what `edit` makes of it (repeated messages).
+    ///
+    /// # Errors
+    /// The first error of `edit`; the fields before it are changed already.
+    pub fn edit_bytes<E>(
+        &mut self,
+        number: u32,
+        mut edit: impl FnMut(&[u8]) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        for (n, value) in &mut self.fields {
+            if let (true, Value::Bytes(bytes)) = (*n == number, value) {
+                *bytes = edit(bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     fn replace(&mut self, number: u32, values: impl IntoIterator<Item = Value>) {
         let at = self.fields.iter().position(|(n, _)| *n == number).unwrap_or(self.fields.len());
         self.remove(number);

@@ -110,10 +110,10 @@ pub enum SourceKind {
         /// Mount options that name the hierarchy (`cpu,cpuacct` or `none,name=systemd`).
         data: String,
     },
-    /// A v1 hierarchy without a cgroup namespace: the directory of the container's own cgroup.
-    CgroupV1Own {
-        /// Controllers as `/proc/self/cgroup` lists them (`cpu,cpuacct` or `name=systemd`).
-        controllers: String,
+    /// Without a cgroup namespace: the directory of the container's own cgroup.
+    CgroupOwn {
+        /// The hierarchy as `/proc/self/cgroup` lists it (`cpu,cpuacct`, `name=systemd`); empty for v2.
+        hierarchy: String,
     },
     /// A path of the node.
     Path {

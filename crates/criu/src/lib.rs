@@ -1,1 +1,20 @@
-//! Dump sessions, page server, image vetting, options
+//! CRIU as Godwit uses it: dump sessions, mounts, namespaces, images, vetting, refusals.
+//!
+//! Owns: starting CRIU ([`launch`], [`probe`]), one dump as a state object ([`dump`]), which mounts are whose
+//! ([`mounts`]), which namespaces CRIU is started in ([`namespaces`]), reading and editing of images ([`images`]),
+//! what a checkpoint may not bring with it ([`vet`]), CRIU's log in one sentence ([`log`]).
+//! Owns not: freezing, killing, bytes of memory, the store, the restore itself (the relay and the shim run it).
+
+pub mod dump;
+mod error;
+pub mod images;
+pub mod launch;
+pub mod log;
+pub mod mountinfo;
+pub mod mounts;
+pub mod namespaces;
+pub mod probe;
+mod sys;
+pub mod vet;
+
+pub use error::Error;
