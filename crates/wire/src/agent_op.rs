@@ -226,29 +226,9 @@ pub struct Plan {
     /// Containers of the pod that belong to the same take-over, this one included; the barrier waits for all of them.
     #[prost(string, repeated, tag = "10")]
     pub barrier: Vec<String>,
-    /// `oom_score_adj` of every task, from the new spec, set before they run; absent: left as the image has it.
-    #[prost(sint32, optional, tag = "11")]
-    pub oom_score_adj: Option<i32>,
-    /// Resource limits of every task, from the new spec, set before they run.
-    #[prost(message, repeated, tag = "12")]
-    pub rlimits: Vec<Rlimit>,
     /// Memory that follows later: bytes, for messages to people.
-    #[prost(uint64, tag = "13")]
+    #[prost(uint64, tag = "11")]
     pub memory_bytes: u64,
-}
-
-/// One resource limit.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Rlimit {
-    /// OCI's name, `RLIMIT_NOFILE`.
-    #[prost(string, tag = "1")]
-    pub kind: String,
-    /// Soft limit; `u64::MAX` is infinity.
-    #[prost(uint64, tag = "2")]
-    pub soft: u64,
-    /// Hard limit.
-    #[prost(uint64, tag = "3")]
-    pub hard: u64,
 }
 
 /// There is nothing to restore, and the lineage's owner may start it from its image: the entry stands in the log.

@@ -67,11 +67,6 @@ pub enum StoreCommand {
         /// Also if it is the only good one of its lineage.
         force: bool,
     },
-    /// One sweep: list what nothing names, delete what an earlier sweep listed long enough ago.
-    Gc {
-        /// Only tell what would be done.
-        dry_run: bool,
-    },
 }
 
 /// A line of the agent's answer.

@@ -35,6 +35,8 @@ mod socket_tokio;
 #[cfg(feature = "tokio")]
 mod sys;
 mod terms;
+#[cfg(feature = "tokio")]
+mod watched;
 
 pub use error::WireError;
 pub use hello::{Hello, PROTOCOL};
@@ -43,3 +45,5 @@ pub use socket::{Listener, Socket};
 #[cfg(feature = "tokio")]
 pub use socket_tokio::{AsyncListener, AsyncSocket};
 pub use terms::{Annotation, LineageAt, Namespace, NodeIdentity, Refusal, WireCode, parse};
+#[cfg(feature = "tokio")]
+pub use watched::Watched;

@@ -413,6 +413,9 @@ pub struct Cancel {
     /// For the log.
     #[prost(string, tag = "1")]
     pub reason: String,
+    /// The lineage turned out not to be this pod's: the fence that this operation made is removed.
+    #[prost(bool, tag = "2")]
+    pub unfence: bool,
 }
 
 /// This slot of the log is about to get an entry that names this pod: the fence holds it from now on. Answer: [`Done`], when it is

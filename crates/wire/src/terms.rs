@@ -69,13 +69,17 @@ pub struct Refusal {
     /// One sentence that says what to do.
     #[prost(string, tag = "2")]
     pub reason: String,
+    /// Only because the store cannot be read or written (`godwit_ownership::Refusal::StoreAway`): the one refusal after which a
+    /// restart in the same incarnation may go on and owe its `cold` entry.
+    #[prost(bool, tag = "3")]
+    pub store_away: bool,
 }
 
 impl Refusal {
     /// A refusal with its sentence.
     #[must_use]
     pub fn new(code: Code, reason: impl Into<String>) -> Self {
-        Self { code: WireCode::from(code) as i32, reason: reason.into() }
+        Self { code: WireCode::from(code) as i32, reason: reason.into(), store_away: false }
     }
 
     /// What it means; unknown numbers read as [`Code::Internal`].
