@@ -185,18 +185,16 @@ impl Lab {
     /// # Errors
     /// When it cannot be built or does not serve.
     pub fn s3(&self) -> Result<S3> {
-        let server = S3::new(&self.dir, self.network, &self.groups);
+        let server = self.s3_server();
         self.groups.create()?;
         server.start()?;
         Ok(server)
     }
 
-    /// Kills the S3 server, if it runs; its objects stay until the lab is taken down.
-    ///
-    /// # Errors
-    /// When it does not end.
-    pub fn s3_down(&self) -> Result<()> {
-        S3::new(&self.dir, self.network, &self.groups).kill()
+    /// The lab's S3 server, whether it runs or not.
+    #[must_use]
+    pub fn s3_server(&self) -> S3 {
+        S3::new(&self.dir, self.network, &self.groups)
     }
 
     /// Leaves the lab up when this is dropped, for looking into it by `lab exec`.

@@ -147,7 +147,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         Command::Import { node, images, namespace } => import(name, node, images, namespace)?,
         Command::S3(S3Command::Up) => s3_up(name)?,
-        Command::S3(S3Command::Down) => Lab::attach(name)?.s3_down()?,
+        Command::S3(S3Command::Down) => Lab::attach(name)?.s3_server().kill()?,
         Command::Rootfs => print!("{}", rootfs::versions()?),
     }
     Ok(ExitCode::SUCCESS)
@@ -220,6 +220,8 @@ fn status(name: &str) -> Result<()> {
             shown(node.agent_pid()),
         );
     }
+    let server = lab.s3_server();
+    println!("s3       {} {}", server.endpoint(), if server.is_up() { "on" } else { "off" });
     Ok(())
 }
 

@@ -112,6 +112,8 @@ impl Node {
         if self.is_up() {
             return Ok(());
         }
+        // What a run that was killed while it booted this node has left.
+        self.power_loss()?;
         let started = self.boot().and_then(|()| self.start_containerd());
         if started.is_err() {
             let _ = self.power_loss();

@@ -1,0 +1,57 @@
+# What developers and CI run. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
+
+CACHE := $(or $(GODWIT_LAB_CACHE),$(HOME)/.cache/godwit-lab)
+LAB := cargo run --quiet --package godwit-lab --bin lab --
+
+# Debian packages: the build (cc, protoc, cmake), and the lab (the rest).
+PACKAGES := build-essential ca-certificates cmake debian-archive-keyring debootstrap git iproute2 protobuf-compiler util-linux
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+.PHONY: help deps build check test test-unit test-e2e lab-up lab-down
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## Install the Debian packages that build and lab need (quick when they are there)
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing" $$missing; \
+		apt-get update -q || echo "some package lists could not be renewed; going on"; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+	@command -v cargo >/dev/null || { echo "Rust is missing: install rustup, it reads rust-toolchain.toml"; exit 1; }
+	@command -v go >/dev/null || { echo "Go is missing: the lab builds its S3 server from a Go module"; exit 1; }
+
+$(DENY): | deps
+	@echo "building cargo-deny $(DENY_VERSION) (once, a few minutes)"
+	nice cargo install --locked --quiet cargo-deny --version $(DENY_VERSION) --root $(CACHE)/tools/cargo-deny-$(DENY_VERSION)
+
+build: deps ## Build everything (debug)
+	cargo build --workspace
+
+check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate graph
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(DENY) check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	cargo test --quiet --package godwit-lab --test crate_graph
+
+test: check test-unit test-e2e ## Everything that CI holds (needs root)
+
+test-unit: deps ## Tests that need no node
+	cargo test --workspace --exclude godwit-e2e
+
+test-e2e: build ## Tests on real nodes, one after the other (needs root)
+	cargo test --package godwit-e2e -- --test-threads=1
+
+lab-up: deps ## Start two nodes with containerd (see docs/lab.md)
+	$(LAB) up node
+
+lab-down: ## Take the nodes down
+	$(LAB) down
