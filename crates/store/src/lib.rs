@@ -13,6 +13,7 @@ mod checkpoint;
 mod clock;
 mod config;
 mod error;
+mod gc;
 mod identity;
 mod layout;
 mod log;
@@ -30,6 +31,7 @@ pub use checkpoint::{
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Secret, StoreConfig};
 pub use error::{BlobError, Cause, StoreError};
+pub use gc::{SweepOptions, SweepReport};
 pub use identity::{DEFAULT_HORIZON, Identity};
 pub use log::{APPEND_DEADLINE, LineageLog, READ_DEADLINE};
 pub use record::{Hold, Intent, PinRecord, Tombstone, TombstoneReason};
