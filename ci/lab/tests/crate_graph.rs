@@ -1,4 +1,9 @@
 //! Imports point downward only: the edges between our crates are those of `docs/design/architecture.md`, "The parts".
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, outside the test functions"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

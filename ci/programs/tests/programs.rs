@@ -1,4 +1,9 @@
 //! The programs, run as processes: they end well when all is well, and notice a byte that somebody else changed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, outside the test functions"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
