@@ -1,6 +1,7 @@
 //! The cgroup of a container: where it is, who is in it, killing everyone in it, its numbers. Freezing belongs to
 //! operations (`freezer`) and to runc (Pause); this file only ever thaws what it has killed.
 
+mod numbers;
 pub mod v1;
 pub mod v2;
 
@@ -8,7 +9,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::events::event::pack;
 
 /// Passes over a cgroup before its killing is given up as hopeless: each pass kills whatever was forked meanwhile.
 const KILL_PASSES: usize = 64;
@@ -84,6 +88,15 @@ impl Cgroup {
         match self {
             Self::V1(group) => group.thaw(),
             Self::V2(group) => group.thaw(),
+        }
+    }
+
+    /// Its numbers as containerd's metrics message of its version, packed. What the kernel does not have is left out.
+    #[must_use]
+    pub fn stats(&self) -> Any {
+        match self {
+            Self::V1(group) => pack(&v1::stats::read(group)),
+            Self::V2(group) => pack(&v2::stats::read(group)),
         }
     }
 

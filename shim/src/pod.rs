@@ -1,13 +1,35 @@
 //! The containers of one shim, and what containerd may do to them. The task service converts and calls; all order is
 //! here.
+//!
+//! What containerd asks for runs on tasks of the pod ([`Pod::run`]), not on the connection: containerd may restart or
+//! lose patience in the middle, and half a `runc create` must not be the result.
+
+mod checkpoint;
+mod create;
+mod delete;
+mod exec;
+mod exit;
+mod pause;
+mod query;
+mod signal;
+mod start;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::hooks::Hooks;
-use crate::reaper::Reaper;
+use crate::oom::OomWatch;
+use crate::reaper::{Exit, Reaper};
+
+pub use create::CreateRequest;
+pub use exec::ExecRequest;
+pub use query::{Listed, ProcessState};
 
 /// The containers that share this shim: those of one sandbox, or one.
 pub struct Pod {
@@ -15,21 +37,55 @@ pub struct Pod {
     group: String,
     uid: Option<String>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    oom: Mutex<BTreeMap<String, OomWatch>>,
     reaper: Reaper,
+    events: Events,
     hooks: Arc<dyn Hooks>,
+    tasks: TaskTracker,
+    finished: CancellationToken,
+}
+
+/// Who a pod is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodIdentity {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The sandbox id, or the id of the only container.
+    pub group: String,
+    /// The Kubernetes pod's uid, if there is one.
+    pub uid: Option<String>,
+}
+
+/// What is left of a process that was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deleted {
+    /// Its pid; 0 if it never had one.
+    pub pid: u32,
+    /// How it ended; `None` if it never ran.
+    pub exit: Option<Exit>,
 }
 
 impl Pod {
-    /// A pod without containers. `group` is the sandbox id, or the id of the only container; `uid` the Kubernetes pod's.
+    /// A pod without containers.
     #[must_use]
     pub fn new(
-        namespace: String,
-        group: String,
-        uid: Option<String>,
+        identity: PodIdentity,
         reaper: Reaper,
+        events: Events,
         hooks: Arc<dyn Hooks>,
     ) -> Arc<Self> {
-        Arc::new(Self { namespace, group, uid, containers: Mutex::default(), reaper, hooks })
+        Arc::new(Self {
+            namespace: identity.namespace,
+            group: identity.group,
+            uid: identity.uid,
+            containers: Mutex::default(),
+            oom: Mutex::default(),
+            reaper,
+            events,
+            hooks,
+            tasks: TaskTracker::new(),
+            finished: CancellationToken::new(),
+        })
     }
 
     /// containerd's namespace.
@@ -56,10 +112,28 @@ impl Pod {
         &self.reaper
     }
 
+    /// Events on their way to containerd.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// What operations plug in.
     #[must_use]
     pub fn hooks(&self) -> &Arc<dyn Hooks> {
         &self.hooks
+    }
+
+    /// Tasks that the shim waits for before it ends.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Cancelled when the shim shall end: the last container was deleted and containerd said so.
+    #[must_use]
+    pub fn finished(&self) -> &CancellationToken {
+        &self.finished
     }
 
     /// All containers, ordered by id.
@@ -77,7 +151,56 @@ impl Pod {
         found.ok_or_else(|| Error::NotFound(format!("container {id} is not created")))
     }
 
-    fn list(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Container>>> {
-        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Runs `work` to its end, whatever becomes of the caller.
+    ///
+    /// # Errors
+    /// What `work` says.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let running = self.tasks.spawn(work);
+        running.await.map_err(Error::io("run a request to its end"))?
     }
+
+    /// Ends the shim if no container is left. Returns whether it does.
+    pub fn shutdown(&self) -> bool {
+        let empty = self.list().is_empty();
+        if empty {
+            self.finished.cancel();
+        }
+        empty
+    }
+
+    fn list(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Container>>> {
+        lock(&self.containers)
+    }
+
+    fn watch_oom(&self, container: &Container) {
+        let Some(cgroup) = container.cgroup() else { return };
+        match OomWatch::start(container.id(), &cgroup, &self.events) {
+            Ok(Some(watch)) => drop(lock(&self.oom).insert(container.id().to_owned(), watch)),
+            Ok(None) => {}
+            Err(why) => tracing::warn!(
+                container = container.id(),
+                why = why.chain(),
+                "out-of-memory events of this container will be missing"
+            ),
+        }
+    }
+
+    fn flush_oom(&self, container: &Container) {
+        if let Some(watch) = lock(&self.oom).get(container.id()) {
+            watch.flush();
+        }
+    }
+
+    fn forget(&self, container: &Container) {
+        lock(&self.oom).remove(container.id());
+        self.list().remove(container.id());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

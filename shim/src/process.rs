@@ -12,6 +12,7 @@ use crate::reaper::Exit;
 pub struct Process {
     id: String,
     stdio: Stdio,
+    document: Vec<u8>,
     inner: Mutex<Inner>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -43,8 +44,31 @@ impl Process {
     /// A process that has not been started.
     #[must_use]
     pub fn new(id: impl Into<String>, stdio: Stdio) -> Arc<Self> {
+        Self::with_document(id, stdio, Vec::new())
+    }
+
+    /// A process to execute, described by an OCI process document.
+    #[must_use]
+    pub fn with_document(id: impl Into<String>, stdio: Stdio, document: Vec<u8>) -> Arc<Self> {
         let (exit, _) = watch::channel(None);
-        Arc::new(Self { id: id.into(), stdio, inner: Mutex::default(), exit })
+        Arc::new(Self { id: id.into(), stdio, document, inner: Mutex::default(), exit })
+    }
+
+    /// Its OCI process document (JSON); empty for an init process, whose is in the bundle.
+    #[must_use]
+    pub fn document(&self) -> &[u8] {
+        &self.document
+    }
+
+    /// Goes from `Added` to `Starting`; false if it was started before.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        let mut inner = self.inner();
+        let fresh = inner.phase == Phase::Added;
+        if fresh {
+            inner.phase = Phase::Starting;
+        }
+        fresh
     }
 
     /// The exec id; for an init process the container's id.

@@ -6,6 +6,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use tokio::io::Interest;
@@ -13,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use rustix::io::{dup2, fcntl_dupfd_cloexec};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// First descriptor that is not a standard stream.
 const FIRST: RawFd = 3;
@@ -61,6 +63,24 @@ pub(crate) fn poll_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(io::Error::from)
 }
 
+/// Runs something with another working directory, on a thread of its own whose directory is nobody else's.
+///
+/// # Errors
+/// The directory cannot be entered, or what `run` says.
+pub(crate) fn run_in_directory(
+    dir: &Path,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let dir = dir.to_owned();
+    let thread = std::thread::Builder::new().spawn(move || {
+        // SAFETY: only the working directory, root and umask are separated (CLONE_FS); no descriptors.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        std::env::set_current_dir(dir)?;
+        run()
+    })?;
+    thread.join().map_err(|_| io::Error::other("the thread that mounts panicked"))?
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -68,6 +88,17 @@ mod tests {
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
+
+    #[test]
+    fn another_directory_is_of_that_thread_alone() {
+        let before = std::env::current_dir().unwrap();
+        let see = || {
+            assert_eq!(std::env::current_dir()?, Path::new("/proc"));
+            Ok(())
+        };
+        run_in_directory(Path::new("/proc"), see).unwrap();
+        assert_eq!(std::env::current_dir().unwrap(), before);
+    }
 
     #[test]
     fn a_child_finds_the_descriptors_from_3_on_in_order() {

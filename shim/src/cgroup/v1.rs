@@ -1,5 +1,7 @@
 //! cgroup v1: one directory per controller.
 
+pub mod stats;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! cgroup v2: one directory.
 
+pub mod stats;
+
 use std::io;
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,100 @@
+//! Delete: of what has ended, or never began.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Deleted, Pod};
+use crate::container::{Container, PID_FILE};
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::mounts;
+use crate::process::{Phase, Process};
+use crate::reaper::Exit;
+use crate::state::State;
+
+/// How long the last output of a process may take to reach containerd; as in containerd's runc shim.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the death of something that was killed may take to be seen.
+const DEATH: Duration = Duration::from_secs(10);
+/// Status of a container that was deleted before it had a process.
+const NEVER_RAN: u32 = 137;
+
+impl Pod {
+    /// Deletes a container (empty `exec_id`) or an executed process.
+    ///
+    /// # Errors
+    /// It lives.
+    pub async fn delete(self: &Arc<Self>, id: &str, exec_id: &str) -> Result<Deleted> {
+        let container = self.container(id)?;
+        if exec_id.is_empty() {
+            self.delete_container(&container).await
+        } else {
+            delete_exec(&container, exec_id).await
+        }
+    }
+
+    async fn delete_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<Deleted> {
+        // Asked before its turn: a restore may take long, and must be killed first anyway.
+        container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
+        let _turn = container.turn().await;
+        container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
+        let removed = remove(container).await;
+        let exit = wait_dead(container).await?;
+        removed?;
+        let pid = container.init().pid().unwrap_or_default();
+        self.forget(container);
+        self.events().publish(Event::deleted(container.id(), pid, exit));
+        info!(container = container.id(), "container deleted");
+        self.hooks().deleted(self, container).await;
+        Ok(Deleted { pid, exit: Some(exit) })
+    }
+}
+
+/// Takes away runc's state, streams and mounts; goes on past a failure and tells the first.
+async fn remove(container: &Container) -> Result<()> {
+    let force = container.state() == State::Created;
+    let deleted = container.runc().delete(force).await;
+    drop(container.take_prepared());
+    for process in container.execs().into_iter().chain([Arc::clone(container.init())]) {
+        finish_io(&process).await;
+    }
+    // Its absence is what we want.
+    let _ = std::fs::remove_file(container.bundle().join(PID_FILE));
+    let unmounted = mounts::unmount_all(&container.bundle().join("rootfs")).await;
+    if let Err(why) = &unmounted {
+        warn!(
+            container = container.id(),
+            why = why.chain(),
+            "unmounting the root file system failed"
+        );
+    }
+    deleted.and(unmounted)
+}
+
+async fn wait_dead(container: &Container) -> Result<Exit> {
+    let init = container.init();
+    if init.pid().is_none() {
+        init.set_exit(Exit::now(NEVER_RAN));
+    }
+    tokio::time::timeout(DEATH, init.wait()).await.map_err(|_| {
+        Error::Unavailable(format!("container {} does not die; try again", container.id()))
+    })
+}
+
+async fn delete_exec(container: &Container, exec_id: &str) -> Result<Deleted> {
+    let process = container.process(exec_id)?;
+    if matches!(process.phase(), Phase::Starting | Phase::Running) {
+        return Err(Error::Precondition(format!("process {exec_id} is running; kill it first")));
+    }
+    finish_io(&process).await;
+    container.remove_exec(exec_id);
+    Ok(Deleted { pid: process.pid().unwrap_or_default(), exit: process.exit() })
+}
+
+async fn finish_io(process: &Process) {
+    if let Some(io) = process.take_io() {
+        io.finish(LAST_WORDS).await;
+    }
+}

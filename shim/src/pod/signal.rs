@@ -1,0 +1,91 @@
+//! Kill: always allowed, never waits behind another request for the container.
+
+use std::sync::Arc;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Pod;
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::process::Process;
+use crate::state::State;
+
+/// SIGKILL's number.
+const KILL: u32 = 9;
+
+impl Pod {
+    /// Sends a signal to the init process (empty `exec_id`), to all processes of the container, or to an executed one.
+    ///
+    /// While an operation holds the container: SIGKILL before the seal gives the operation up, then kills. Sealed or
+    /// moved, any signal kills everyone without executing another instruction of theirs.
+    ///
+    /// # Errors
+    /// `NotFound` if the process is over.
+    pub async fn kill(
+        self: &Arc<Self>,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
+        let container = self.container(id)?;
+        let process = container.process(exec_id)?;
+        if process.exit().is_some() {
+            return Err(Error::NotFound(format!("process {} already finished", process.id())));
+        }
+        if exec_id.is_empty() {
+            self.kill_init(&container, signal, all).await
+        } else {
+            kill_exec(&process, signal)
+        }
+    }
+
+    async fn kill_init(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
+        match container.state() {
+            State::Creating => {
+                return Err(Error::Precondition(format!(
+                    "container {} is being created",
+                    container.id()
+                )));
+            }
+            State::Sealed | State::Moved => return kill_held(container),
+            State::Checkpointing | State::Frozen | State::Restoring | State::Hydrating
+                if signal == KILL =>
+            {
+                self.hooks().abort(self, container).await?;
+            }
+            _ => {}
+        }
+        if container.init_pid().is_none() {
+            // A restore without a process: there is nothing to kill any more.
+            return Err(Error::NotFound(format!("container {} has no process", container.id())));
+        }
+        container.runc().kill(signal, all).await
+    }
+}
+
+fn kill_held(container: &Container) -> Result<()> {
+    let Some(cgroup) = container.cgroup() else {
+        return Err(Error::NotFound(format!("container {} has no process", container.id())));
+    };
+    cgroup.kill().map_err(Error::io(format!("kill everyone in container {}", container.id())))
+}
+
+fn kill_exec(process: &Process, signal: u32) -> Result<()> {
+    let pid = process.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let pid =
+        pid.ok_or_else(|| Error::Precondition(format!("process {} is not started", process.id())))?;
+    let signal = i32::try_from(signal).ok().and_then(Signal::from_named_raw);
+    let signal = signal.ok_or_else(|| Error::Invalid("no such signal".into()))?;
+    match kill_process(pid, signal) {
+        Err(rustix::io::Errno::SRCH) => {
+            Err(Error::NotFound(format!("process {} already finished", process.id())))
+        }
+        other => other.map_err(Error::io(format!("send a signal to process {}", process.id()))),
+    }
+}

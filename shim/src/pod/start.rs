@@ -1,0 +1,139 @@
+//! Start: of an init process, by whatever its origin asks for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Pod;
+use crate::container::{Container, Origin};
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::hooks::Restored;
+use crate::process::Phase;
+use crate::reaper::{Exit, Scope};
+use crate::runc;
+use crate::state::{State, Step};
+
+impl Pod {
+    /// Starts the init process of a container; returns its pid.
+    ///
+    /// # Errors
+    /// The container is as it was before, or has stopped.
+    pub async fn start(self: &Arc<Self>, id: &str) -> Result<u32> {
+        let container = self.container(id)?;
+        let _turn = container.turn().await;
+        match container.origin().clone() {
+            Origin::Spec => self.start_created(&container).await,
+            Origin::Images(images) => self.start_from_images(&container, &images).await,
+            Origin::Restore { .. } => self.start_restore(&container).await,
+        }
+    }
+
+    async fn start_created(self: &Arc<Self>, container: &Arc<Container>) -> Result<u32> {
+        // Asked first, so that a wrong state is told before a fence is.
+        container.state().after(Step::Start).map_err(|refusal| container.refuse(refusal))?;
+        self.hooks().before_start(self, container).await?;
+        container.shift(Step::Start)?;
+        let init = container.init();
+        init.set_phase(Phase::Starting);
+        let started = container.runc().start().await;
+        let pid = init.pid().unwrap_or_default();
+        let step = match &started {
+            Ok(()) => {
+                self.watch_oom(container);
+                self.events().publish(Event::started(container.id(), pid));
+                Step::Started
+            }
+            Err(_) => Step::Failed,
+        };
+        container.shift(step)?;
+        let phase = if started.is_ok() { Phase::Running } else { Phase::Added };
+        if let Some(exit) = init.started(phase) {
+            self.init_exited(container, exit).await;
+        }
+        started.map(|()| pid)
+    }
+
+    async fn start_from_images(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        images: &Path,
+    ) -> Result<u32> {
+        container.state().after(Step::Start).map_err(|refusal| container.refuse(refusal))?;
+        self.hooks().before_start(self, container).await?;
+        container.shift(Step::Start)?;
+        let scope = self.reaper().scope();
+        let what = runc::Restore {
+            images: images.to_owned(),
+            work: work_dir(container),
+            ..Default::default()
+        };
+        match container.runc_restore(&what, self.reaper()).await {
+            Ok(pid) => self.restored(container, &scope, pid, &[Step::Started]),
+            Err(why) => {
+                // A failed restore may have left tasks.
+                let _ = container.runc().delete(true).await;
+                container.shift(Step::Failed)?;
+                Err(why)
+            }
+        }
+    }
+
+    async fn start_restore(self: &Arc<Self>, container: &Arc<Container>) -> Result<u32> {
+        container.shift(Step::Restore)?;
+        let scope = self.reaper().scope();
+        match self.hooks().restore(self, container).await {
+            Ok(Restored::Running { pid, hydrating: true }) => {
+                self.restored(container, &scope, pid, &[Step::Restored])
+            }
+            Ok(Restored::Running { pid, hydrating: false }) => {
+                self.restored(container, &scope, pid, &[Step::Restored, Step::Hydrated])
+            }
+            Ok(Restored::Finished) => Ok(self.finished_before(container).await),
+            Err(why) => {
+                if container.state() == State::Restoring {
+                    container.shift(Step::Failed)?;
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn restored(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        scope: &Scope,
+        pid: u32,
+        steps: &[Step],
+    ) -> Result<u32> {
+        let init = container.init();
+        init.set_pid(pid);
+        init.set_phase(Phase::Running);
+        container.adopt_cgroup_of(pid);
+        let child = scope.claim(pid).map_err(Error::io("take over the restored init process"))?;
+        for step in steps {
+            // A pager may have told the end of hydration already.
+            if container.state() != State::Running {
+                container.shift(*step)?;
+            }
+        }
+        self.watch_oom(container);
+        self.events().publish(Event::started(container.id(), pid));
+        self.watch_init(container, child);
+        Ok(pid)
+    }
+
+    /// An init container that had done its work before the checkpoint: told as started and over, without running.
+    async fn finished_before(self: &Arc<Self>, container: &Arc<Container>) -> u32 {
+        drop(container.take_prepared());
+        let pid = std::process::id();
+        container.init().set_pid(pid);
+        self.events().publish(Event::started(container.id(), pid));
+        self.init_exited(container, Exit::now(0)).await;
+        pid
+    }
+}
+
+fn work_dir(container: &Container) -> std::path::PathBuf {
+    let asked = &container.options().criu_work_path;
+    if asked.is_empty() { container.bundle().join("work") } else { asked.into() }
+}
