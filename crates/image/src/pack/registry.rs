@@ -28,6 +28,7 @@ pub struct FinishedPack {
 #[derive(Debug)]
 pub struct PackRegistry {
     checkpoint: CheckpointId,
+    first_own: PackSlot,
     next_slot: AtomicU32,
     next_data: AtomicU32,
     next_digests: AtomicU32,
@@ -40,6 +41,7 @@ impl PackRegistry {
     pub fn new(checkpoint: CheckpointId, parent: PackTable) -> Arc<Self> {
         Arc::new(Self {
             checkpoint,
+            first_own: parent.next_slot(),
             next_slot: AtomicU32::new(parent.next_slot().0),
             next_data: AtomicU32::new(0),
             next_digests: AtomicU32::new(0),
@@ -51,6 +53,12 @@ impl PackRegistry {
     #[must_use]
     pub fn checkpoint(&self) -> CheckpointId {
         self.checkpoint
+    }
+
+    /// Whether the pack in this slot is one of this checkpoint, not of an earlier one.
+    #[must_use]
+    pub fn is_own(&self, slot: PackSlot) -> bool {
+        slot >= self.first_own
     }
 
     /// A writer of packs of this kind. Any number may be used at once, each by one thread.
