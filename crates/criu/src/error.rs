@@ -6,7 +6,7 @@ use std::path::Path;
 use godwit_types::Code;
 
 /// A failure of this crate. Refusals that a person can act on have enums of their own
-/// ([`crate::vet::Refusal`]).
+/// ([`crate::preflight::Refusal`], [`crate::vet::Refusal`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or a system call failed.

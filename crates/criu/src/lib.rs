@@ -2,7 +2,8 @@
 //!
 //! Owns: starting CRIU ([`launch`], [`probe`]), one dump as a state object ([`dump`]), which mounts are whose
 //! ([`mounts`]), which namespaces CRIU is started in ([`namespaces`]), reading and editing of images ([`images`]),
-//! what a checkpoint may not bring with it ([`vet`]), CRIU's log in one sentence ([`log`]).
+//! what a checkpoint may not bring with it ([`vet`]), what cannot be checkpointed ([`preflight`]), CRIU's log in one
+//! sentence ([`log`]).
 //! Owns not: freezing, killing, bytes of memory, the store, the restore itself (the relay and the shim run it).
 
 pub mod dump;
@@ -13,6 +14,7 @@ pub mod log;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespaces;
+pub mod preflight;
 pub mod probe;
 mod sys;
 pub mod vet;

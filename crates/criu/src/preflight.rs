@@ -1,0 +1,223 @@
+//! What cannot be checkpointed, found before anything is stopped.
+//!
+//! Owns the named refusals that can be seen in `/proc` and in the spec ([`check`]). It looks once, while the container
+//! runs: CRIU may still meet something new a moment later, and its own error then says so. Those of store, memory,
+//! compatibility and volumes are the engine's.
+
+mod files;
+mod process;
+mod unix;
+
+use std::collections::BTreeSet;
+
+use godwit_types::Code;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::namespaces::{namespace, path_of};
+
+/// A reason why a container cannot be checkpointed now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// An io_uring instance.
+    #[error(
+        "process {pid} uses io_uring, which cannot be saved; configure the program to do without it"
+    )]
+    IoUring {
+        /// The process, in the node's pid namespace.
+        pid: u32,
+    },
+    /// A userfaultfd.
+    #[error("process {pid} uses userfaultfd, which cannot be saved")]
+    Userfaultfd {
+        /// The process.
+        pid: u32,
+    },
+    /// An open file of another kind that CRIU does not know.
+    #[error("process {pid} has {what} open, which cannot be saved")]
+    UnsupportedFile {
+        /// The process.
+        pid: u32,
+        /// `anon_inode:[perf_event]`
+        what: String,
+    },
+    /// An open or mapped device.
+    #[error("process {pid} uses the device {path}, whose state cannot be saved")]
+    Device {
+        /// The process.
+        pid: u32,
+        /// Its name in the container.
+        path: String,
+    },
+    /// A FUSE daemon inside the container.
+    #[error("process {pid} serves a FUSE file system, which cannot be saved; unmount it first")]
+    FuseDaemon {
+        /// The process.
+        pid: u32,
+    },
+    /// A debugger or tracer.
+    #[error("process {pid} is traced by process {tracer}; detach the debugger or tracer first")]
+    Traced {
+        /// The process.
+        pid: u32,
+        /// Who traces it.
+        tracer: u32,
+    },
+    /// A process that did not grow out of the container's init: an exec session.
+    #[error("process {pid} ({command}) was started by exec; wait for it to end")]
+    ExecSession {
+        /// The process.
+        pid: u32,
+        /// Its name.
+        command: String,
+    },
+    /// A process in a namespace of its own.
+    #[error(
+        "process {pid} made a {kind} namespace of its own inside the container, which cannot be saved"
+    )]
+    NestedNamespace {
+        /// The process.
+        pid: u32,
+        /// `mnt`, `net`, `pid`, `user`
+        kind: &'static str,
+    },
+    /// A stream connection to a unix socket outside the container.
+    #[error(
+        "process {pid} is connected to the unix socket {peer} of a process outside the container; close it first"
+    )]
+    ExternalUnixPeer {
+        /// The process.
+        pid: u32,
+        /// The peer's name, or its number.
+        peer: String,
+    },
+    /// A process that does not react to signals: the cgroup may not freeze.
+    #[error(
+        "process {pid} waits in the kernel ({wchan}) and cannot be frozen; try again when it is done"
+    )]
+    Uninterruptible {
+        /// The process.
+        pid: u32,
+        /// Where in the kernel.
+        wchan: String,
+    },
+    /// A terminal.
+    #[error(
+        "the container has a terminal; containers with a tty or an attached stdin cannot be moved"
+    )]
+    Terminal,
+    /// The node's pid namespace, or that of another container.
+    #[error(
+        "the container shares its pid namespace (hostPID or shareProcessNamespace); its pids could not be had again elsewhere"
+    )]
+    SharedPid,
+    /// The node's network.
+    #[error(
+        "the container uses the node's network (hostNetwork); its connections and ports belong to this node"
+    )]
+    HostNetwork,
+    /// The node's IPC namespace.
+    #[error("the container uses the node's IPC namespace (hostIPC)")]
+    HostIpc,
+    /// A user namespace.
+    #[error("the container has a user namespace (hostUsers: false), which is not supported yet")]
+    UserNamespace,
+}
+
+impl Refusal {
+    /// What a caller may do about it: some refusals go away by themselves.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::ExecSession { .. } | Self::Uninterruptible { .. } => Code::Unavailable,
+            _ => Code::Refused,
+        }
+    }
+}
+
+/// A container to look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its init, in our pid namespace.
+    pub init: u32,
+    /// All processes of its cgroup, init among them, in our pid namespace.
+    pub pids: &'a [u32],
+    /// Its spec.
+    pub spec: &'a Spec,
+}
+
+/// Every reason against a checkpoint. A process that ends while it is looked at is no reason.
+#[must_use]
+pub fn check(subject: Subject<'_>) -> Vec<Refusal> {
+    let mut refusals = of_spec(subject.spec);
+    let members: BTreeSet<u32> = subject.pids.iter().copied().collect();
+    for pid in &members {
+        refusals.extend(process::check(*pid, subject.init, &members));
+        refusals.extend(files::check(*pid));
+    }
+    refusals.extend(unix::check(subject.init, &members));
+    refusals
+}
+
+/// Reasons in the spec alone.
+#[must_use]
+pub fn of_spec(spec: &Spec) -> Vec<Refusal> {
+    let missing = |typ| namespace(spec, typ).is_none();
+    let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
+    let shared_pid =
+        missing(LinuxNamespaceType::Pid) || path_of(spec, LinuxNamespaceType::Pid).is_some();
+    [
+        (terminal, Refusal::Terminal),
+        (shared_pid, Refusal::SharedPid),
+        (missing(LinuxNamespaceType::Network), Refusal::HostNetwork),
+        (missing(LinuxNamespaceType::Ipc), Refusal::HostIpc),
+        (!missing(LinuxNamespaceType::User), Refusal::UserNamespace),
+    ]
+    .into_iter()
+    .filter_map(|(applies, refusal)| applies.then_some(refusal))
+    .collect()
+}
+
+/// Processes that wait uninterruptibly right now: the reason of a freeze that timed out.
+#[must_use]
+pub fn uninterruptible(pids: &[u32]) -> Vec<Refusal> {
+    pids.iter().filter_map(|pid| process::uninterruptible(*pid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(namespaces: &str, terminal: bool) -> Spec {
+        serde_json::from_str(&format!(
+            r#"{{"ociVersion":"1.2.0","process":{{"cwd":"/","user":{{"uid":0,"gid":0}},"terminal":{terminal}}},
+                "linux":{{"namespaces":[{namespaces}]}}}}"#
+        ))
+        .unwrap()
+    }
+
+    const PRIVATE: &str = r#"{"type":"pid"},{"type":"network","path":"/n"},{"type":"ipc"}"#;
+
+    #[test]
+    fn a_spec_of_an_ordinary_pod_passes_and_shared_namespaces_are_named() {
+        assert_eq!(of_spec(&spec(PRIVATE, false)), []);
+        assert_eq!(
+            of_spec(&spec(r#"{"type":"pid","path":"/p"},{"type":"user"}"#, true)),
+            [
+                Refusal::Terminal,
+                Refusal::SharedPid,
+                Refusal::HostNetwork,
+                Refusal::HostIpc,
+                Refusal::UserNamespace
+            ]
+        );
+    }
+
+    #[test]
+    fn this_process_can_be_looked_at() {
+        let pid = std::process::id();
+        let spec = spec(PRIVATE, false);
+        let refusals = check(Subject { init: pid, pids: &[pid], spec: &spec });
+        let exec = refusals.iter().any(|r| matches!(r, Refusal::ExecSession { .. }));
+        assert!(!exec, "{refusals:?}");
+    }
+}

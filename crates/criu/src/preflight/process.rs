@@ -1,0 +1,118 @@
+//! What a process is in: a tracer's hands, an exec session, a namespace of its own, a wait in the kernel.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::Refusal;
+
+pub(super) fn check(pid: u32, init: u32, members: &BTreeSet<u32>) -> Vec<Refusal> {
+    let Some(status) = Status::of(pid) else { return Vec::new() };
+    let mut refusals = Vec::new();
+    if status.tracer != 0 {
+        refusals.push(Refusal::Traced { pid, tracer: status.tracer });
+    }
+    if pid != init && !members.contains(&status.parent) {
+        refusals.push(Refusal::ExecSession { pid, command: status.name });
+        // Its own namespaces are runc's business.
+        return refusals;
+    }
+    refusals.extend(nested(pid, init));
+    refusals
+}
+
+fn nested(pid: u32, init: u32) -> impl Iterator<Item = Refusal> {
+    let link = |pid: u32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+    ["mnt", "net", "pid", "user"].into_iter().filter_map(move |kind| {
+        let differs = link(pid, kind)? != link(init, kind)?;
+        differs.then_some(Refusal::NestedNamespace { pid, kind })
+    })
+}
+
+pub(super) fn uninterruptible(pid: u32) -> Option<Refusal> {
+    let status = Status::of(pid)?;
+    let waits = |wchan: String| Refusal::Uninterruptible { pid, wchan };
+    (status.state == 'D').then(|| {
+        let wchan = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        waits(if wchan.is_empty() || wchan == "0" { "unknown".to_owned() } else { wchan })
+    })
+}
+
+struct Status {
+    name: String,
+    state: char,
+    parent: u32,
+    tracer: u32,
+}
+
+impl Status {
+    fn of(pid: u32) -> Option<Self> {
+        let text = fs::read(format!("/proc/{pid}/status")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&text))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = text.lines().find(|l| l.starts_with(name))?;
+            Some(line.get(name.len()..)?.strip_prefix(':')?.trim())
+        };
+        Some(Self {
+            name: field("Name")?.to_owned(),
+            state: field("State")?.chars().next()?,
+            parent: field("PPid")?.parse().ok()?,
+            tracer: field("TracerPid")?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn sleeper() -> std::process::Child {
+        Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    fn end(mut child: std::process::Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_whose_parent_is_outside_is_an_exec_session() {
+        let child = sleeper();
+        let pid = child.id();
+        let outside = check(pid, 1, &BTreeSet::from([1, pid]));
+        let inside = check(pid, std::process::id(), &BTreeSet::from([std::process::id(), pid]));
+        end(child);
+        assert!(matches!(&outside[0], Refusal::ExecSession { pid: p, .. } if *p == pid));
+        assert_eq!(inside, []);
+    }
+
+    #[test]
+    fn a_process_in_a_namespace_of_its_own_is_named() {
+        let mut child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", "echo ready; exec sleep 1000"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let out = child.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+        let pid = child.id();
+        let found = check(pid, std::process::id(), &BTreeSet::from([std::process::id(), pid]));
+        end(child);
+        assert_eq!(found, [Refusal::NestedNamespace { pid, kind: "mnt" }]);
+    }
+
+    #[test]
+    fn a_traced_process_and_a_wait_in_the_kernel_are_read_from_its_status() {
+        let text = "Name:\tred is\nState:\tD (disk sleep)\nPid:\t9\nPPid:\t1\nTracerPid:\t77\n";
+        let status = Status::parse(text).unwrap();
+        assert_eq!((status.name.as_str(), status.state), ("red is", 'D'));
+        assert_eq!((status.parent, status.tracer), (1, 77));
+        assert_eq!(uninterruptible(std::process::id()), None);
+    }
+}
