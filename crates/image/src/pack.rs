@@ -21,3 +21,6 @@ pub use table::{FrameTable, FrameUsage, Located, PackRecord, PackTable};
 /// Bytes after the footer: its length and four letters.
 pub(crate) const TRAILER_BYTES: usize = 8;
 pub(crate) const TRAILER_MAGIC: [u8; 4] = *b"GWFT";
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,12 @@ enum Role {
     Map(Space),
     Eager(Space),
     Digests(Space),
+    /// Something of a later version that a reader may leave out.
+    Optional,
 }
+
+/// Kinds of section from this number on are skipped by readers that do not know them.
+const FIRST_OPTIONAL: u8 = 128;
 
 impl Role {
     fn put(self, out: &mut Vec<u8>) {
@@ -37,6 +42,7 @@ impl Role {
             Self::Map(s) => (5, Some(s)),
             Self::Eager(s) => (6, Some(s)),
             Self::Digests(s) => (7, Some(s)),
+            Self::Optional => (FIRST_OPTIONAL, None),
         };
         out.push(number);
         match space {
@@ -52,7 +58,7 @@ impl Role {
         }
     }
 
-    /// A kind that is not known is refused: nothing in a head may be left out.
+    /// A kind that is not known is refused, unless its number says that it may be left out.
     fn take(c: &mut Cursor<'_>) -> Result<Self, ImageError> {
         Ok(match c.byte()? {
             0 => Self::Packs,
@@ -63,6 +69,7 @@ impl Role {
             5 => Self::Map(take_space(c)?),
             6 => Self::Eager(take_space(c)?),
             7 => Self::Digests(take_space(c)?),
+            FIRST_OPTIONAL.. => Self::Optional,
             _ => return Err(c.invalid("a kind of section is not known")),
         })
     }
@@ -172,6 +179,7 @@ impl Head {
             Role::Map(s) => self.space(s)?.map = PageMap::decode(&bytes)?,
             Role::Eager(s) => self.space(s)?.eager = decode_ranges(&bytes)?,
             Role::Digests(s) => self.space(s)?.digests = DigestIndex::decode(&bytes)?,
+            Role::Optional => {}
         }
         Ok(())
     }

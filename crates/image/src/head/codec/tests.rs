@@ -90,6 +90,20 @@ fn a_section_before_any_container_or_twice_is_refused() {
     assert!(head.place(Role::PodSection, "x", vec![]).is_err());
 }
 
+#[test]
+fn sections_of_a_later_version_that_may_be_left_out_are_skipped() {
+    let mut w = Writer::default();
+    w.add(Role::Packs, "", &PackTable::default().encode()).unwrap();
+    w.add(Role::Optional, "recorded faults", &[1; 100]).unwrap();
+    let mut counted = Vec::new();
+    put_varint(&mut counted, w.sections);
+    counted.extend_from_slice(&w.contents);
+    let mut body = Vec::new();
+    put_bytes(&mut body, &counted);
+    body.extend_from_slice(&w.bytes);
+    assert_eq!(Head::decode(&header::wrap(Kind::Head, &body)), Ok(Head::default()));
+}
+
 proptest! {
     #[test]
     fn damaged_sections_give_an_error_and_never_a_panic(
