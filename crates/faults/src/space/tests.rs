@@ -1,0 +1,299 @@
+//! The kernel as a model: threads change mappings, their events arrive when the scheduler likes, and the space must still know every
+//! page.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::layout::tests::layout;
+
+/// Content of a mapped page: the page of the checkpoint that belongs there and is not there yet, or anything else.
+type Page = Option<u64>;
+
+/// An address space and its counter of changes.
+#[derive(Clone, Default)]
+struct Mm {
+    pages: BTreeMap<u64, Page>,
+    changing: u32,
+}
+
+#[derive(Clone, Default)]
+struct Kernel(Arc<Mutex<Mm>>);
+
+impl Memory for Kernel {
+    fn probe(&self, page: u64) -> Probed {
+        let mm = self.0.lock().unwrap();
+        match mm.changing {
+            0 if mm.pages.contains_key(&page) => Probed::Registered,
+            0 => Probed::Absent,
+            _ => Probed::Changing,
+        }
+    }
+}
+
+/// What a thread of the process is at.
+enum Thread {
+    Idle,
+    /// Done under the lock of the address space, event not queued yet.
+    Did(Event),
+    /// Queued, not read.
+    Waits,
+    /// Read; the thread has not run since.
+    Read(Event),
+}
+
+#[derive(Clone)]
+enum Event {
+    Remove(Range<u64>),
+    Unmap(Range<u64>),
+    Remap(u64, u64, u64),
+    Fork(Kernel),
+}
+
+struct Child {
+    kernel: Kernel,
+    space: Option<Space>,
+    either: Vec<Range<u64>>,
+}
+
+impl Event {
+    /// Pages that no other thread can know, or may touch, before the call has returned.
+    fn in_use(&self) -> Range<u64> {
+        match self {
+            Self::Remove(range) => range.clone(),
+            Self::Remap(_, to, len) => *to..to + len,
+            Self::Unmap(_) | Self::Fork(_) => 0..0,
+        }
+    }
+
+    fn discards(&self) -> Option<Range<u64>> {
+        if let Self::Remove(range) = self { Some(range.clone()) } else { None }
+    }
+}
+
+const PAGES: u64 = 96;
+
+struct World {
+    rng: SmallRng,
+    kernel: Kernel,
+    threads: Vec<Thread>,
+    queue: VecDeque<(usize, Event)>,
+    space: Space,
+    children: Vec<Child>,
+    /// Forks of which the event was not read, and what was discarded meanwhile: in the child it may be there or not.
+    forking: Vec<(Kernel, Vec<Range<u64>>)>,
+}
+
+impl World {
+    fn new(seed: u64, threads: usize) -> Self {
+        let pages = (0..PAGES).map(|p| (p, Some(p))).collect();
+        let kernel = Kernel(Arc::new(Mutex::new(Mm { pages, changing: 0 })));
+        let runs: Vec<_> = (0..PAGES / 8).map(|f| (f * 8, 8, 0, f as u32, 0)).collect();
+        Self {
+            rng: SmallRng::seed_from_u64(seed),
+            kernel,
+            threads: (0..threads).map(|_| Thread::Idle).collect(),
+            queue: VecDeque::new(),
+            space: Space::new(Arc::new(layout(&runs))),
+            children: Vec::new(),
+            forking: Vec::new(),
+        }
+    }
+
+    /// A run of mapped pages that no other thread is busy with, as long as asked for at most.
+    fn mapped(&mut self) -> Option<Range<u64>> {
+        let mm = self.kernel.0.lock().unwrap();
+        let keys: Vec<u64> = mm.pages.keys().copied().collect();
+        let start = *keys.get(self.rng.random_range(0..keys.len().max(1)))?;
+        let want = self.rng.random_range(1..12);
+        let mut end = start;
+        while end - start < want && mm.pages.contains_key(&end) {
+            end += 1;
+        }
+        let overlaps = |r: &Range<u64>| r.start < end && start < r.end;
+        let busy = self.threads.iter().any(|t| match t {
+            Thread::Did(event) => overlaps(&event.in_use()),
+            Thread::Read(event) => overlaps(&event.in_use()),
+            Thread::Idle | Thread::Waits => false,
+        }) || self.queue.iter().any(|(_, event)| overlaps(&event.in_use()));
+        (!busy).then_some(start..end)
+    }
+
+    /// Free addresses, as the kernel would choose them: often those that were freed just now.
+    fn free(&mut self, len: u64) -> u64 {
+        let mm = self.kernel.0.lock().unwrap();
+        let fits = |at: &u64| (*at..at + len).all(|p| !mm.pages.contains_key(&p));
+        let all: Vec<u64> = (0..PAGES + 64).filter(fits).collect();
+        all[self.rng.random_range(0..all.len().min(12))]
+    }
+
+    /// An idle thread does something.
+    fn act(&mut self, thread: usize) {
+        let Some(range) = self.mapped() else { return };
+        let event = match self.rng.random_range(0..10) {
+            0..3 => Event::Unmap(range.clone()),
+            3..7 => Event::Remap(
+                range.start,
+                self.free(range.end - range.start),
+                range.end - range.start,
+            ),
+            7..9 => Event::Remove(range.clone()),
+            _ if self.children.len() < 6 => Event::Fork(Kernel::default()),
+            _ => return,
+        };
+        let mut mm = self.kernel.0.lock().unwrap();
+        mm.changing += 1;
+        match &event {
+            Event::Unmap(r) => mm.pages.retain(|p, _| !r.contains(p)),
+            Event::Remap(from, to, len) => {
+                let moved: Vec<Page> =
+                    (0..*len).map(|i| mm.pages.remove(&(from + i)).unwrap()).collect();
+                mm.pages.extend(moved.into_iter().enumerate().map(|(i, p)| (to + i as u64, p)));
+            }
+            Event::Remove(r) => {
+                self.forking.iter_mut().for_each(|(_, either)| either.push(r.clone()))
+            }
+            Event::Fork(child) => {
+                let busy = self.threads.iter().filter_map(|t| match t {
+                    Thread::Did(event) | Thread::Read(event) => event.discards(),
+                    Thread::Idle | Thread::Waits => None,
+                });
+                let queued = self.queue.iter().filter_map(|(_, event)| event.discards());
+                self.forking.push((child.clone(), busy.chain(queued).collect()));
+                *child.0.lock().unwrap() = Mm { pages: mm.pages.clone(), changing: 0 };
+            }
+        }
+        drop(mm);
+        self.threads[thread] = Thread::Did(event);
+    }
+
+    fn step_thread(&mut self, thread: usize) {
+        match std::mem::replace(&mut self.threads[thread], Thread::Waits) {
+            Thread::Idle => {
+                self.threads[thread] = Thread::Idle;
+                self.act(thread);
+            }
+            Thread::Did(event) => self.queue.push_back((thread, event)),
+            Thread::Waits => {}
+            Thread::Read(event) => {
+                let mut mm = self.kernel.0.lock().unwrap();
+                mm.changing -= 1;
+                for page in event.discards().into_iter().flatten() {
+                    mm.pages.entry(page).and_modify(|p| *p = None);
+                }
+                drop(mm);
+                self.threads[thread] = Thread::Idle;
+            }
+        }
+    }
+
+    /// The event loop reads one event.
+    fn read(&mut self) {
+        let Some((thread, event)) = self.queue.pop_front() else { return };
+        self.threads[thread] = Thread::Read(event.clone());
+        let change = match event {
+            Event::Remove(r) => Change::Remove(r),
+            Event::Unmap(r) => Change::Unmap(r),
+            Event::Remap(from, to, len) => Change::Remap { from, to, len },
+            Event::Fork(child) => {
+                let at =
+                    self.forking.iter().position(|(k, _)| Arc::ptr_eq(&k.0, &child.0)).unwrap();
+                let either = self.forking.swap_remove(at).1;
+                self.children.push(Child { kernel: child.clone(), space: None, either });
+                Change::Fork(Unborn { id: self.children.len() as u64 - 1, memory: Arc::new(child) })
+            }
+        };
+        self.space.change(change);
+    }
+
+    fn settle(&mut self) {
+        let mut born = Vec::new();
+        self.space.try_settle(&self.kernel.clone(), &mut born);
+        for b in born {
+            self.children[b.id as usize].space = Some(b.space);
+        }
+    }
+
+    /// A worker places some frame, if the kernel lets it.
+    fn place(&mut self) {
+        if !self.space.is_settled() || self.kernel.probe(0) == Probed::Changing {
+            return;
+        }
+        let frame = self.rng.random_range(0..PAGES as u32 / 8);
+        for place in self.space.places(frame) {
+            for i in 0..place.count {
+                let mut mm = self.kernel.0.lock().unwrap();
+                if let Some(page) = mm.pages.get_mut(&(place.here + i)) {
+                    let origin = u64::from(frame) * 8 + place.offset + i;
+                    assert_eq!(*page, Some(origin), "page {} gets a wrong page", place.here + i);
+                    *page = None;
+                }
+                drop(mm);
+                self.space.settle(&place, place.here + i, 1);
+            }
+        }
+    }
+
+    fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            match self.rng.random_range(0..10) {
+                0..5 => {
+                    let thread = self.rng.random_range(0..self.threads.len());
+                    self.step_thread(thread);
+                }
+                5..7 => self.read(),
+                7..9 => self.settle(),
+                _ => self.place(),
+            }
+        }
+        // Everybody finishes what they began.
+        while self.threads.iter().any(|t| !matches!(t, Thread::Idle)) {
+            for thread in 0..self.threads.len() {
+                if !matches!(self.threads[thread], Thread::Idle) {
+                    self.step_thread(thread);
+                }
+            }
+            self.read();
+        }
+        self.settle();
+        assert!(self.space.is_settled());
+    }
+
+    fn check(&self, seed: u64) {
+        agrees(&format!("seed {seed}, the process"), &self.space, &self.kernel, &[]);
+        for (i, child) in self.children.iter().enumerate() {
+            let space = child.space.as_ref().unwrap();
+            agrees(&format!("seed {seed}, child {i}"), space, &child.kernel, &child.either);
+        }
+    }
+}
+
+/// Every mapped page is known for what it is.
+fn agrees(who: &str, space: &Space, kernel: &Kernel, either: &[Range<u64>]) {
+    for (here, page) in &kernel.0.lock().unwrap().pages {
+        let known = space.lookup(*here).map(|r| r.first);
+        let discarded = known.is_none() && either.iter().any(|r| r.contains(here));
+        assert!(known == *page || discarded, "{who}, page {here}: {known:?}, not {page:?}");
+    }
+}
+
+#[test]
+fn one_thread_is_always_followed_whatever_the_timing() {
+    for seed in 0..3000 {
+        let mut world = World::new(seed, 1);
+        world.run(150);
+        world.check(seed);
+    }
+}
+
+#[test]
+fn two_threads_whose_events_arrive_in_the_wrong_order_lose_no_page() {
+    for seed in 0..3000 {
+        let mut world = World::new(seed, 2);
+        world.run(150);
+        world.check(seed);
+    }
+}
