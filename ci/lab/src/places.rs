@@ -10,27 +10,20 @@ use crate::error::{LabError, Result};
 /// `GODWIT_LAB_CACHE`, else `~/.cache/godwit-lab`.
 #[must_use]
 pub fn cache() -> PathBuf {
-    env::var_os("GODWIT_LAB_CACHE").map_or_else(
-        || {
-            PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into()))
-                .join(".cache/godwit-lab")
-        },
-        PathBuf::from,
-    )
+    let home = env::var_os("HOME").unwrap_or_else(|| "/root".into());
+    named_by("GODWIT_LAB_CACHE").unwrap_or_else(|| PathBuf::from(home).join(".cache/godwit-lab"))
 }
 
 /// Directory of all labs' state, on a file system that overlayfs accepts as upper directory.
 /// `GODWIT_LAB_STATE`, else `/var/tmp/godwit-lab`.
 #[must_use]
 pub fn state() -> PathBuf {
-    env::var_os("GODWIT_LAB_STATE")
-        .map_or_else(|| PathBuf::from("/var/tmp/godwit-lab"), PathBuf::from)
+    named_by("GODWIT_LAB_STATE").unwrap_or_else(|| PathBuf::from("/var/tmp/godwit-lab"))
 }
 
-/// Name of the lab that a person means who names none: `GODWIT_LAB`, else `lab`.
-#[must_use]
-pub fn default_name() -> String {
-    env::var("GODWIT_LAB").unwrap_or_else(|_| "lab".to_owned())
+/// The directory that a variable names, from the root: mounts and other processes are told of it.
+fn named_by(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).and_then(|path| std::path::absolute(path).ok())
 }
 
 pub(crate) fn make_dir(path: &Path) -> Result<()> {

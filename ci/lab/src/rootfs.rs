@@ -84,16 +84,15 @@ fn build(all: &Path, tree: &Path) -> Result<()> {
     places::remove(&half)?;
     let half_text = half.display().to_string();
     let include = format!("--include={}", PACKAGES.join(","));
-    // In a mount namespace of its own: what it mounts inside the tree goes with it, also when it is killed.
-    run_shown(&mut host(&[
-        "unshare",
-        "--mount",
-        "debootstrap",
-        "--variant=minbase",
-        &include,
-        SUITE,
-        &half_text,
-    ]))?;
+    // In namespaces of its own: what it mounts and starts goes with it, and it goes with us.
+    run_shown(&mut host(
+        &[
+            &["setpriv", "--pdeathsig", "KILL"][..],
+            &["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"],
+            &["debootstrap", "--variant=minbase", &include, SUITE, &half_text],
+        ]
+        .concat(),
+    ))?;
     std::fs::rename(&half, tree).map_err(LabError::io("renaming", &half))?;
     for line in versions()?.lines().filter(|line| is_of_interest(line)) {
         eprintln!("  {line}");
