@@ -99,6 +99,15 @@ impl SeqPacket {
         Ok(packet.map(|p| p.bytes))
     }
 
+    /// As [`SeqPacket::peek`], without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none yet; otherwise as [`SeqPacket::recv`].
+    pub fn try_peek(&self) -> io::Result<Option<Vec<u8>>> {
+        let packet = self.recv_flags(RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        Ok(packet.map(|p| p.bytes))
+    }
+
     /// Ends the connection in both directions, also for a thread that is blocked in [`SeqPacket::recv`].
     pub fn shutdown(&self) {
         // Fails only if the peer has ended it already.

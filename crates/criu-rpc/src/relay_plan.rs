@@ -115,10 +115,12 @@ pub enum SourceKind {
         /// The hierarchy as `/proc/self/cgroup` lists it (`cpu,cpuacct`, `name=systemd`); empty for v2.
         hierarchy: String,
     },
-    /// A path of the node.
-    Path {
-        /// The path.
-        path: PathBuf,
+    /// What is at a path inside a volume of the node; links on the way are not followed.
+    Inside {
+        /// The volume.
+        volume: PathBuf,
+        /// Path below it.
+        inner: RawPath,
     },
 }
 

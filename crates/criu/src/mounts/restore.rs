@@ -70,8 +70,8 @@ fn inner_source(of: &RawPath, inner: &RawPath, spec: &Spec) -> Option<SourceKind
     let outer = spec_mounts(spec)
         .iter()
         .find(|m| same_path(m.destination(), of.as_path()) && has_option(m, "rbind"))?;
-    let source = outer.source().as_ref()?;
-    is_plain(inner.as_path()).then(|| SourceKind::Path { path: source.join(inner.as_path()) })
+    let volume = outer.source().clone()?;
+    is_plain(inner.as_path()).then(|| SourceKind::Inside { volume, inner: inner.clone() })
 }
 
 /// The hierarchy of a v1 mount: `cpu,cpuacct`, or `name=systemd`.
@@ -305,7 +305,8 @@ mod tests {
             planned("/sys/fs/cgroup/cpu", Role::CgroupV1),
         ];
         let sources = of(mounts).unwrap();
-        assert_eq!(sources[0].kind, SourceKind::Path { path: "/new/vol/a/b".into() });
+        let inside = SourceKind::Inside { volume: "/new/vol".into(), inner: RawPath::from("a/b") };
+        assert_eq!(sources[0].kind, inside);
         assert_eq!(sources[1].kind, SourceKind::Cgroup2);
         assert_eq!(sources[2].kind, SourceKind::CgroupV1 { data: "cpu,cpuacct".into() });
     }
