@@ -45,6 +45,13 @@ fn two_nodes_run_containers_and_reach_each_other() -> Result<()> {
     let address = format!("TCP:{}:7", n1.address());
     let heard = wait::until("n1 to answer n2", SOON, || n2.run(&["socat", "-", &address]))?;
     ensure!(heard == "n1\n", "{heard:?}");
+    n1.disconnect()?;
+    ensure!(
+        n2.run(&["socat", "-T1", "-", &format!("{address},connect-timeout=1")]).is_err(),
+        "cut off"
+    );
+    n1.reconnect()?;
+    wait::until("n1 to answer again", SOON, || n2.run(&["socat", "-", &address]))?;
     ensure!(server.child().try_wait()?.is_none(), "the server has ended");
     Ok(())
 }

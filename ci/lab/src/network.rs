@@ -119,6 +119,12 @@ impl Network {
         run(&mut host(&["nsenter", "--net", "--target", &pid, "sh", "-c", &inside])).map(drop)
     }
 
+    /// Takes the cable out of the bridge's end, or puts it back; what is configured inside the node stays.
+    pub(crate) fn connect(self, name: &str, connected: bool) -> Result<()> {
+        let state = if connected { "up" } else { "down" };
+        run(&mut host(&["ip", "link", "set", "dev", &self.cable(name), state])).map(drop)
+    }
+
     /// Cuts the cable: nothing that the node sends after this arrives, no farewell of its connections either.
     pub(crate) fn unplug(self, name: &str) {
         // That it is not there is what the caller wants.

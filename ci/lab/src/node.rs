@@ -143,6 +143,22 @@ impl Node {
         self.power_on()
     }
 
+    /// Takes the node off the network; everything in it goes on, no connection is told.
+    ///
+    /// # Errors
+    /// When the node is powered off.
+    pub fn disconnect(&self) -> Result<()> {
+        self.network.connect(self.name(), false)
+    }
+
+    /// Puts the node back on the network.
+    ///
+    /// # Errors
+    /// When the node is powered off.
+    pub fn reconnect(&self) -> Result<()> {
+        self.network.connect(self.name(), true)
+    }
+
     fn boot(&self) -> Result<()> {
         self.make_dirs()?;
         self.groups.create()?;
