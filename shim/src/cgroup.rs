@@ -5,7 +5,7 @@ mod numbers;
 pub mod v1;
 pub mod v2;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,15 @@ impl Cgroup {
         .ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, format!("no cgroup of process {pid}"))
         })
+    }
+
+    /// From the directories in runc's state, by controller; the v2 one has no name.
+    #[must_use]
+    pub fn of_paths(mut paths: BTreeMap<String, PathBuf>) -> Option<Self> {
+        match paths.remove("") {
+            Some(dir) => Some(Self::V2(v2::Group::at(dir))),
+            None => (!paths.is_empty()).then(|| Self::V1(v1::Group::at(paths))),
+        }
     }
 
     /// The directories of the freezer: the one to freeze, thaw and read (v1: of the freezer controller).
@@ -126,6 +135,25 @@ impl Cgroup {
 pub fn unified() -> bool {
     const CGROUP2_MAGIC: i64 = 0x6367_7270;
     rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_MAGIC)
+}
+
+/// Puts a process into an existing cgroup, named by its path from the root of every hierarchy.
+///
+/// # Errors
+/// It does not exist or refuses the process.
+pub fn join(path: &str, pid: u32) -> io::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let kind = if unified() { "cgroup2" } else { "cgroup" };
+    let path = format!("/{}", path.trim_start_matches('/'));
+    let dirs: Vec<PathBuf> = mount_lines(&mounts)
+        .filter(|mount| mount.kind == kind)
+        .filter_map(|mount| below_mount(mount.point, mount.root, &path))
+        .filter(|dir| dir.is_dir())
+        .collect();
+    if dirs.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    dirs.iter().try_for_each(|dir| std::fs::write(dir.join("cgroup.procs"), pid.to_string()))
 }
 
 fn collect_pids(dir: &Path, pids: &mut BTreeSet<u32>) {

@@ -11,6 +11,7 @@
 //! Everything runs on one thread. Locks are held for a few instructions, never across an await; the one exception is
 //! a container's own turn (`Container::turn`), which orders its runc calls and blocks no other container and no query.
 
+pub mod bootstrap;
 pub mod cgroup;
 pub mod container;
 pub mod error;

@@ -31,6 +31,12 @@ impl Group {
         (!dirs.is_empty()).then_some(Self { dirs })
     }
 
+    /// From directories by controller.
+    #[must_use]
+    pub fn at(dirs: BTreeMap<String, PathBuf>) -> Self {
+        Self { dirs }
+    }
+
     /// The directory of a controller, if it is mounted here.
     #[must_use]
     pub fn controller(&self, name: &str) -> Option<&Path> {

@@ -24,6 +24,12 @@ impl Group {
             .map(|dir| Self { dir })
     }
 
+    /// From its directory.
+    #[must_use]
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     /// Its directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
