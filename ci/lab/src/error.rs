@@ -57,6 +57,16 @@ pub enum LabError {
         /// Process id of the holder.
         holder: String,
     },
+    /// A daemon ended, or did not serve in time.
+    #[error("{service} does not serve: {why}; the end of its log:\n{log}")]
+    Service {
+        /// The daemon and where it is.
+        service: String,
+        /// How it was seen to fail.
+        why: String,
+        /// What it logged last.
+        log: String,
+    },
     /// A node, server or image that does not exist or does not run.
     #[error("{what} is not there: {hint}")]
     Missing {
@@ -85,7 +95,7 @@ impl LabError {
         match self {
             Self::Io { .. } | Self::Start { .. } | Self::Failed { .. } => Code::Internal,
             Self::Deadline { .. } => Code::Cancelled,
-            Self::Held { .. } => Code::Unavailable,
+            Self::Held { .. } | Self::Service { .. } => Code::Unavailable,
             Self::Missing { .. } => Code::NotFound,
             Self::Refused(_) => Code::Refused,
             Self::Record { .. } => Code::Corrupt,

@@ -221,9 +221,10 @@ impl Node {
             let ready = PathBuf::from(format!("/proc/{}/root/run/lab-ready", init.pid));
             if ready.exists() { Ok(Some(init)) } else { Err("its root file system is being made") }
         })?;
-        found.ok_or_else(|| LabError::Missing {
-            what: format!("node {}", self.name()),
-            hint: tail(&places::read(&self.console()).unwrap_or_default(), 2000).to_owned(),
+        found.ok_or_else(|| LabError::Service {
+            service: format!("process 1 of node {}", self.name()),
+            why: "it ended".to_owned(),
+            log: tail(places::read(&self.console()).unwrap_or_default().trim(), 2000).to_owned(),
         })
     }
 

@@ -88,9 +88,10 @@ impl S3 {
         if up.is_err() {
             let _ = self.kill();
         }
-        up.map_err(|error| LabError::Missing {
-            what: "the S3 server".to_owned(),
-            hint: format!("{error}; the end of its log:\n{}", tail(&self.log(), 2000)),
+        up.map_err(|why| LabError::Service {
+            service: "the S3 server".to_owned(),
+            why: why.to_string(),
+            log: tail(self.log().trim(), 2000).to_owned(),
         })
     }
 

@@ -100,7 +100,7 @@ impl Node {
         let pid: u32 = text.trim().parse().unwrap_or_default();
         let proc = self.host_path("/proc")?;
         Recorded::of_in(&proc, pid).map_or_else(
-            || Err(self.with_log(self.gone(name), name)),
+            || Err(self.gone(name)),
             |service| service.store(&self.service_record(name)?),
         )
     }
@@ -127,22 +127,19 @@ impl Node {
             }
             answers().map(Ok)
         });
-        up.and_then(|end| end).map_err(|error| self.with_log(error, name))
+        up.map_err(|late| self.failed(name, late))?
     }
 
     fn gone(&self, name: &str) -> LabError {
-        LabError::Missing {
-            what: format!("{name} on node {}", self.name()),
-            hint: "it ended".to_owned(),
-        }
+        self.failed(name, "it ended")
     }
 
-    /// The error together with the end of the daemon's log.
-    fn with_log(&self, error: LabError, name: &str) -> LabError {
+    fn failed(&self, name: &str, why: impl ToString) -> LabError {
         let log = self.log(name).unwrap_or_default();
-        LabError::Missing {
-            what: format!("{name} on node {}", self.name()),
-            hint: format!("{error}; the end of its log:\n{}", command::tail(log.trim(), 3000)),
+        LabError::Service {
+            service: format!("{name} on node {}", self.name()),
+            why: why.to_string(),
+            log: command::tail(log.trim(), 3000).to_owned(),
         }
     }
 }
