@@ -1,1 +1,24 @@
-//! The order of things: checkpoint and restore as flat lists of phases
+//! The order of things: checkpoint and restore as flat lists of phases.
+//!
+//! Owns: what happens after what, what is undone when a phase fails, reports and progress. Who may run a pod is decided by
+//! `godwit-ownership`; bytes are moved by `godwit-capture`, `godwit-files` and `godwit-store`; CRIU is `godwit-criu`'s.
+
+mod blocking;
+pub mod budget;
+pub mod catalog;
+pub mod checkpoint;
+pub mod compat;
+mod cpu;
+pub mod driver;
+mod error;
+pub mod frames;
+pub mod journal;
+pub mod log;
+pub mod look;
+pub mod node;
+pub mod restore;
+pub mod shim;
+pub mod status;
+
+pub use error::EngineError;
+pub use node::Node;

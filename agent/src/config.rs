@@ -1,0 +1,182 @@
+//! `/etc/godwit/agent.toml`: the keys are described in the file `agent.toml` beside this crate.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use godwit_store::StoreConfig;
+use godwit_types::{Bytes, names};
+use serde::{Deserialize, Deserializer};
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path} is not valid")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A value that contradicts another.
+    #[error("{path}: {what}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+    },
+}
+
+/// The agent's configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Name of this node; the host name when absent.
+    pub(crate) node: Option<String>,
+    /// Name of the store that requests use when they name none.
+    pub(crate) default_store: String,
+    /// Memory for capture.
+    #[serde(deserialize_with = "size")]
+    pub(crate) memory_budget: Bytes,
+    /// Longest freeze.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) freeze_deadline: Duration,
+    /// Operations at the same time.
+    pub(crate) operations: usize,
+    /// CRIU.
+    pub(crate) criu: PathBuf,
+    /// Stores by name.
+    pub(crate) stores: BTreeMap<String, StoreConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: None,
+            default_store: "local".to_owned(),
+            memory_budget: Bytes(2 << 30),
+            freeze_deadline: Duration::from_secs(10),
+            operations: 4,
+            criu: PathBuf::from("/usr/sbin/criu"),
+            stores: local_store(),
+        }
+    }
+}
+
+/// The store of a node that was not told of any.
+fn local_store() -> BTreeMap<String, StoreConfig> {
+    let url = format!("file://{}/store", names::STATE_DIR);
+    StoreConfig::from_url(&url).into_iter().map(|store| ("local".to_owned(), store)).collect()
+}
+
+impl Config {
+    /// Reads the file; the defaults if it is the default path and does not exist.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound
+                    && path == Path::new(names::AGENT_CONFIG) =>
+            {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        let invalid = |what: String| ConfigError::Invalid { path: path.to_owned(), what };
+        if !config.stores.contains_key(&config.default_store) {
+            let names = config.stores.keys().cloned().collect::<Vec<_>>().join(", ");
+            let missing = &config.default_store;
+            return Err(invalid(format!(
+                "default_store names {missing:?}, but [stores] has only: {names}"
+            )));
+        }
+        if !(1..=64).contains(&config.operations) {
+            return Err(invalid("operations must be from 1 to 64".to_owned()));
+        }
+        if config.freeze_deadline.is_zero() || config.freeze_deadline > Duration::from_secs(600) {
+            return Err(invalid("freeze_deadline must be from 1ms to 10min".to_owned()));
+        }
+        Ok(config)
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    humantime::parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Bytes, D::Error> {
+    let text = String::deserialize(d)?;
+    parse_size(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "{text:?} is no size: write for example \"512 MiB\" or \"2 GiB\""
+        ))
+    })
+}
+
+fn parse_size(text: &str) -> Option<Bytes> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let shift = match text[digits..].trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift).map(Bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("agent.toml"), text).map_err(|e| match e {
+            ConfigError::Parse { source, .. } => source.to_string(),
+            other => other.to_string(),
+        })
+    }
+
+    #[test]
+    fn the_example_file_is_valid_and_says_the_defaults() {
+        let example = parse(include_str!("../agent.toml")).unwrap();
+        let default = Config::default();
+        assert_eq!(example.memory_budget, default.memory_budget);
+        assert_eq!(example.freeze_deadline, default.freeze_deadline);
+        assert_eq!(example.operations, default.operations);
+        assert_eq!(example.criu, default.criu);
+        assert_eq!(example.default_store, default.default_store);
+        assert_eq!(example.stores.len(), 1);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_a_sentence() {
+        assert!(parse("memory_budget = \"2 GB\"").unwrap_err().contains("2 GiB"));
+        assert!(parse("default_store = \"x\"").unwrap_err().contains("only: local"));
+        assert!(parse("operations = 0").unwrap_err().contains("1 to 64"));
+        assert!(parse("freeze_deadline = \"1h\"").unwrap_err().contains("10min"));
+        assert!(parse("memry = 1").unwrap_err().contains("memry"));
+    }
+}

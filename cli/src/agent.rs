@@ -1,0 +1,59 @@
+//! The client's side of the agent's local API.
+
+use std::path::Path;
+
+use godwit_types::Code;
+use godwit_wire::api::{Failure, MAX_LINE, Reply, Request};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::failure;
+use crate::progress::Shown;
+
+/// Sends one request, shows its progress, returns its result. Dropping the future cancels the request.
+///
+/// # Errors
+/// What the agent says, or why it cannot be asked.
+pub(crate) async fn ask(
+    socket: &Path,
+    request: &Request,
+    shown: &mut Shown,
+) -> Result<serde_json::Value, Failure> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
+    let (read, mut write) = stream.into_split();
+    let mut line = serde_json::to_vec(request).map_err(failure::internal)?;
+    line.push(b'\n');
+    write.write_all(&line).await.map_err(|e| lost(&e))?;
+    let mut lines = BufReader::new(read.take(u64::MAX));
+    loop {
+        let mut text = Vec::new();
+        let read = (&mut lines).take(MAX_LINE as u64).read_until(b'\n', &mut text).await;
+        if read.map_err(|e| lost(&e))? == 0 {
+            return Err(failure::new(
+                Code::Unavailable,
+                "the agent went away during the request: `godwit status` and `godwit list` tell how it ended",
+            ));
+        }
+        match serde_json::from_slice(&text).map_err(failure::internal)? {
+            Reply::Progress(progress) => shown.update(progress),
+            Reply::Done { result } => return Ok(result),
+            Reply::Failed(failure) => return Err(failure),
+        }
+    }
+}
+
+fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "it is root's alone: run as root",
+        _ => "is godwit-agent running? (with --store URL no agent is needed)",
+    };
+    let message = format!("cannot reach the agent at {}: {hint}", socket.display());
+    Failure { causes: vec![error.to_string()], ..failure::new(Code::Unavailable, &message) }
+}
+
+fn lost(error: &std::io::Error) -> Failure {
+    Failure {
+        causes: vec![error.to_string()],
+        ..failure::new(Code::Unavailable, "the connection to the agent broke")
+    }
+}

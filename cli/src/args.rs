@@ -1,0 +1,134 @@
+//! What a person types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use godwit_types::{CheckpointId, names};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done · 1 internal error · 2 wrong usage · 3 not found · 4 already exists · \
+5 the state forbids it (owned elsewhere, still running, pinned) · 6 unavailable, try again · \
+7 corrupt · 8 refused, the message says what to do · 9 cancelled
+
+Restore and fork with containerd's own client, on any node whose agent has the same store:
+  ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/restore-from=ID IMAGE NAME
+  ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/fork-from=ID IMAGE NAME";
+
+/// Move running containers without landing them on a disk.
+#[derive(Debug, Parser)]
+#[command(name = "godwit", version, about, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Output: a table for people or JSON for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Store: a name from the agent's configuration, or a URL (file:///dir, s3://bucket/prefix) to go to straight,
+    /// without an agent [default: the agent's default store]
+    #[arg(short, long, global = true, env = "GODWIT_STORE", value_name = "NAME|URL")]
+    pub(crate) store: Option<String>,
+    /// Endpoint of an S3-compatible service, with a store URL
+    #[arg(long, global = true, env = "GODWIT_S3_ENDPOINT", value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+    /// Region of the bucket, with a store URL
+    #[arg(long, global = true, env = "GODWIT_S3_REGION", value_name = "NAME")]
+    pub(crate) s3_region: Option<String>,
+    /// Address the bucket by path, not by host name, with a store URL
+    #[arg(long, global = true, env = "GODWIT_S3_PATH_STYLE")]
+    pub(crate) s3_path_style: bool,
+    /// The agent's socket
+    #[arg(long, global = true, env = "GODWIT_AGENT", value_name = "PATH", default_value = names::AGENT_API_SOCKET)]
+    pub(crate) agent: PathBuf,
+}
+
+impl Global {
+    /// Whether the store is a URL: then no agent is asked.
+    pub(crate) fn is_url(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| store.contains("://"))
+    }
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Tables and sentences.
+    Table,
+    /// One JSON document on standard output; progress and errors stay on standard error.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a checkpoint of a running container; it goes on unless --stop is given
+    Checkpoint(Checkpoint),
+    /// List the checkpoints of a store, newest first
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one checkpoint, its lineage and who owns it
+    Show(One),
+    /// Read every object of a checkpoint and check all digests
+    Verify(One),
+    /// Delete a checkpoint; its bytes go with a later sweep
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Checkpoint ids
+        #[arg(required = true)]
+        checkpoints: Vec<CheckpointId>,
+        /// Also when it is the only good checkpoint of its lineage
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the agent, its stores, the pods of this node and what is in progress
+    Status,
+    /// Print versions
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A checkpoint to be made.
+#[derive(Debug, Args)]
+pub(crate) struct Checkpoint {
+    /// Container id
+    pub(crate) container: String,
+    /// Stop the container once the checkpoint is durable, so that it can be continued anywhere
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Do not share pages with an earlier checkpoint
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// containerd's namespace
+    #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+}
+
+/// A checkpoint by its id.
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// Checkpoint id
+    pub(crate) checkpoint: CheckpointId,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,107 @@
+//! Memory for capture, shared by all operations of the node.
+//!
+//! A reservation is made before the pod is frozen and given back when dropped. Waiters are served in order, so that a large
+//! checkpoint is not starved by small ones.
+
+use std::sync::Arc;
+
+use godwit_types::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Granularity of the accounting.
+const UNIT: u64 = 1 << 20;
+
+/// The node's memory for capture.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total: u64,
+}
+
+/// A part of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Reservation {
+    /// How much it is.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.bytes
+    }
+}
+
+/// More than the whole budget was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "TooBigForBudget: capturing this pod needs up to {need}, the agent may use {have}: raise memory_budget in agent.toml"
+)]
+pub struct TooBig {
+    /// What was asked for.
+    pub need: Bytes,
+    /// The whole budget.
+    pub have: Bytes,
+}
+
+impl Budget {
+    /// A budget of this many bytes, rounded down to MiB.
+    #[must_use]
+    pub fn new(total: Bytes) -> Self {
+        let units = (total.0 / UNIT).min(Semaphore::MAX_PERMITS as u64);
+        Self { units: Arc::new(Semaphore::new(units as usize)), total: units }
+    }
+
+    /// The whole budget.
+    #[must_use]
+    pub fn total(&self) -> Bytes {
+        Bytes(self.total * UNIT)
+    }
+
+    /// What is reserved now.
+    #[must_use]
+    pub fn used(&self) -> Bytes {
+        Bytes((self.total - self.units.available_permits() as u64) * UNIT)
+    }
+
+    /// Whether a reservation of this size can ever be given.
+    #[must_use]
+    pub fn fits(&self, bytes: Bytes) -> bool {
+        bytes.0.div_ceil(UNIT) <= self.total
+    }
+
+    /// Waits for its turn and reserves. Dropping the future gives the turn up.
+    ///
+    /// # Errors
+    /// [`TooBig`] at once if it can never fit.
+    pub async fn reserve(&self, bytes: Bytes) -> Result<Reservation, TooBig> {
+        let too_big = TooBig { need: bytes, have: self.total() };
+        let units = bytes.0.div_ceil(UNIT);
+        if units > self.total {
+            return Err(too_big);
+        }
+        let units = u32::try_from(units).map_err(|_| too_big)?;
+        let permit =
+            Arc::clone(&self.units).acquire_many_owned(units).await.map_err(|_| too_big)?;
+        Ok(Reservation { bytes, _permit: permit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_can_never_fit_is_refused_at_once_and_the_rest_waits_its_turn() {
+        let budget = Budget::new(Bytes(10 << 20));
+        assert!(budget.reserve(Bytes(11 << 20)).await.is_err());
+        let first = budget.reserve(Bytes(8 << 20)).await.unwrap();
+        assert_eq!(budget.used(), Bytes(8 << 20));
+        let second = budget.reserve(Bytes(4 << 20));
+        tokio::pin!(second);
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        drop(first);
+        assert_eq!(second.await.unwrap().bytes(), Bytes(4 << 20));
+    }
+}

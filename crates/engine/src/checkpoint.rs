@@ -1,0 +1,182 @@
+//! A checkpoint of one pod: a flat list of phases.
+//!
+//! ```text
+//! preflight  the shim, the refusals, the log: do we own it? (fence on disk, armed if it may be given away)
+//! prepare    intent, parent, memory reserved
+//! pre-copy   live memory read and stored (given away, or larger than the budget)      pod runs
+//! freeze     CRIU warm → frozen → dumped → CRIU gone → [leaves it running: thawed]
+//! upload     page maps, digests, packs, head, manifest
+//! commit     [given away: sealed] → entry → settled → [stop: killed]
+//! finish     intent removed, report stored
+//! ```
+//! # Failure and cancellation
+//! Until the seal every failure ends in the same way: CRIU is ended, the shim thaws, what was stored is removed. From the
+//! seal on nothing is undone here; the machine goes on, and after this process's death the next agent does.
+
+pub(crate) mod dump;
+mod error;
+pub(crate) mod memory;
+mod parent;
+pub(crate) mod peer;
+mod preflight;
+mod record;
+mod work;
+
+use godwit_ownership::SourceSpec;
+use godwit_ownership::{Ending, Event, Fence, LineageRef, Pen, Refusal, Source};
+use godwit_types::{
+    CheckpointId, CheckpointReport, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
+};
+use godwit_wire::api::CheckpointRequest;
+use godwit_wire::parse;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Driver, Stop};
+use crate::journal::Journal;
+use crate::log::StoreLog;
+use crate::node::Node;
+use crate::shim::Shim;
+
+pub use error::{CheckpointError, Step};
+
+use self::peer::SourcePeer;
+use self::work::Work;
+
+/// Makes a checkpoint of a running container.
+///
+/// # Errors
+/// [`CheckpointError`]: nothing was lost; the sentence says whether the container runs on.
+pub async fn checkpoint(
+    node: &Node,
+    request: CheckpointRequest,
+    mut journal: Journal,
+    cancel: CancellationToken,
+) -> Result<CheckpointReport, CheckpointError> {
+    let _turn = node.operations.acquire().await.map_err(|_| CheckpointError::ShuttingDown)?;
+    journal.enter(Phase::Preflight);
+    let attempt = Attempt::begin(node, request).await?;
+    attempt.run(&mut journal, cancel).await
+}
+
+/// One checkpoint, before anything has happened.
+struct Attempt<'n> {
+    node: &'n Node,
+    request: CheckpointRequest,
+    store: godwit_store::Store,
+    counts: std::sync::Arc<godwit_store::wrap::Counts>,
+    shim: Shim,
+    spec: SourceSpec,
+}
+
+impl<'n> Attempt<'n> {
+    /// Finds the shim and what the pod's fence says.
+    async fn begin(node: &'n Node, request: CheckpointRequest) -> Result<Self, CheckpointError> {
+        let key = PodKey::new(format!("{}+{}", request.namespace, request.container))?;
+        let shim = Shim::connect(&key).await?;
+        let status = shim.attach().await?;
+        let fence = match status.fence.as_slice() {
+            [] => None,
+            bytes => Some(Fence::decode(bytes)?),
+        };
+        let (name, _) = node.store(request.store.as_deref())?;
+        let at = match &fence {
+            Some(fence) => fence.at.clone(),
+            None => LineageRef {
+                store: name.to_owned(),
+                tenant: Tenant::node(),
+                lineage: LineageName::mint(),
+            },
+        };
+        let asked_elsewhere = request.store.as_ref().filter(|asked| **asked != at.store);
+        if let Some(asked) = asked_elsewhere {
+            let (asked, lives) = (asked.clone(), at.store.clone());
+            return Err(CheckpointError::OtherStore { asked, lives });
+        }
+        let (store, counts) = node.store(Some(&at.store))?.1.metered();
+        let op = OpId::mint();
+        let incarnation = parse("incarnation", &status.incarnation)?;
+        let pen = Pen {
+            me: node.owner(&status.pod_uid, incarnation),
+            op: Some(op),
+            nonce: Nonce::mint(),
+            at_ms: peer::unix_ms(),
+        };
+        let spec = SourceSpec {
+            pen,
+            op,
+            at,
+            fenced: fence.is_some(),
+            checkpoint: CheckpointId::mint(),
+            outcome: request.outcome,
+            to: None,
+            reclaim_after_s: None,
+        };
+        Ok(Self { node, request, store, counts, shim, spec })
+    }
+
+    async fn run(
+        self,
+        journal: &mut Journal,
+        cancel: CancellationToken,
+    ) -> Result<CheckpointReport, CheckpointError> {
+        let Self { node, request, store, counts, shim, spec } = self;
+        let tenant = store.tenant(&spec.at.tenant);
+        let log = StoreLog::new(tenant.clone(), &spec.at.lineage);
+        let identity = node.identity.clone();
+        let mut peer = SourcePeer::new(shim, identity, spec.at.clone(), node.freeze_deadline);
+        let mut driver =
+            Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX);
+        match driver.feed(Event::Begin).await {
+            Stop::Ready => {}
+            stop => return Err(ended(stop, &request.container, driver.peer())),
+        }
+        let work = Work { node, request: &request, spec: &spec, tenant: &tenant };
+        let made = match work.make(driver.peer(), journal, &cancel).await {
+            Ok(made) => made,
+            Err(error) => {
+                driver.feed(Event::Cancel).await;
+                tidy_up(&tenant, spec.checkpoint).await;
+                return Err(error);
+            }
+        };
+        journal.enter(Phase::Commit);
+        if made.commit.is_too_old() {
+            driver.feed(Event::TooOld).await;
+        }
+        let stop = driver.feed(Event::Manifest).await;
+        match stop {
+            Stop::Done(Ending::Committed(_) | Ending::Stopped(_)) => {}
+            stop => {
+                let error = ended(stop, &request.container, driver.peer());
+                tidy_up(&tenant, spec.checkpoint).await;
+                return Err(error);
+            }
+        }
+        journal.enter(Phase::Finish);
+        Ok(record::finish(&spec, &tenant, &counts, made, journal).await)
+    }
+}
+
+/// Removes what a checkpoint that did not take place has stored. With a manifest, the log decides: the sweep does it.
+async fn tidy_up(tenant: &godwit_store::TenantStore, checkpoint: CheckpointId) {
+    if let Err(error) = tenant.abandon(checkpoint).await {
+        tracing::info!(%checkpoint, error = %error, "what was stored is left to the sweep");
+    }
+}
+
+/// How a machine ended, for the person who asked.
+fn ended(stop: Stop, container: &str, peer: &mut SourcePeer) -> CheckpointError {
+    let refusal = match stop {
+        Stop::Done(Ending::GivenUp(refusal) | Ending::Refused(refusal)) => refusal,
+        Stop::Done(Ending::Moved(entry)) => Refusal::NotOwner {
+            node: entry.state.owner().map(|o| o.node.clone()).unwrap_or_default(),
+        },
+        Stop::Done(Ending::Unsealed(_)) => return CheckpointError::TakenBack,
+        Stop::Done(Ending::Detached) => return CheckpointError::Detached,
+        Stop::Ready | Stop::Prepare(_) | Stop::Done(_) => return CheckpointError::Order(Step::Log),
+    };
+    match peer.trouble.take() {
+        Some(trouble) => CheckpointError::Shim(trouble),
+        None => CheckpointError::Ownership { code: refusal.code(), told: refusal.told(container) },
+    }
+}

@@ -1,0 +1,128 @@
+//! Why a checkpoint did not take place.
+
+use std::path::PathBuf;
+
+use godwit_types::Code;
+
+use crate::budget::TooBig;
+use crate::node::UnknownStore;
+use crate::shim::ShimError;
+
+/// A step that was not possible when it was reached: a defect of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// CRIU's dump.
+    Dump,
+    /// The log's machine.
+    Log,
+    /// A task of ours that panicked.
+    Task,
+}
+
+/// A checkpoint that did not take place. Unless the variant says otherwise, the container runs on.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A name that cannot be one.
+    #[error(transparent)]
+    Name(#[from] godwit_types::InvalidName),
+    /// No such store.
+    #[error(transparent)]
+    Store(#[from] UnknownStore),
+    /// The lineage lives in another store.
+    #[error(
+        "the container's recovery points are in store {lives:?}: leave --store away, or start the container anew for {asked:?}"
+    )]
+    OtherStore {
+        /// What was asked for.
+        asked: String,
+        /// Where its lineage is.
+        lives: String,
+    },
+    /// The shim refused, or the container ended.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+    /// A message of the shim cannot be read.
+    #[error("the shim's message cannot be read")]
+    Wire(#[from] godwit_wire::WireError),
+    /// The fence or an entry cannot be read: nobody guesses what it says.
+    #[error("what says who may run the container cannot be read")]
+    Fence(#[from] godwit_ownership::OwnershipError),
+    /// The log does not permit it.
+    #[error("{told}")]
+    Ownership {
+        /// The kind.
+        code: Code,
+        /// The sentence.
+        told: String,
+    },
+    /// The stop was undone because its checkpoint vanished; the container runs on.
+    #[error("the checkpoint was deleted while it was being made; the container runs on")]
+    TakenBack,
+    /// The connection to the shim ended while the pod was sealed. It stays frozen until the log's slot is settled.
+    #[error(
+        "the shim went away in the middle of the commit; `godwit status` tells what the agent settles"
+    )]
+    Detached,
+    /// The container's spec cannot be read.
+    #[error("the container's config.json cannot be read")]
+    Spec(#[source] serde_json::Error),
+    /// Something of the container cannot be checkpointed.
+    #[error("{0}")]
+    Refused(String),
+    /// CRIU failed or refused.
+    #[error(transparent)]
+    Criu(#[from] godwit_criu::Error),
+    /// Memory cannot be captured.
+    #[error(transparent)]
+    Capture(#[from] godwit_capture::CaptureError),
+    /// It does not fit the budget.
+    #[error(transparent)]
+    Budget(#[from] TooBig),
+    /// The store failed.
+    #[error("the checkpoint cannot be stored")]
+    Storing(#[from] godwit_store::StoreError),
+    /// A part of the checkpoint cannot be encoded.
+    #[error("a part of the checkpoint cannot be encoded")]
+    Image(#[from] godwit_image::ImageError),
+    /// A directory on tmpfs cannot be used.
+    #[error("CRIU's image directory {path} cannot be used")]
+    Images {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("the checkpoint was cancelled; the container runs on")]
+    Cancelled,
+    /// The agent is going down.
+    #[error("the agent is shutting down: try again when it is back")]
+    ShuttingDown,
+    /// A defect.
+    #[error("a step of the checkpoint was not possible ({0:?}): this is a defect of godwit")]
+    Order(Step),
+}
+
+impl CheckpointError {
+    /// What it means to the caller.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Name(_) | Self::Store(_) => Code::NotFound,
+            Self::OtherStore { .. } | Self::Refused(_) | Self::Budget(_) => Code::Refused,
+            Self::Shim(e) => e.code(),
+            Self::Wire(e) => e.code(),
+            Self::Fence(_) | Self::Spec(_) => Code::Corrupt,
+            Self::Ownership { code, .. } => *code,
+            Self::TakenBack => Code::Precondition,
+            Self::Detached | Self::ShuttingDown => Code::Unavailable,
+            Self::Criu(e) => e.code(),
+            Self::Capture(e) => e.code(),
+            Self::Storing(e) => e.code(),
+            Self::Image(e) => e.code(),
+            Self::Images { .. } | Self::Order(_) => Code::Internal,
+            Self::Cancelled => Code::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Memory of one container: what it has, how it is captured, what becomes of it. Blocking; run on threads that may.
+//!
+//! Owns: the choice between keeping and comparing, the reservation, the pre-read, the receiver of pages, and the making of
+//! page maps. Does not own CRIU, which only sends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use godwit_capture::{
+    Arena, Assembled, Assembly, Baselines, Budget as Share, CaptureError, Choice, Laziness,
+    MemoryStats, Mode, PageServer, Parent, Preread, Received, Stop, Target, assemble, choose,
+    preread, resident,
+};
+use godwit_image::{PackRegistry, PackSink, Space};
+use godwit_types::Bytes;
+
+/// Workers that read, compress and hash for one container.
+const THREADS: usize = 2;
+
+/// The processes of a container and the memory that they have.
+#[derive(Debug)]
+pub(super) struct Seen {
+    targets: Vec<Target>,
+    /// Private memory of all processes.
+    pub(super) private: Bytes,
+    /// Shared memory, each segment once.
+    pub(super) shared: Bytes,
+}
+
+/// Looks at every process of a cgroup.
+///
+/// # Errors
+/// The cgroup cannot be read. A process that ends meanwhile is no error.
+pub(super) fn look(cgroup: &Path, stop: &Stop) -> Result<Seen, CaptureError> {
+    let mut seen = Seen { targets: Vec::new(), private: Bytes(0), shared: Bytes(0) };
+    let mut segments: BTreeMap<u64, Bytes> = BTreeMap::new();
+    for pid in pids(cgroup)? {
+        let Some(vpid) = innermost_pid(pid) else { continue };
+        let Ok(memory) = resident(pid, stop) else { continue };
+        seen.private.0 += memory.private.0;
+        segments.extend(memory.shared);
+        seen.targets.push(Target { space: Space::Task(vpid), pid, ranges: memory.readable });
+    }
+    seen.shared = Bytes(segments.values().map(|b| b.0).sum());
+    Ok(seen)
+}
+
+/// Pids of a cgroup in our pid namespace.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn pids(cgroup: &Path) -> Result<BTreeSet<i32>, CaptureError> {
+    let failed = |source| CaptureError::Process { attempt: "list the tasks", pid: 0, source };
+    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).map_err(failed)?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// The pid inside the innermost pid namespace: CRIU's id of the process.
+fn innermost_pid(pid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+/// How one container's memory is captured.
+pub(super) struct Capture {
+    seen: Seen,
+    choice: Choice,
+    packs: Arc<PackRegistry>,
+    sink: Arc<dyn PackSink>,
+    stop: Stop,
+}
+
+/// The receiver and CRIU's end of its socket.
+pub(super) struct Receiving {
+    /// Waits for the end of the stream.
+    pub(super) server: PageServer,
+    /// For CRIU; dropped once CRIU runs.
+    pub(super) criu_end: OwnedFd,
+}
+
+impl Capture {
+    /// Decides how. The reservation of [`Capture::need`] is the caller's to wait for.
+    ///
+    /// # Errors
+    /// [`CaptureError::TooBigForBudget`].
+    pub(super) fn plan(
+        seen: Seen,
+        whole_budget: Bytes,
+        gives_away: bool,
+        packs: Arc<PackRegistry>,
+        sink: Arc<dyn PackSink>,
+        stop: Stop,
+    ) -> Result<Self, CaptureError> {
+        let choice = choose(seen.private, seen.shared, whole_budget, gives_away)?;
+        Ok(Self { seen, choice, packs, sink, stop })
+    }
+
+    /// Memory to be reserved before the freeze.
+    pub(super) fn need(&self) -> Bytes {
+        match self.choice {
+            Choice::Keep { need } | Choice::Compare { need } => need,
+        }
+    }
+
+    /// Whether live memory is read and stored before the freeze.
+    pub(super) fn pre_reads(&self) -> bool {
+        matches!(self.choice, Choice::Compare { .. })
+    }
+
+    /// Bytes that a pre-read will read.
+    pub(super) fn private(&self) -> Bytes {
+        self.seen.private
+    }
+
+    /// Reads and stores live memory.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    pub(super) fn pre_read(
+        &self,
+        parent: Option<Parent<'_>>,
+    ) -> Result<(Arc<Baselines>, MemoryStats), CaptureError> {
+        let request = Preread {
+            targets: self.seen.targets.clone(),
+            parent,
+            packs: &self.packs,
+            sink: Arc::clone(&self.sink),
+            threads: THREADS,
+            stop: &self.stop,
+        };
+        preread(&request).map(|(baselines, stats)| (Arc::new(baselines), stats))
+    }
+
+    /// Makes the receiver ready: all memory that the freeze needs is mapped and touched now.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    pub(super) fn receive(
+        &self,
+        baselines: Option<&Arc<Baselines>>,
+    ) -> Result<Receiving, CaptureError> {
+        // The node's budget has been waited for; this is the part of it that is ours.
+        let arena = Arena::new(Share::new(self.need()).reserve(self.need())?)?;
+        let mode = match baselines {
+            Some(baselines) => Mode::Compare { baselines: Arc::clone(baselines), threads: THREADS },
+            None => Mode::Keep,
+        };
+        let (server, criu_end) = PageServer::start(arena, mode)?;
+        Ok(Receiving { server, criu_end })
+    }
+
+    /// Makes page maps, digests and packs of what arrived.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    pub(super) fn assemble(
+        &self,
+        received: &Received,
+        baselines: Option<&Baselines>,
+        parent: Option<Parent<'_>>,
+        laziness: &BTreeMap<Space, Laziness>,
+    ) -> Result<Assembled, CaptureError> {
+        assemble(&Assembly {
+            received,
+            baselines,
+            parent,
+            laziness,
+            packs: &self.packs,
+            sink: Arc::clone(&self.sink),
+            threads: THREADS,
+            stop: &self.stop,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_outside_of_any_container_has_its_own_pid_as_the_innermost_one() {
+        let pid = std::process::id();
+        assert_eq!(innermost_pid(pid as i32), Some(pid));
+        assert_eq!(innermost_pid(i32::MAX), None);
+    }
+}

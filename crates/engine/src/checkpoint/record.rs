@@ -1,0 +1,166 @@
+//! The end of the bytes: head, manifest, report.
+
+use std::sync::Arc;
+
+use godwit_image::manifest::{
+    ByteRange, Container, FORMAT, Network, Object, Source as Origin, TcpMode,
+};
+use godwit_image::{
+    ContainerHead, Digest, EncodedHead, FrameUsage, Head, Manifest, PackRegistry, SECTION_SPEC,
+};
+use godwit_ownership::SourceSpec;
+use godwit_store::TenantStore;
+use godwit_store::wrap::Counts;
+use godwit_store::{CommitStage, PackStage};
+use godwit_types::{Bytes, CheckpointId, CheckpointReport, Generation, Sizes};
+use jiff::Timestamp;
+
+use super::CheckpointError;
+use super::dump::Dumped;
+use super::work::{Made, Memory, Source, Work};
+use crate::blocking::blocking;
+use crate::journal::Journal;
+
+/// Writes head and manifest after all packs.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub(super) async fn write(
+    work: &Work<'_>,
+    stage: PackStage,
+    packs: &Arc<PackRegistry>,
+    source: Source,
+    dumped: Dumped,
+    memory: Memory,
+    parent: Option<CheckpointId>,
+) -> Result<(CommitStage, Manifest), CheckpointError> {
+    let sizes = sizes(&memory, stage.accepted_bytes());
+    let stage = stage.close().await?;
+    let (container, processes) = (container_head(&source, &dumped, memory), dumped.processes);
+    let pages = container.spaces.values().map(|s| s.map.pages()).sum();
+    let mut head = Head { packs: packs.table(), containers: vec![container], ..Head::default() };
+    let mut usage = FrameUsage::default();
+    head.count_usage(&mut usage);
+    head.packs.retain(&usage);
+    let mut objects: Vec<Object> =
+        head.packs.iter().map(|(_, record)| Object::pack(record)).collect();
+    let encoded: EncodedHead = blocking(move || Ok(head.encode()?)).await?;
+    let range = encoded.containers.first().cloned().unwrap_or_default();
+    let stage = stage.head(encoded.bytes).await?;
+    objects.push(stage.head_object().clone());
+    objects.sort_by(|a, b| a.key.cmp(&b.key));
+    let generation = generation(work).await?;
+    let uploaded = Bytes(sizes.stored.0 + stage.head_object().size);
+    let manifest = Manifest {
+        format: FORMAT.to_owned(),
+        id: work.spec.checkpoint,
+        tenant: work.spec.at.tenant.clone(),
+        lineage: work.spec.at.lineage.clone(),
+        generation,
+        parent,
+        op: work.spec.op,
+        created: created(work.spec),
+        outcome: work.spec.outcome,
+        source: origin(work),
+        containers: vec![Container {
+            name: source.container.id.clone(),
+            image: String::new(),
+            image_digest: String::new(),
+            spec_digest: Digest::of(&source.spec_bytes),
+            processes: u32::try_from(processes).unwrap_or(u32::MAX),
+            pages,
+            head: ByteRange { offset: range.start, length: range.end - range.start },
+        }],
+        init_done: Vec::new(),
+        objects,
+        compat: work.node.compat.clone(),
+        network: Network { tcp: TcpMode::Close, ips: Vec::new() },
+        volumes: Vec::new(),
+        encryption: None,
+        signature: None,
+        sizes: Sizes { uploaded, ..sizes },
+        timings: Default::default(),
+    };
+    let stage = stage.manifest(&manifest).await?;
+    Ok((stage, manifest))
+}
+
+fn container_head(source: &Source, dumped: &Dumped, memory: Memory) -> ContainerHead {
+    ContainerHead {
+        name: source.container.id.clone(),
+        images: dumped.images.clone(),
+        spaces: memory.assembled.spaces,
+        sections: [(SECTION_SPEC.to_owned(), source.spec_bytes.clone())].into(),
+    }
+}
+
+fn sizes(memory: &Memory, accepted: u64) -> Sizes {
+    let stats = memory.assembled.stats;
+    Sizes {
+        memory: stats.memory(),
+        zero: stats.zero_bytes(),
+        changed: stats.changed_bytes(),
+        stored: Bytes(stats.stored + memory.pre_read.stored).max(Bytes(accepted)),
+        uploaded: Bytes(accepted),
+        files: Bytes(0),
+    }
+}
+
+/// The generation that the lineage is in: the newest entry's.
+async fn generation(work: &Work<'_>) -> Result<Generation, CheckpointError> {
+    let newest = work.tenant.lineage(&work.spec.at.lineage).newest().await?;
+    Ok(newest.map(|entry| entry.generation).unwrap_or_default())
+}
+
+fn origin(work: &Work<'_>) -> Origin {
+    let me = &work.spec.pen.me;
+    Origin {
+        cluster: me.cluster.clone(),
+        node: me.node.clone(),
+        pod: work.request.container.clone(),
+        uid: me.pod_uid.clone(),
+    }
+}
+
+fn created(spec: &SourceSpec) -> Timestamp {
+    let ms = i64::try_from(spec.pen.at_ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// The entry is settled: removes the intent, stores the report. What fails here changes nothing about the checkpoint.
+pub(super) async fn finish(
+    spec: &SourceSpec,
+    tenant: &TenantStore,
+    counts: &Counts,
+    made: Made,
+    journal: &mut Journal,
+) -> CheckpointReport {
+    let durable_ms = journal.elapsed_ms();
+    if let Err(error) = made.commit.committed().await {
+        tracing::info!(error = %error, "an intent is left to the sweep");
+    }
+    let report = CheckpointReport {
+        op: spec.op,
+        checkpoint: spec.checkpoint,
+        lineage: spec.at.lineage.clone(),
+        tenant: spec.at.tenant.clone(),
+        parent: made.manifest.parent,
+        store: spec.at.store.clone(),
+        containers: made.manifest.containers.iter().map(|c| c.name.clone()).collect(),
+        outcome: spec.outcome,
+        frozen_ms: made.frozen_ms,
+        criu_frozen_ms: made.criu_frozen_ms,
+        durable_ms,
+        sizes: made.manifest.sizes,
+        requests: counts.all().requests,
+        phases: journal.times(),
+    };
+    let stored = match serde_json::to_vec_pretty(&report) {
+        Ok(json) => tenant.put_report(spec.checkpoint, json).await,
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = stored {
+        tracing::info!(error = %error, "the report was not stored");
+    }
+    report
+}

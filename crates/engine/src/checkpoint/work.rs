@@ -1,0 +1,293 @@
+//! What lies between "we own it" and "only the entry is missing": bytes.
+//!
+//! Any error here leaves the pod to the caller, who has the shim thaw it; CRIU has ended by then, because [`Dump`] ends its
+//! session when it fails or is dropped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use godwit_capture::{Assembled, Baselines, MemoryStats, Received, Stop};
+use godwit_image::{PackRegistry, PackSink};
+use godwit_ownership::SourceSpec;
+use godwit_ownership::{ToAgent, ToShim};
+use godwit_store::TenantStore;
+use godwit_store::{CommitStage, PackStage};
+use godwit_types::{CheckpointId, Outcome, Phase};
+use godwit_wire::api::CheckpointRequest;
+use godwit_wire::shim_op::{Cgroup, Container};
+use oci_spec::runtime::Spec;
+use tokio_util::sync::CancellationToken;
+
+use super::dump::{Dump, Dumped, Scratch};
+use super::memory::{Capture, Receiving, look};
+use super::parent::{Earlier, candidates, new_checkpoint};
+use super::peer::SourcePeer;
+use super::{CheckpointError, Step, record};
+use crate::blocking::blocking;
+use crate::budget::Reservation;
+use crate::driver::Peer as _;
+use crate::journal::{Journal, millis};
+use crate::node::Node;
+
+/// The work of one checkpoint.
+pub(super) struct Work<'a> {
+    pub(super) node: &'a Node,
+    pub(super) request: &'a CheckpointRequest,
+    pub(super) spec: &'a SourceSpec,
+    pub(super) tenant: &'a TenantStore,
+}
+
+/// All of it is durable but the entry.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// For the end of the intent.
+    pub(super) commit: CommitStage,
+    /// What was written.
+    pub(super) manifest: godwit_image::Manifest,
+    /// The freeze as far as only memory and CRIU were waited for: milliseconds.
+    pub(super) frozen_ms: f64,
+    /// What CRIU reports: milliseconds.
+    pub(super) criu_frozen_ms: f64,
+}
+
+/// The container that is checkpointed.
+pub(super) struct Source {
+    pub(super) container: Container,
+    pub(super) spec: Spec,
+    pub(super) spec_bytes: Vec<u8>,
+}
+
+/// The pre-copy's result: everything is ready for the freeze.
+struct Ready {
+    capture: Arc<Capture>,
+    baselines: Option<Arc<Baselines>>,
+    pre_read: MemoryStats,
+    receiving: Receiving,
+    _reservation: Reservation,
+}
+
+/// What came out of the freeze.
+struct Frozen {
+    dumped: Dumped,
+    frozen_ms: f64,
+}
+
+impl Work<'_> {
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub(super) async fn make(
+        &self,
+        peer: &mut SourcePeer,
+        journal: &mut Journal,
+        cancel: &CancellationToken,
+    ) -> Result<Made, CheckpointError> {
+        let stop = Stop::new();
+        let _raised = RaiseOnCancel::watch(cancel, &stop);
+        let work = self.phases(peer, journal, &stop);
+        tokio::select! {
+            made = work => made,
+            () = cancel.cancelled() => Err(CheckpointError::Cancelled),
+        }
+    }
+
+    async fn phases(
+        &self,
+        peer: &mut SourcePeer,
+        journal: &mut Journal,
+        stop: &Stop,
+    ) -> Result<Made, CheckpointError> {
+        let source = only_source(peer)?;
+        super::preflight::check(&source)?;
+
+        journal.enter(Phase::Prepare);
+        let stage = self.begin().await?;
+        let earlier = match stage.parent() {
+            Some(manifest) => Some(Arc::new(Earlier::open(self.tenant, manifest.id).await?)),
+            None => None,
+        };
+        let table = earlier.as_ref().map(|e| e.packs().clone()).unwrap_or_default();
+        let packs = PackRegistry::new(self.spec.checkpoint, table);
+
+        journal.enter(Phase::PreCopy);
+        let ready =
+            self.pre_copy(&source, earlier.as_ref(), &packs, stage.sink(), stop, journal).await?;
+        let Ready { capture, baselines, pre_read, receiving, _reservation } = ready;
+        let dump = self.warm_up(&source, receiving, peer).await?;
+
+        journal.enter(Phase::Freeze);
+        let frozen = self.freeze(dump, peer).await?;
+
+        journal.enter(Phase::Upload);
+        let Frozen { dumped, frozen_ms } = frozen;
+        let criu_frozen_ms = dumped.criu_frozen_ms;
+        let name = source.container.id.clone();
+        let parent_id = earlier.as_ref().map(|e| e.id);
+        let (assembled, dumped) =
+            blocking(move || assemble(&capture, dumped, baselines.as_deref(), earlier, &name))
+                .await?;
+        let memory = Memory { assembled, pre_read };
+        let (commit, manifest) =
+            record::write(self, stage, &packs, source, dumped, memory, parent_id).await?;
+        Ok(Made { commit, manifest, frozen_ms, criu_frozen_ms })
+    }
+
+    async fn begin(&self) -> Result<PackStage, CheckpointError> {
+        let at = &self.spec.at;
+        let parents: Vec<CheckpointId> = match self.request.full {
+            true => Vec::new(),
+            false => candidates(self.tenant, &at.lineage).await?,
+        };
+        let (id, op, owner) = (self.spec.checkpoint, self.spec.op, self.spec.pen.me.clone());
+        Ok(self.tenant.begin(new_checkpoint(id, op, owner, at.lineage.clone(), parents)).await?)
+    }
+
+    /// Looks at the memory, waits for its share of the budget, and reads ahead where that is needed.
+    async fn pre_copy(
+        &self,
+        source: &Source,
+        earlier: Option<&Arc<Earlier>>,
+        packs: &Arc<PackRegistry>,
+        sink: Arc<dyn PackSink>,
+        stop: &Stop,
+        journal: &Journal,
+    ) -> Result<Ready, CheckpointError> {
+        let (budget, gives_away) = (self.node.budget.total(), self.spec.outcome.gives_away());
+        let (cgroup, packs, stop) = (freezer(&source.container)?, Arc::clone(packs), stop.clone());
+        let capture = blocking(move || {
+            let seen = look(&cgroup, &stop)?;
+            Ok(Capture::plan(seen, budget, gives_away, packs, sink, stop)?)
+        })
+        .await?;
+        let capture = Arc::new(capture);
+        let reservation = self.node.budget.reserve(capture.need()).await?;
+        journal.gauge().expect(capture.private().0);
+        let (shared, earlier) = (Arc::clone(&capture), earlier.cloned());
+        let name = source.container.id.clone();
+        let (baselines, pre_read, receiving) = blocking(move || {
+            let parent = earlier.as_ref().and_then(|e| e.of(&name));
+            let (baselines, stats) = match shared.pre_reads() {
+                true => shared.pre_read(parent).map(|(b, stats)| (Some(b), stats))?,
+                false => (None, MemoryStats::default()),
+            };
+            let receiving = shared.receive(baselines.as_ref())?;
+            Ok((baselines, stats, receiving))
+        })
+        .await?;
+        journal.gauge().advance(capture.private().0);
+        Ok(Ready { capture, baselines, pre_read, receiving, _reservation: reservation })
+    }
+
+    /// Starts CRIU and tells the shim of it before anything is frozen.
+    async fn warm_up(
+        &self,
+        source: &Source,
+        receiving: Receiving,
+        peer: &SourcePeer,
+    ) -> Result<Dump, CheckpointError> {
+        let path = self.node.run_dir.join("images").join(self.spec.op.to_string());
+        let images = Scratch::make(path.clone())
+            .map_err(|source| CheckpointError::Images { path, source })?;
+        let (launcher, container) = (self.node.launcher.clone(), source.container.clone());
+        let (spec, freezer) = (source.spec.clone(), freezer(&source.container)?);
+        let dump = blocking(move || {
+            Dump::warm_up(&launcher, &container, &spec, &freezer, images, receiving)
+        })
+        .await?;
+        peer.shim().criu_started(&source.container.id, dump.pidfd()).await?;
+        blocking(move || {
+            let mut dump = dump;
+            dump.wait_warm().map(|()| dump)
+        })
+        .await
+    }
+
+    /// From the freeze to CRIU's end; a pod that goes on is thawed here.
+    async fn freeze(&self, dump: Dump, peer: &mut SourcePeer) -> Result<Frozen, CheckpointError> {
+        let deadline = Instant::now() + self.node.freeze_deadline;
+        let since = Instant::now();
+        peer.shim().freeze(self.node.freeze_deadline).await?;
+        let (dump, received): (Dump, Received) = blocking(move || {
+            let mut dump = dump;
+            let received = dump.dump(deadline)?;
+            dump.keep()?;
+            Ok((dump, received))
+        })
+        .await?;
+        let mut frozen_ms = millis(since);
+        if self.spec.outcome == Outcome::Run {
+            frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
+        }
+        let dumped = blocking(move || dump.collect(received)).await?;
+        Ok(Frozen { dumped, frozen_ms })
+    }
+}
+
+/// Memory of the container, counted.
+pub(super) struct Memory {
+    pub(super) assembled: Assembled,
+    pub(super) pre_read: MemoryStats,
+}
+
+fn assemble(
+    capture: &Capture,
+    dumped: Dumped,
+    baselines: Option<&Baselines>,
+    earlier: Option<Arc<Earlier>>,
+    name: &str,
+) -> Result<(Assembled, Dumped), CheckpointError> {
+    let parent = earlier.as_ref().and_then(|e| e.of(name));
+    let assembled = capture.assemble(&dumped.received, baselines, parent, &dumped.laziness)?;
+    Ok((assembled, dumped))
+}
+
+/// Thaws; gives the freeze as the shim measured it: milliseconds.
+async fn thaw(peer: &mut SourcePeer) -> Result<Option<f64>, CheckpointError> {
+    match peer.tell(ToShim::Thaw).await {
+        Some(ToAgent::Thawed) => Ok(peer.frozen_us.map(|us| us as f64 / 1e3)),
+        _ => Err(peer.trouble.take().map_or(CheckpointError::Order(Step::Log), Into::into)),
+    }
+}
+
+/// The one container of the pod.
+fn only_source(peer: &mut SourcePeer) -> Result<Source, CheckpointError> {
+    let subjects = peer.subjects.take().ok_or(CheckpointError::Order(Step::Log))?;
+    let mut containers = subjects.containers.into_iter();
+    let (Some(subject), None) = (containers.next(), containers.next()) else {
+        let several = "a pod of several containers cannot be checkpointed yet";
+        return Err(CheckpointError::Refused(several.to_owned()));
+    };
+    let spec = serde_json::from_slice(&subject.spec).map_err(CheckpointError::Spec)?;
+    Ok(Source { container: subject.container, spec, spec_bytes: subject.spec })
+}
+
+/// The directory by which the container is frozen: its cgroup (v2), or its freezer's (v1).
+fn freezer(container: &Container) -> Result<PathBuf, CheckpointError> {
+    let freezes =
+        |c: &&Cgroup| c.controllers.is_empty() || c.controllers.split(',').any(|c| c == "freezer");
+    let found = container.cgroups.iter().find(freezes);
+    found.map(|c| PathBuf::from(&c.path)).ok_or_else(|| {
+        CheckpointError::Refused(format!("container {} has no freezer cgroup", container.id))
+    })
+}
+
+/// Raises the flag of blocking work when its operation is cancelled.
+struct RaiseOnCancel(tokio::task::JoinHandle<()>);
+
+impl RaiseOnCancel {
+    fn watch(cancel: &CancellationToken, stop: &Stop) -> Self {
+        let (cancel, stop) = (cancel.clone(), stop.clone());
+        Self(tokio::spawn(async move {
+            cancel.cancelled().await;
+            stop.raise();
+        }))
+    }
+}
+
+impl Drop for RaiseOnCancel {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,149 @@
+//! Whether a checkpoint can run on this node: processor, page size, architecture.
+//!
+//! A process may have looked at the processor and chosen its code by it, so every feature that the source offered must be
+//! here, and its saved registers must fit: the XSAVE area must have the same size (CRIU checks only its parts).
+
+use std::path::Path;
+
+use godwit_image::manifest::Compat;
+use godwit_types::PAGE_SIZE;
+
+use crate::cpu;
+
+/// Why this node cannot continue a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// Another architecture.
+    #[error(
+        "the checkpoint is of a {source_arch} machine, this node is {here}: choose a node of its kind"
+    )]
+    Arch {
+        /// The source's.
+        source_arch: String,
+        /// This node's.
+        here: String,
+    },
+    /// The processor lacks features.
+    #[error(
+        "this node's processor lacks {features}, which the source offered: choose a node of the same processor family"
+    )]
+    Cpu {
+        /// What is missing.
+        features: String,
+    },
+    /// Saved registers have another size.
+    #[error(
+        "the processor's XSAVE area has {here} bytes here and had {source_bytes} at the source: choose a node of the same processor family"
+    )]
+    Xsave {
+        /// The source's.
+        source_bytes: u32,
+        /// This node's.
+        here: u32,
+    },
+    /// Pages have another size.
+    #[error("pages have {here} bytes here and had {source_bytes} at the source")]
+    PageSize {
+        /// The source's.
+        source_bytes: u32,
+        /// This node's.
+        here: u32,
+    },
+}
+
+/// What this node is.
+#[must_use]
+pub fn of_this_node(criu: &str, runtime: &str) -> Compat {
+    Compat {
+        arch: std::env::consts::ARCH.to_owned(),
+        cpu_features: cpu_features(&read("/proc/cpuinfo")),
+        xsave_bytes: cpu::xsave_bytes(),
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        criu: criu.to_owned(),
+        page_size: PAGE_SIZE as u32,
+        cgroup_version: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
+        runtime: runtime.to_owned(),
+    }
+}
+
+/// Whether what ran there can run here.
+///
+/// # Errors
+/// The first reason why not.
+pub fn check(there: &Compat, here: &Compat) -> Result<(), Mismatch> {
+    if there.arch != here.arch {
+        let (source_arch, here) = (there.arch.clone(), here.arch.clone());
+        return Err(Mismatch::Arch { source_arch, here });
+    }
+    if there.page_size != here.page_size {
+        return Err(Mismatch::PageSize { source_bytes: there.page_size, here: here.page_size });
+    }
+    let missing: Vec<&str> = there
+        .cpu_features
+        .iter()
+        .filter(|feature| here.cpu_features.binary_search(feature).is_err())
+        .map(String::as_str)
+        .collect();
+    if !missing.is_empty() {
+        return Err(Mismatch::Cpu { features: missing.join(", ") });
+    }
+    if there.xsave_bytes != here.xsave_bytes {
+        return Err(Mismatch::Xsave { source_bytes: there.xsave_bytes, here: here.xsave_bytes });
+    }
+    Ok(())
+}
+
+/// Flags that tell how the machine is run, not what a program can use.
+const NOT_FEATURES: &[&str] = &[
+    "hypervisor",
+    "constant_tsc",
+    "nonstop_tsc",
+    "tsc_known_freq",
+    "tsc_reliable",
+    "cpuid",
+    "rep_good",
+    "nopl",
+];
+
+fn cpu_features(cpuinfo: &str) -> Vec<String> {
+    let flags = cpuinfo.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        ["flags", "Features"].contains(&name.trim()).then_some(value)
+    });
+    let words = flags.unwrap_or_default().split_whitespace();
+    let mut features: Vec<String> =
+        words.filter(|w| !NOT_FEATURES.contains(w)).map(str::to_owned).collect();
+    features.sort();
+    features.dedup();
+    features
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_node_can_continue_what_ran_on_it() {
+        let here = of_this_node("4.2.1", "runc");
+        assert!(!here.cpu_features.is_empty() && here.xsave_bytes > 0);
+        assert_eq!(check(&here, &here), Ok(()));
+    }
+
+    #[test]
+    fn a_missing_feature_another_size_and_another_kind_are_refused_by_name() {
+        let here = of_this_node("4.2.1", "runc");
+        let mut there = here.clone();
+        there.cpu_features.push("amx_future".to_owned());
+        assert_eq!(check(&there, &here), Err(Mismatch::Cpu { features: "amx_future".to_owned() }));
+        let there = Compat { xsave_bytes: here.xsave_bytes + 64, ..here.clone() };
+        assert!(matches!(check(&there, &here), Err(Mismatch::Xsave { .. })));
+        let there = Compat { arch: "s390x".to_owned(), ..here.clone() };
+        assert!(matches!(check(&there, &here), Err(Mismatch::Arch { .. })));
+        let there = Compat { page_size: 65536, ..here.clone() };
+        assert!(matches!(check(&there, &here), Err(Mismatch::PageSize { .. })));
+    }
+}

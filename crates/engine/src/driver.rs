@@ -1,0 +1,236 @@
+//! Carries out what the machines of `godwit-ownership` decide.
+//!
+//! Owns: asking the store and the shim, timers, and the order of events. Decides nothing. A read that fails is answered
+//! with [`Read::Unavailable`], a PUT of unknown outcome with [`Put::Unknown`]; nothing is made up here.
+//!
+//! One driver serves every machine: [`Driver::feed`] steps it until it is finished or wants work that only the caller can
+//! do ([`Stop::Ready`], [`Stop::Prepare`]); the caller does it and feeds the result.
+//!
+//! # Cancellation
+//! Dropping the future between two steps is the same to every machine as the agent's death at that moment.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use godwit_ownership::{Action, Ending, Entry, Event, Machine, Presence, Put, Read, Timer};
+use godwit_ownership::{ToAgent, ToShim};
+use godwit_types::{CheckpointId, Seq};
+use godwit_wire::failpoint;
+use tokio::time::Instant;
+
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A lineage's log and the checkpoints of its tenant, as machines see them.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// One LIST and one GET.
+    async fn newest(&self) -> Read<Option<Box<Entry>>>;
+    /// One GET.
+    async fn slot(&self, seq: Seq) -> Read<Option<Box<Entry>>>;
+    /// One create-only PUT, never retried.
+    async fn put(&self, entry: &Entry) -> Put;
+    /// Manifest and tombstone.
+    async fn presence(&self, checkpoint: CheckpointId) -> Read<Presence>;
+}
+
+/// The shim as machines see it.
+#[async_trait]
+pub trait Peer: Send {
+    /// Sends a message and waits for its answer; `None` if the connection ended.
+    async fn tell(&mut self, message: ToShim) -> Option<ToAgent>;
+    /// Waits for what the shim says unasked; `None` if the connection ended. Cancel safe.
+    async fn hear(&mut self) -> Option<ToAgent>;
+    /// Whether no task of the pod lives on this node.
+    async fn prove_dead(&mut self) -> bool;
+    /// Removes the fence of a pod that is gone.
+    async fn remove_fence(&mut self);
+}
+
+/// Why [`Driver::feed`] came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The source may be checkpointed: feed [`Event::Manifest`] when it is stored.
+    Ready,
+    /// This point is to be made ready: feed [`Event::Prepared`] or [`Event::CannotRestore`].
+    Prepare(CheckpointId),
+    /// The machine is finished.
+    Done(Ending),
+}
+
+/// A machine with its world.
+pub struct Driver<'w, M, P> {
+    machine: M,
+    log: &'w dyn Log,
+    peer: &'w mut P,
+    timers: Timers,
+    /// After how long [`Timer::Reclaim`] fires.
+    reclaim: Duration,
+    queue: VecDeque<Event>,
+    connected: bool,
+}
+
+#[derive(Debug, Default)]
+struct Timers {
+    retry: Option<Instant>,
+    look: Option<Instant>,
+    reclaim: Option<Instant>,
+    backoff: Duration,
+}
+
+impl Timers {
+    fn set(&mut self, timer: Timer, reclaim: Duration) {
+        let now = Instant::now();
+        match timer {
+            Timer::Retry => {
+                self.backoff = (self.backoff * 2).clamp(FIRST_RETRY, LAST_RETRY);
+                self.retry = Some(now + self.backoff);
+            }
+            Timer::Look => self.look = Some(now + LOOK),
+            Timer::Reclaim => self.reclaim = Some(now + reclaim),
+        }
+    }
+
+    fn next(&self) -> Option<(Instant, Timer)> {
+        let all =
+            [(self.retry, Timer::Retry), (self.look, Timer::Look), (self.reclaim, Timer::Reclaim)];
+        all.into_iter().filter_map(|(at, timer)| at.map(|at| (at, timer))).min_by_key(|(at, _)| *at)
+    }
+
+    fn fired(&mut self, timer: Timer) {
+        match timer {
+            Timer::Retry => self.retry = None,
+            Timer::Look => self.look = None,
+            Timer::Reclaim => self.reclaim = None,
+        }
+    }
+}
+
+impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
+    /// A machine that has not begun.
+    pub fn new(machine: M, log: &'w dyn Log, peer: &'w mut P, reclaim: Duration) -> Self {
+        let (timers, queue) = (Timers::default(), VecDeque::new());
+        Self { machine, log, peer, timers, reclaim, queue, connected: true }
+    }
+
+    /// The shim, for the work between [`Stop::Ready`] and [`Event::Manifest`].
+    pub fn peer(&mut self) -> &mut P {
+        self.peer
+    }
+
+    /// Feeds one event and everything that follows from it.
+    pub async fn feed(&mut self, event: Event) -> Stop {
+        self.queue.push_back(event);
+        loop {
+            let event = match self.queue.pop_front() {
+                Some(event) => event,
+                None => self.wait().await,
+            };
+            tracing::debug!(?event, "ownership");
+            for action in self.machine.step(event) {
+                tracing::debug!(?action, "ownership");
+                if let Some(stop) = self.act(action).await {
+                    return stop;
+                }
+            }
+        }
+    }
+
+    async fn act(&mut self, action: Action) -> Option<Stop> {
+        let event = match action {
+            Action::Tell(message) => self.tell(message).await,
+            Action::ReadNewest => Event::Newest(self.log.newest().await),
+            Action::ReadSlot(seq) => Event::Slot(self.log.slot(seq).await),
+            Action::Put(entry) => Event::Put(self.put(&entry).await),
+            Action::Check(checkpoint) => Event::Presence(self.log.presence(checkpoint).await),
+            Action::ProveDead => Event::Dead(self.peer.prove_dead().await),
+            Action::Wait(timer) => {
+                self.timers.set(timer, self.reclaim);
+                return None;
+            }
+            Action::RemoveFence => {
+                self.peer.remove_fence().await;
+                return None;
+            }
+            Action::Ready => return Some(Stop::Ready),
+            Action::Prepare(checkpoint) => return Some(Stop::Prepare(checkpoint)),
+            Action::Done(ending) => return Some(Stop::Done(ending)),
+        };
+        self.queue.push_back(event);
+        None
+    }
+
+    async fn tell(&mut self, message: ToShim) -> Event {
+        let name = site(&message);
+        failpoint::site(&format!("{name}.before"));
+        let answer = self.peer.tell(message).await;
+        failpoint::site(&format!("{name}.answered"));
+        match answer {
+            Some(answer) => Event::Shim(answer),
+            None => {
+                self.connected = false;
+                Event::Ended
+            }
+        }
+    }
+
+    async fn put(&mut self, entry: &Entry) -> Put {
+        let name = entry.kind.word();
+        failpoint::site(&format!("put-{name}.before"));
+        let put = self.log.put(entry).await;
+        failpoint::site(&format!("put-{name}.answered"));
+        if put == Put::Created {
+            self.timers.backoff = Duration::ZERO;
+        }
+        put
+    }
+
+    /// The next event that nobody asked for.
+    async fn wait(&mut self) -> Event {
+        let timer = self.timers.next();
+        let tick = async {
+            match timer {
+                Some((at, timer)) => {
+                    tokio::time::sleep_until(at).await;
+                    timer
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            timer = tick => {
+                self.timers.fired(timer);
+                Event::Timer(timer)
+            }
+            heard = self.peer.hear(), if self.connected => match heard {
+                Some(message) => Event::Shim(message),
+                None => {
+                    self.connected = false;
+                    Event::Ended
+                }
+            }
+        }
+    }
+}
+
+/// The name of a message in failpoints.
+fn site(message: &ToShim) -> &'static str {
+    match message {
+        ToShim::Attach => "attach",
+        ToShim::Begin { .. } => "begin",
+        ToShim::Freeze => "freeze",
+        ToShim::Thaw => "thaw",
+        ToShim::Cancel { .. } => "cancel",
+        ToShim::Seal { .. } => "seal",
+        ToShim::Hold { .. } => "hold",
+        ToShim::Unseal { .. } => "unseal",
+        ToShim::Stopped { .. } => "stopped",
+        ToShim::Moved { .. } => "moved",
+        ToShim::Plan { .. } => "plan",
+        ToShim::Commit { .. } => "committing",
+        ToShim::Resume { .. } => "resume",
+        ToShim::Abort { .. } => "abort",
+    }
+}

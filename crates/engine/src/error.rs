@@ -1,0 +1,36 @@
+//! What a request to the agent fails with.
+
+use godwit_types::Code;
+
+use crate::checkpoint::CheckpointError;
+use crate::node::UnknownStore;
+
+/// A failed request.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A checkpoint did not take place.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// No such store.
+    #[error(transparent)]
+    UnknownStore(#[from] UnknownStore),
+    /// The store does not answer, or refuses.
+    #[error(transparent)]
+    Store(#[from] godwit_store::StoreError),
+    /// A result cannot be written.
+    #[error("the result cannot be written")]
+    Encode(#[source] serde_json::Error),
+}
+
+impl EngineError {
+    /// What it means to the caller.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Checkpoint(e) => e.code(),
+            Self::UnknownStore(_) => Code::NotFound,
+            Self::Store(e) => e.code(),
+            Self::Encode(_) => Code::Internal,
+        }
+    }
+}

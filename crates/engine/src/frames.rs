@@ -1,0 +1,275 @@
+//! Frames for pagers: the agent's half of `godwit_wire::pager::frames`.
+//!
+//! Owns: the connections of pagers, the two lanes, the joining of neighbours into one ranged GET, the check and the
+//! decompression of frames, and the writing of slots. Owns no userfaultfd and no page map, so an agent may die at any moment:
+//! the pager asks the next one. A frame whose digest is wrong is never written to a slot.
+
+mod fetch;
+mod slots;
+pub mod source;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use godwit_image::{PackName, PackTable};
+use godwit_types::Code;
+use godwit_wire::pager::frames::{
+    Failed, FromFrames, MAX_SLOTS, MAX_WANTS, Need, Ready, Slots, Source, ToFrames, ToFramesBody,
+};
+use godwit_wire::{AsyncListener, AsyncSocket, Refusal, WireError};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::slots::SharedSlots;
+
+/// Ranged GETs in flight for somebody who waits.
+const URGENT: usize = 16;
+/// Ranged GETs in flight for what will be needed: few, so that they do not fill the wire before an urgent one.
+const PREFETCH: usize = 4;
+
+type Connection = AsyncSocket<FromFrames, ToFrames>;
+
+/// Why a frame cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct FrameError {
+    /// `Unavailable` is asked again; anything else ends the container.
+    pub code: Code,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// Opens the checkpoints that pagers name. Implemented over the agent's stores.
+#[async_trait]
+pub trait OpenSource: Send + Sync {
+    /// Opens and pins a checkpoint; `words` are those that the agent put into the pager's plan.
+    ///
+    /// # Errors
+    /// It does not exist any more, or the store does not answer.
+    async fn open(&self, words: &[u8]) -> Result<Arc<dyn OpenedSource>, FrameError>;
+}
+
+/// A checkpoint that frames are read of. Pinned while it lives.
+#[async_trait]
+pub trait OpenedSource: Send + Sync {
+    /// All packs that it refers to.
+    fn packs(&self) -> &PackTable;
+
+    /// Bytes of one pack, unverified.
+    ///
+    /// # Errors
+    /// The store does not answer, or the pack is gone.
+    async fn read(&self, pack: &PackName, range: std::ops::Range<u64>)
+    -> Result<Bytes, FrameError>;
+
+    /// Why it could not be opened; `None` for a source that was.
+    fn unopened(&self) -> Option<FrameError> {
+        None
+    }
+}
+
+/// Counts what the server did; for status and reports.
+#[derive(Debug, Default)]
+pub struct FrameCounts {
+    /// Frames that were written to slots.
+    pub frames: AtomicU64,
+    /// Stored bytes that were read for them.
+    pub fetched: AtomicU64,
+    /// Ranged GETs.
+    pub requests: AtomicU64,
+}
+
+/// The server of frames.
+pub struct FrameServer {
+    open: Arc<dyn OpenSource>,
+    lanes: Lanes,
+    counts: Arc<FrameCounts>,
+}
+
+#[derive(Clone)]
+struct Lanes {
+    urgent: Arc<Semaphore>,
+    prefetch: Arc<Semaphore>,
+}
+
+impl Lanes {
+    fn of(&self, urgent: bool) -> Arc<Semaphore> {
+        Arc::clone(if urgent { &self.urgent } else { &self.prefetch })
+    }
+}
+
+impl FrameServer {
+    /// A server of the checkpoints that `open` knows.
+    #[must_use]
+    pub fn new(open: Arc<dyn OpenSource>) -> Self {
+        let lanes = Lanes {
+            urgent: Arc::new(Semaphore::new(URGENT)),
+            prefetch: Arc::new(Semaphore::new(PREFETCH)),
+        };
+        Self { open, lanes, counts: Arc::default() }
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> Arc<FrameCounts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Serves every pager that connects, until cancelled. Pagers outlive it.
+    ///
+    /// # Errors
+    /// The socket cannot be bound or accepts no more.
+    pub async fn serve(&self, path: &Path, stop: CancellationToken) -> Result<(), WireError> {
+        let listener = AsyncListener::bind(path)?;
+        let tasks = TaskTracker::new();
+        loop {
+            let connection = tokio::select! {
+                () = stop.cancelled() => break,
+                connection = listener.accept::<FromFrames, ToFrames>() => connection,
+            };
+            match connection {
+                Ok(connection) => {
+                    let work = self.session(connection);
+                    let stop = stop.clone();
+                    tasks.spawn(async move { stop.run_until_cancelled(work.run()).await });
+                }
+                Err(error) if error.code() == Code::Refused => {
+                    tracing::warn!(error = %error, "a pager was turned away");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+
+    fn session(&self, connection: Connection) -> Session {
+        Session {
+            connection: Arc::new(connection),
+            open: Arc::clone(&self.open),
+            lanes: self.lanes.clone(),
+            counts: Arc::clone(&self.counts),
+            slots: None,
+            sources: HashMap::new(),
+        }
+    }
+}
+
+/// One pager.
+struct Session {
+    connection: Arc<Connection>,
+    open: Arc<dyn OpenSource>,
+    lanes: Lanes,
+    counts: Arc<FrameCounts>,
+    slots: Option<Arc<SharedSlots>>,
+    sources: HashMap<u32, Arc<dyn OpenedSource>>,
+}
+
+/// What became of one want.
+type Answer = Result<Ready, Failed>;
+
+impl Session {
+    async fn run(mut self) {
+        if let Err(error) = self.converse().await {
+            tracing::warn!(error = %error, "the connection of a pager ended");
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), WireError> {
+        self.connection.greet(std::time::Duration::from_secs(5)).await?;
+        // As many answers as there are slots can be waiting at most.
+        let (answers, outgoing) = mpsc::channel(MAX_SLOTS as usize);
+        let sender = send_answers(Arc::clone(&self.connection), outgoing);
+        tokio::pin!(sender);
+        let tasks = TaskTracker::new();
+        loop {
+            let message = tokio::select! {
+                message = self.connection.recv() => message?,
+                result = &mut sender => return result,
+            };
+            let Some(message) = message else { return Ok(()) };
+            match message.body {
+                ToFramesBody::Slots(_) => {
+                    let (body, [memory]) = message.with_fds("Slots")?;
+                    let ToFramesBody::Slots(Slots { slots }) = body else { continue };
+                    self.slots = Some(Arc::new(SharedSlots::new(memory, slots)?));
+                }
+                ToFramesBody::Source(source) => self.add_source(source).await,
+                ToFramesBody::Need(need) => self.need(need, &answers, &tasks)?,
+            }
+        }
+    }
+
+    /// A source that cannot be opened is left out: its wants are answered with the reason's kind when they come.
+    async fn add_source(&mut self, source: Source) {
+        match self.open.open(&source.source).await {
+            Ok(opened) => {
+                self.sources.insert(source.number, opened);
+            }
+            Err(error) => {
+                let failed: Arc<dyn OpenedSource> = Arc::new(fetch::Unopened::new(error));
+                self.sources.insert(source.number, failed);
+            }
+        }
+    }
+
+    fn need(
+        &self,
+        need: Need,
+        answers: &mpsc::Sender<Answer>,
+        tasks: &TaskTracker,
+    ) -> Result<(), WireError> {
+        let invalid = |value: &str| WireError::Field { field: "need", value: value.to_owned() };
+        let slots = self.slots.as_ref().ok_or_else(|| invalid("before Slots"))?;
+        if need.wants.is_empty() || need.wants.len() > MAX_WANTS {
+            return Err(invalid("its number of wants"));
+        }
+        let claims = slots.claim(&need)?;
+        for run in fetch::runs(&self.sources, claims) {
+            let lane = self.lanes.of(need.urgent);
+            let (answers, counts) = (answers.clone(), Arc::clone(&self.counts));
+            let slots = Arc::clone(slots);
+            tasks.spawn(async move {
+                // The semaphore is never closed; without a permit the work would only be less bounded.
+                let _permit = lane.acquire_owned().await.ok();
+                for answer in fetch::carry_out(run, &slots, &counts).await {
+                    if answers.send(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+async fn send_answers(
+    connection: Arc<Connection>,
+    mut outgoing: mpsc::Receiver<Answer>,
+) -> Result<(), WireError> {
+    while let Some(answer) = outgoing.recv().await {
+        match answer {
+            Ok(ready) => connection.send(ready, &[]).await?,
+            Err(failed) => connection.send(failed, &[]).await?,
+        }
+    }
+    Ok(())
+}
+
+impl FrameCounts {
+    fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+impl From<FrameError> for Refusal {
+    fn from(error: FrameError) -> Self {
+        Self::new(error.code, error.reason)
+    }
+}

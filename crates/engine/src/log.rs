@@ -1,0 +1,66 @@
+//! A lineage's log in a store, as machines see it.
+
+use async_trait::async_trait;
+use godwit_ownership::{Entry, Presence, Put, Read};
+use godwit_store::LineageLog;
+use godwit_store::{Creation, StoreError, TenantStore};
+use godwit_types::{CheckpointId, LineageName, Seq};
+
+use crate::driver::Log;
+
+/// The log of one lineage and the checkpoints of its tenant. One per operation.
+#[derive(Debug)]
+pub struct StoreLog {
+    tenant: TenantStore,
+    log: LineageLog,
+}
+
+impl StoreLog {
+    /// The log of this lineage.
+    #[must_use]
+    pub fn new(tenant: TenantStore, lineage: &LineageName) -> Self {
+        let log = tenant.lineage(lineage);
+        Self { tenant, log }
+    }
+}
+
+fn read<T>(what: &'static str, result: Result<T, StoreError>) -> Read<T> {
+    match result {
+        Ok(value) => Read::Known(value),
+        Err(error) => {
+            tracing::warn!(what, error = %error, "the store could not be read");
+            Read::Unavailable
+        }
+    }
+}
+
+#[async_trait]
+impl Log for StoreLog {
+    async fn newest(&self) -> Read<Option<Box<Entry>>> {
+        read("newest entry", self.log.newest().await.map(|entry| entry.map(Box::new)))
+    }
+
+    async fn slot(&self, seq: Seq) -> Read<Option<Box<Entry>>> {
+        read("log slot", self.log.slot(seq).await.map(|entry| entry.map(Box::new)))
+    }
+
+    async fn put(&self, entry: &Entry) -> Put {
+        match self.log.append(entry).await {
+            Ok(Creation::Created) => Put::Created,
+            Ok(Creation::Exists) => Put::Exists,
+            Ok(Creation::Unknown(why)) => {
+                tracing::warn!(seq = entry.seq.0, why, "whether a log entry landed is not known");
+                Put::Unknown
+            }
+            // Nothing landed; but to try again at once would only meet the same failure.
+            Err(error) => {
+                tracing::warn!(seq = entry.seq.0, error = %error, "a log entry was not written");
+                Put::Unknown
+            }
+        }
+    }
+
+    async fn presence(&self, checkpoint: CheckpointId) -> Read<Presence> {
+        read("manifest", self.tenant.presence(checkpoint).await)
+    }
+}

@@ -1,0 +1,246 @@
+//! The agent looks at its pods: all of them before it serves anything, then each minute.
+//!
+//! Owns: finding the shims of this node, and one look at each. What is sealed or committing is settled, a zombie is killed,
+//! a `cold` that is owed is written: all decided by [`godwit_ownership::Look`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use godwit_ownership::message::{Before, Holds, Status};
+use godwit_ownership::state::ColdReason;
+use godwit_ownership::{Ending, Entry, Event, Fence, Refusal, ToAgent, ToShim};
+use godwit_ownership::{Look, LookSpec};
+use godwit_types::{Nonce, PodKey, names};
+use godwit_wire::shim_op::{
+    self, AbortHeld, FromShimBody, Moved, PodState, ResumeHeld, Stopped, ToShimBody, Unseal,
+    WriteFence,
+};
+use godwit_wire::{WireError, parse};
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::peer::{bytes, lineage_at, unix_ms};
+use crate::driver::{Driver, Peer, Stop};
+use crate::log::StoreLog;
+use crate::node::Node;
+use crate::shim::{Shim, ShimError};
+
+/// Between two looks at the same pod.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Why a pod could not be looked at; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// Its shim.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+    /// A message of its shim.
+    #[error("the shim's status cannot be read")]
+    Wire(#[from] WireError),
+    /// Its fence or an entry.
+    #[error("what says who may run the pod cannot be read")]
+    Fence(#[from] godwit_ownership::OwnershipError),
+    /// Its store is not configured any more.
+    #[error(transparent)]
+    Store(#[from] crate::node::UnknownStore),
+}
+
+/// The pods whose shims listen on this node.
+#[must_use]
+pub fn shims(directory: &Path) -> Vec<PodKey> {
+    let Ok(items) = std::fs::read_dir(directory) else { return Vec::new() };
+    let names = items.flatten().filter_map(|item| item.file_name().into_string().ok());
+    names.filter_map(|name| PodKey::new(name.strip_suffix(".sock")?).ok()).collect()
+}
+
+/// Looks at every pod once.
+pub async fn all(node: &Node) {
+    for key in shims(Path::new(names::SHIM_SOCKETS)) {
+        match one(node, &key).await {
+            Ok(ending) => tracing::debug!(pod = %key, ?ending, "looked"),
+            Err(LookError::Shim(ShimError::NoShim { .. })) => {}
+            Err(error) => {
+                tracing::warn!(pod = %key, error = %error, "a pod could not be looked at")
+            }
+        }
+    }
+}
+
+/// Looks at every pod each minute, until cancelled.
+pub async fn forever(node: &Node, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.tick().await;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        all(node).await;
+    }
+}
+
+/// Looks at one pod.
+///
+/// # Errors
+/// [`LookError`]; nothing was changed, or what was changed is settled by the next look.
+pub async fn one(node: &Node, key: &PodKey) -> Result<Ending, LookError> {
+    let shim = Shim::connect(key).await?;
+    let status = shim.attach().await?;
+    if status.fence.is_empty() {
+        return Ok(Ending::Fine);
+    }
+    let fence = Fence::decode(&status.fence)?;
+    let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
+    let log = StoreLog::new(tenant, &fence.at.lineage);
+    let spec = LookSpec {
+        cluster: node.identity.cluster.clone(),
+        node: node.identity.node.clone(),
+        epoch: node.identity.epoch,
+        nonce: Nonce::mint(),
+        at_ms: unix_ms(),
+        old: is_old(&status)?,
+    };
+    let mut peer = LookPeer { shim, fence, held_op: held_op(&status) };
+    let mut driver = Driver::new(Look::new(spec), &log, &mut peer, Duration::MAX);
+    match driver.feed(Event::Begin).await {
+        Stop::Done(ending) => Ok(ending),
+        Stop::Ready | Stop::Prepare(_) => Ok(Ending::Kept),
+    }
+}
+
+/// T/2 of the default horizon: an operation that is older settles only by reclaiming.
+const OLD_MS: u64 = 12 * 3600 * 1000;
+
+fn is_old(status: &shim_op::Status) -> Result<bool, LookError> {
+    let sealed = status.seal.as_ref().map(|seal| &seal.entry);
+    let Some(bytes) = sealed.or(status.committing.as_ref().map(|c| &c.entry)) else {
+        return Ok(false);
+    };
+    let began = Entry::decode(bytes)?.at_ms;
+    Ok(unix_ms().saturating_sub(began) > OLD_MS)
+}
+
+fn held_op(status: &shim_op::Status) -> String {
+    status.committing.as_ref().map(|c| c.op.clone()).unwrap_or_default()
+}
+
+struct LookPeer {
+    shim: Shim,
+    fence: Fence,
+    held_op: String,
+}
+
+impl LookPeer {
+    async fn converse(&self, message: ToShim) -> Result<ToAgent, LookError> {
+        if message == ToShim::Attach {
+            return Ok(ToAgent::Status(Box::new(understand(self.shim.attach().await?)?)));
+        }
+        let Some(body) = self.translate(message) else {
+            return Ok(ToAgent::Refused(Refusal::Busy));
+        };
+        match self.shim.tell(body).await? {
+            FromShimBody::Done(_) => Ok(ToAgent::Done),
+            other => Err(other.unexpected("Done").into()),
+        }
+    }
+
+    fn translate(&self, message: ToShim) -> Option<ToShimBody> {
+        let op = self.held_op.clone();
+        Some(match message {
+            ToShim::Hold { entry } => ToShimBody::WriteFence(WriteFence {
+                at: Some(lineage_at(&self.fence.at)),
+                entry: bytes(&entry),
+            }),
+            ToShim::Unseal { entry } => ToShimBody::Unseal(Unseal { entry: bytes(&entry) }),
+            ToShim::Stopped { entry } => ToShimBody::Stopped(Stopped { entry: bytes(&entry) }),
+            ToShim::Moved { entry } => {
+                let to = entry.state.owner().map(|o| o.node.clone()).unwrap_or_default();
+                ToShimBody::Moved(Moved { entry: bytes(&entry), to })
+            }
+            ToShim::Resume { entry } => {
+                ToShimBody::ResumeHeld(ResumeHeld { op, entry: bytes(&entry) })
+            }
+            ToShim::Abort { why } => {
+                let told = why.told(&self.fence.at.lineage.to_string());
+                let why = Some(godwit_wire::Refusal::new(why.code(), told));
+                ToShimBody::AbortHeld(AbortHeld { op, why })
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[async_trait]
+impl Peer for LookPeer {
+    async fn tell(&mut self, message: ToShim) -> Option<ToAgent> {
+        // `ResumeHeld` is answered by Done, which to the machine is that the tasks run.
+        let resumes = matches!(message, ToShim::Resume { .. });
+        match self.converse(message).await {
+            Ok(ToAgent::Done) if resumes => Some(ToAgent::Resumed),
+            Ok(answer) => Some(answer),
+            Err(LookError::Shim(ShimError::Refused(refusal))) => {
+                tracing::info!(why = refusal.reason, "a shim refused");
+                Some(ToAgent::Refused(Refusal::Busy))
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "a look was interrupted");
+                None
+            }
+        }
+    }
+
+    async fn hear(&mut self) -> Option<ToAgent> {
+        let error = self.shim.ended().await;
+        tracing::debug!(error = %error, "a looked-at shim spoke");
+        None
+    }
+
+    async fn prove_dead(&mut self) -> bool {
+        false
+    }
+
+    async fn remove_fence(&mut self) {}
+}
+
+fn understand(status: shim_op::Status) -> Result<Status, LookError> {
+    let fence = match status.fence.as_slice() {
+        [] => None,
+        bytes => Some(Fence::decode(bytes)?),
+    };
+    Ok(Status {
+        pod_uid: status.pod_uid.clone(),
+        incarnation: parse("incarnation", &status.incarnation)?,
+        fence,
+        holds: holds(&status)?,
+    })
+}
+
+fn holds(status: &shim_op::Status) -> Result<Holds, LookError> {
+    if let Some(seal) = &status.seal {
+        let entry = Box::new(Entry::decode(&seal.entry)?);
+        return Ok(Holds::Sealed { entry, reclaim_after_s: seal.reclaim_after_s });
+    }
+    if let Some(committing) = &status.committing {
+        let entry = Box::new(Entry::decode(&committing.entry)?);
+        return Ok(Holds::Committing { entry });
+    }
+    Ok(match status.state() {
+        PodState::Running
+        | PodState::Paused
+        | PodState::Checkpointing
+        | PodState::Frozen
+        | PodState::Hydrating => Holds::Running { owes_cold: owes(status) },
+        PodState::Restoring | PodState::Held => Holds::Starting,
+        PodState::Created
+        | PodState::Moved
+        | PodState::Exited
+        | PodState::Sealed
+        | PodState::Unspecified => Holds::Nothing,
+    })
+}
+
+fn owes(status: &shim_op::Status) -> Option<Before> {
+    let owed = status.owes_cold.as_ref()?;
+    let reason = serde_json::from_value(serde_json::Value::String(owed.reason.clone()));
+    Some(Before {
+        container: owed.container.clone(),
+        reason: reason.unwrap_or(ColdReason::Exited),
+        lived_s: owed.lived_s,
+    })
+}

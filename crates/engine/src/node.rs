@@ -1,0 +1,131 @@
+//! What all operations of one node share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use godwit_criu::launch::Launcher;
+use godwit_criu_rpc::CriuVersion;
+use godwit_image::manifest::Compat;
+use godwit_store::Store;
+use godwit_types::{OpId, Owner};
+use godwit_wire::NodeIdentity;
+use godwit_wire::api::OperationStatus;
+use tokio::sync::Semaphore;
+
+use crate::budget::Budget;
+use crate::journal::Watched;
+
+/// The cluster of nodes without Kubernetes.
+pub const NO_CLUSTER: &str = "_none";
+
+/// No store of this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no store {name:?} in agent.toml; there are: {known}")]
+pub struct UnknownStore {
+    name: String,
+    known: String,
+}
+
+/// One node: its identity, its stores, its limits, and what is in progress.
+#[derive(Debug)]
+pub struct Node {
+    /// Who it is in logs.
+    pub identity: NodeIdentity,
+    /// Its stores by name.
+    pub stores: BTreeMap<String, Store>,
+    /// Name of the store that requests use when they name none.
+    pub default_store: String,
+    /// Memory for capture.
+    pub budget: Budget,
+    /// Longest freeze.
+    pub freeze_deadline: Duration,
+    /// How CRIU is started.
+    pub launcher: Launcher,
+    /// CRIU's version.
+    pub criu: CriuVersion,
+    /// What it can run.
+    pub compat: Compat,
+    /// Directory of what need not outlive a reboot, on tmpfs.
+    pub run_dir: PathBuf,
+    /// Operations at the same time.
+    pub operations: Semaphore,
+    /// What is in progress.
+    pub progress: Operations,
+}
+
+impl Node {
+    /// A store by name, or the default one; with its name.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn store(&self, name: Option<&str>) -> Result<(&str, &Store), UnknownStore> {
+        let wanted = name.unwrap_or(&self.default_store);
+        let found = self.stores.get_key_value(wanted).map(|(name, store)| (name.as_str(), store));
+        found.ok_or_else(|| UnknownStore {
+            name: wanted.to_owned(),
+            known: self.stores.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The owner that a pod of this node is.
+    #[must_use]
+    pub fn owner(&self, pod_uid: &str, incarnation: godwit_types::Incarnation) -> Owner {
+        Owner {
+            cluster: self.identity.cluster.clone(),
+            node: self.identity.node.clone(),
+            epoch: self.identity.epoch,
+            pod_uid: pod_uid.to_owned(),
+            incarnation,
+        }
+    }
+}
+
+/// The operations in progress.
+#[derive(Debug, Default)]
+pub struct Operations(Mutex<BTreeMap<OpId, Running>>);
+
+#[derive(Debug)]
+struct Running {
+    kind: &'static str,
+    pod: String,
+    watched: Watched,
+}
+
+/// Removes an operation from the list when dropped.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    operations: &'a Operations,
+    op: OpId,
+}
+
+impl Operations {
+    /// Lists an operation for as long as the result lives.
+    pub fn enter(&self, op: OpId, kind: &'static str, pod: &str, watched: Watched) -> Listed<'_> {
+        self.lock().insert(op, Running { kind, pod: pod.to_owned(), watched });
+        Listed { operations: self, op }
+    }
+
+    /// What is in progress, oldest first.
+    #[must_use]
+    pub fn status(&self) -> Vec<OperationStatus> {
+        let status = |(op, running): (&OpId, &Running)| OperationStatus {
+            op: *op,
+            kind: running.kind.to_owned(),
+            pod: running.pod.clone(),
+            progress: running.watched.progress(),
+        };
+        self.lock().iter().map(status).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OpId, Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.operations.lock().remove(&self.op);
+    }
+}

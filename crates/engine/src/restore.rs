@@ -1,0 +1,180 @@
+//! A start of one container that needs the log: restore, fork, or an ordinary start of a pod with a lineage.
+//!
+//! ```text
+//! check      which point, may it be continued, does it fit this node        nothing is written yet
+//! stage      head → CRIU's images, vetted; relay's and pager's plans
+//! restore    the shim runs `runc restore` up to post-restore: every task is held
+//! take-over  one create-only entry: one winner. After it, and only then, the tasks run
+//! hydrate    the pager asks for frames (`frames`); the shim tells when all are there
+//! ```
+//! # Failure and cancellation
+//! Before the take-over nothing has been written: the shim kills what it held, and somebody else may try. From
+//! `Committing` on only the settled slot decides; if this agent dies there, the next one finds the shim by `Attach`.
+
+mod ask;
+mod error;
+pub(crate) mod peer;
+pub mod serve;
+mod stage;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use godwit_image::{FrameSource, Manifest};
+use godwit_ownership::{Ending, Event};
+use godwit_ownership::{Target, TargetSpec};
+use godwit_store::TenantStore;
+use godwit_types::{CheckpointId, Phase, Tenant};
+use godwit_wire::agent_op::BeginRestore;
+use oci_spec::runtime::Spec;
+
+use crate::compat;
+use crate::driver::{Driver, Stop};
+use crate::frames::source::SourceWords;
+use crate::journal::Journal;
+use crate::log::StoreLog;
+use crate::node::Node;
+
+pub use error::RestoreError;
+
+use self::peer::{Connection, TargetPeer};
+use self::stage::{Stage, Staged};
+
+/// What a spec's annotations ask for, found in a store.
+struct Wanted {
+    /// Name of the store.
+    store_name: String,
+    tenant: TenantStore,
+    manifest: Manifest,
+}
+
+impl Wanted {
+    async fn find(node: &Node, begin: &BeginRestore) -> Result<Self, RestoreError> {
+        let asked = ask::Asked::read(begin)?;
+        let (store_name, store) = node.store(asked.store.as_deref())?;
+        let tenant = store.tenant(&Tenant::node());
+        let manifest = tenant.manifest(asked.checkpoint).await?;
+        Ok(Self { store_name: store_name.to_owned(), tenant, manifest })
+    }
+}
+
+/// Carries a restore through; the connection is given back for what follows the resume.
+///
+/// # Errors
+/// [`RestoreError`]: nothing of it runs, and the shim was told.
+pub(crate) async fn restore(
+    node: &Node,
+    begin: BeginRestore,
+    spec: Spec,
+    connection: Connection,
+    journal: &mut Journal,
+) -> Result<(Connection, Manifest), RestoreError> {
+    journal.enter(Phase::Check);
+    let mut peer = TargetPeer::new(connection, true, begin.container.clone());
+    match Box::pin(carry_through(node, &begin, &spec, &mut peer, journal)).await {
+        Ok(manifest) => Ok((peer.into_socket(), manifest)),
+        Err(error) => {
+            peer.why
+                .get_or_insert_with(|| godwit_wire::Refusal::new(error.code(), error.sentence()));
+            peer.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn carry_through(
+    node: &Node,
+    begin: &BeginRestore,
+    spec: &Spec,
+    peer: &mut TargetPeer,
+    journal: &mut Journal,
+) -> Result<Manifest, RestoreError> {
+    let wanted = Wanted::find(node, begin).await?;
+    let target = ask::target(node, begin, &wanted.store_name, &wanted.manifest)?;
+    let log = StoreLog::new(wanted.tenant.clone(), &target.at.lineage);
+    let reclaim = std::time::Duration::MAX;
+    let mut driver = Driver::new(Target::new(target.clone()), &log, peer, reclaim);
+    let mut event = Event::Begin;
+    loop {
+        match driver.feed(event).await {
+            Stop::Prepare(checkpoint) => {
+                journal.enter(Phase::Stage);
+                event = match prepare(node, begin, spec, &wanted, &target, checkpoint).await {
+                    Ok(staged) => {
+                        driver.peer().plan = Some((staged.plan, staged.fds));
+                        journal.enter(Phase::Restore);
+                        Event::Prepared
+                    }
+                    Err(error) => {
+                        let never = error.never();
+                        let told = godwit_wire::Refusal::new(error.code(), error.sentence());
+                        driver.peer().why = Some(told);
+                        tracing::warn!(error = %error.sentence(), "a point cannot be restored here");
+                        Event::CannotRestore { never }
+                    }
+                };
+            }
+            Stop::Done(Ending::Resumed(_)) => return Ok(wanted.manifest),
+            Stop::Done(Ending::Refused(refusal)) => {
+                let told = refusal.told(&begin.container);
+                return Err(match driver.peer().why.take() {
+                    Some(why) => RestoreError::Told { code: why.means(), told: why.reason },
+                    None => RestoreError::Told { code: refusal.code(), told },
+                });
+            }
+            Stop::Done(_) | Stop::Ready => return Err(RestoreError::Interrupted),
+        }
+    }
+}
+
+/// Everything that the plan needs.
+async fn prepare(
+    node: &Node,
+    begin: &BeginRestore,
+    spec: &Spec,
+    wanted: &Wanted,
+    target: &TargetSpec,
+    checkpoint: CheckpointId,
+) -> Result<Staged, RestoreError> {
+    compat::check(&wanted.manifest.compat, &node.compat)?;
+    let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
+    let head = reader.head().await?;
+    let frames: Arc<dyn FrameSource> = Arc::new(reader.frame_source(Arc::new(head.packs.clone())));
+    let words = SourceWords {
+        store: wanted.store_name.clone(),
+        tenant: wanted.tenant.tenant().clone(),
+        checkpoint: pin.checkpoint(),
+        op: target.op(),
+        owner: target.pen.me.clone(),
+    };
+    let source = serde_json::to_vec(&words).map_err(RestoreError::Words)?;
+    let work_dir = PathBuf::from(&begin.work_dir);
+    let (spec, criu, version) = (spec.clone(), node.launcher.criu.clone(), node.criu);
+    let run_dir = node.run_dir.clone();
+    let staged = tokio::task::spawn_blocking(move || {
+        let [container] = head.containers.as_slice() else {
+            return Err(RestoreError::SeveralContainers);
+        };
+        let images = make_dir(&work_dir.join("images"))?;
+        let workspace = make_dir(&run_dir.join("relay"))?;
+        let stage = Stage {
+            container,
+            spec: &spec,
+            images: &images,
+            workspace: &workspace,
+            frames: &frames,
+            source,
+            criu: &criu,
+            version,
+        };
+        stage.run()
+    });
+    staged.await.map_err(|_| RestoreError::Interrupted)?
+}
+
+fn make_dir(path: &std::path::Path) -> Result<PathBuf, RestoreError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| RestoreError::Write { path: path.to_owned(), source })?;
+    Ok(path.to_owned())
+}

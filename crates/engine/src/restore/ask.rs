@@ -1,0 +1,138 @@
+//! What a starting container asks for, in the words of `godwit-ownership`.
+
+use godwit_image::Manifest;
+use godwit_ownership::TargetSpec;
+use godwit_ownership::message::{Ask, Before, Force, OnFailure, OnLost, Request, Start};
+use godwit_ownership::state::{ColdReason, Fork};
+use godwit_ownership::{Fence, LineageRef, Pen};
+use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, OpId, names};
+use godwit_wire::agent_op::{AskStart, BeginRestore};
+use godwit_wire::{Annotation, parse, shim_op};
+
+use super::RestoreError;
+use crate::checkpoint::peer::unix_ms;
+use crate::node::Node;
+
+/// The annotations of a restore.
+pub(super) struct Asked {
+    pub(super) checkpoint: CheckpointId,
+    pub(super) store: Option<String>,
+}
+
+impl Asked {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Both or neither of restore and fork, or an id that is none.
+    pub(super) fn read(begin: &BeginRestore) -> Result<Self, RestoreError> {
+        let get = |name| annotation(&begin.annotations, name);
+        let id = match (get(names::RESTORE_FROM), get(names::FORK_FROM)) {
+            (Some(id), None) | (None, Some(id)) => id,
+            _ => return Err(RestoreError::Annotations),
+        };
+        let checkpoint = id.parse()?;
+        Ok(Self { checkpoint, store: get(names::STORE).map(str::to_owned) })
+    }
+}
+
+fn annotation<'a>(all: &'a [Annotation], name: &str) -> Option<&'a str> {
+    all.iter().find(|a| a.name == name).map(|a| a.value.as_str())
+}
+
+/// The machine's specification of a restore.
+///
+/// # Errors
+/// A field of the shim's message that cannot be.
+pub(super) fn target(
+    node: &Node,
+    begin: &BeginRestore,
+    store: &str,
+    manifest: &Manifest,
+) -> Result<TargetSpec, RestoreError> {
+    let fork = annotation(&begin.annotations, names::FORK_FROM).is_some();
+    let fence = fence(&begin.fence)?;
+    let lineage = match fork {
+        true => LineageName::mint(),
+        false => manifest.lineage.clone(),
+    };
+    let at = match &fence {
+        Some(fence) => fence.at.clone(),
+        None => LineageRef { store: store.to_owned(), tenant: manifest.tenant.clone(), lineage },
+    };
+    let request = match fork {
+        true => Request::Fork(Fork { lineage: manifest.lineage.clone(), checkpoint: manifest.id }),
+        false => Request::Continue {
+            checkpoint: Some(manifest.id),
+            force: annotation(&begin.annotations, names::FORCE).map(|why| Force {
+                who: format!("{}/{}", node.identity.node, begin.namespace),
+                why: why.to_owned(),
+            }),
+        },
+    };
+    let start = Start {
+        request: Some(request),
+        before: before(begin.before.as_ref(), &begin.container),
+        on_lost: OnLost::default(),
+        on_failure: OnFailure::default(),
+    };
+    let incarnation = parse("incarnation", &begin.incarnation)?;
+    let op = parse("op", &begin.op)?;
+    Ok(spec(node, at, op, &begin.pod_uid, incarnation, fence, start, begin.others_dead))
+}
+
+/// The machine's specification of an ordinary start of a pod that has a fence.
+///
+/// # Errors
+/// A field of the shim's message that cannot be; a shim that asks without a fence.
+pub(super) fn ordinary(node: &Node, ask: &AskStart) -> Result<TargetSpec, RestoreError> {
+    let fence = fence(&ask.fence)?.ok_or(RestoreError::NoFence)?;
+    let start = Start {
+        request: None,
+        before: before(ask.before.as_ref(), &ask.container),
+        on_lost: OnLost::default(),
+        on_failure: OnFailure::default(),
+    };
+    let incarnation = parse("incarnation", &ask.incarnation)?;
+    let op = parse("op", &ask.op)?;
+    let at = fence.at.clone();
+    Ok(spec(node, at, op, &ask.pod_uid, incarnation, Some(fence), start, ask.others_dead))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+fn spec(
+    node: &Node,
+    at: LineageRef,
+    op: OpId,
+    pod_uid: &str,
+    incarnation: Incarnation,
+    fence: Option<Fence>,
+    start: Start,
+    others_dead: bool,
+) -> TargetSpec {
+    let pen = Pen {
+        me: node.owner(pod_uid, incarnation),
+        op: Some(op),
+        nonce: Nonce::mint(),
+        at_ms: unix_ms(),
+    };
+    let pod_uid = pod_uid.to_owned();
+    let ask = Ask { op, pod_uid, incarnation, fence, start, others_dead };
+    TargetSpec { pen, at, ask }
+}
+
+pub(crate) fn fence(bytes: &[u8]) -> Result<Option<Fence>, RestoreError> {
+    match bytes {
+        [] => Ok(None),
+        bytes => Ok(Some(Fence::decode(bytes)?)),
+    }
+}
+
+fn before(before: Option<&shim_op::Before>, container: &str) -> Before {
+    let reason = before
+        .and_then(|b| serde_json::from_value(serde_json::Value::String(b.reason.clone())).ok());
+    Before {
+        container: container.to_owned(),
+        reason: reason.unwrap_or(ColdReason::FirstStart),
+        lived_s: before.and_then(|b| b.lived_s),
+    }
+}

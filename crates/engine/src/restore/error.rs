@@ -1,0 +1,134 @@
+//! Why a container was not restored.
+
+use std::path::PathBuf;
+
+use godwit_types::Code;
+
+use crate::compat::Mismatch;
+use crate::node::UnknownStore;
+
+/// A restore that did not take place. Nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Not exactly one of the two annotations.
+    #[error("give either godwit.dev/restore-from=ID or godwit.dev/fork-from=ID, not both")]
+    Annotations,
+    /// Not the id of a checkpoint.
+    #[error(transparent)]
+    Id(#[from] godwit_types::InvalidName),
+    /// No such store.
+    #[error(transparent)]
+    Store(#[from] UnknownStore),
+    /// The checkpoint is not there, or the store does not answer.
+    #[error(transparent)]
+    Reading(#[from] godwit_store::StoreError),
+    /// This node cannot run it.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// The checkpoint asks for more than the new spec gives.
+    #[error(transparent)]
+    Vet(#[from] godwit_criu::vet::Refusal),
+    /// CRIU's images cannot be understood.
+    #[error(transparent)]
+    Criu(#[from] godwit_criu::Error),
+    /// A frame cannot be read.
+    #[error("the checkpoint's memory cannot be read")]
+    Frames(#[from] godwit_image::SinkError),
+    /// A part of the checkpoint cannot be decoded or encoded.
+    #[error("a part of the checkpoint cannot be decoded")]
+    Image(#[from] godwit_image::ImageError),
+    /// An image name that is no file name.
+    #[error("the checkpoint names an image {name:?}: it was not written by godwit")]
+    HostileName {
+        /// The name.
+        name: String,
+    },
+    /// A page lies outside its frame.
+    #[error("frame {frame} of the checkpoint is shorter than its pages")]
+    ShortFrame {
+        /// Number of the frame.
+        frame: u32,
+    },
+    /// The mounts cannot be had.
+    #[error("the checkpoint's mounts are not those of the container's spec")]
+    NoMounts,
+    /// A pod of several containers.
+    #[error("the checkpoint is of a pod of several containers, which cannot be restored yet")]
+    SeveralContainers,
+    /// A file on tmpfs cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A message of the shim cannot be read or sent.
+    #[error("the shim's message cannot be read")]
+    Wire(#[from] godwit_wire::WireError),
+    /// A fence that cannot be read is not "no fence".
+    #[error("what says who may run the container cannot be read")]
+    Fence(#[from] godwit_ownership::OwnershipError),
+    /// A shim that asks without a fence.
+    #[error("the shim asked for permission without a fence")]
+    NoFence,
+    /// What the pager is told cannot be written.
+    #[error("the pager's plan cannot be written")]
+    Words(#[source] serde_json::Error),
+    /// The log, or the shim, said no.
+    #[error("{told}")]
+    Told {
+        /// The kind.
+        code: Code,
+        /// The sentence.
+        told: String,
+    },
+    /// The connection ended; what is committing is settled by the next look.
+    #[error("the start was interrupted")]
+    Interrupted,
+}
+
+impl RestoreError {
+    /// What it means to the caller.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Annotations
+            | Self::Id(_)
+            | Self::Mismatch(_)
+            | Self::Vet(_)
+            | Self::NoMounts
+            | Self::SeveralContainers => Code::Refused,
+            Self::Store(_) => Code::NotFound,
+            Self::Reading(e) => e.code(),
+            Self::Criu(e) => e.code(),
+            Self::Frames(e) => e.code(),
+            Self::Image(_) | Self::HostileName { .. } | Self::ShortFrame { .. } => Code::Corrupt,
+            Self::Wire(e) => e.code(),
+            Self::Fence(_) | Self::NoFence => Code::Corrupt,
+            Self::Told { code, .. } => *code,
+            Self::Interrupted => Code::Unavailable,
+            Self::Write { .. } | Self::Words(_) => Code::Internal,
+        }
+    }
+
+    /// Whether no other try of the same point on this node can succeed.
+    #[must_use]
+    pub fn never(&self) -> bool {
+        matches!(self.code(), Code::Refused | Code::Corrupt | Code::NotFound)
+    }
+
+    /// The message with what lies behind it, for a person.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}

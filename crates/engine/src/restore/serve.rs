@@ -1,0 +1,200 @@
+//! The agent's operation socket: shims that start, and shims whose tasks have died.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_ownership::Target;
+use godwit_ownership::{Ending, Event, Pen};
+use godwit_ownership::{Keeper, KeeperSpec};
+use godwit_types::{Code, Nonce, OpId, Phase};
+use godwit_wire::agent_op::{AskStart, Noted, Settled, TaskGone, ToAgentBody};
+use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::peer::{Connection, TargetPeer};
+use super::{RestoreError, ask, restore};
+use crate::checkpoint::peer::unix_ms;
+use crate::driver::{Driver, Peer, Stop};
+use crate::journal::Journal;
+use crate::log::StoreLog;
+use crate::node::Node;
+
+/// Longest `config.json` that is read.
+const MAX_SPEC: u64 = 16 << 20;
+/// A shim says hello and what it wants at once.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// Serves shims until cancelled; starts in progress are carried through first.
+///
+/// # Errors
+/// The socket cannot be bound or accepts no more.
+pub async fn serve(node: Arc<Node>, path: &Path, stop: CancellationToken) -> Result<(), WireError> {
+    let listener = AsyncListener::bind(path)?;
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(connection) => {
+                let node = Arc::clone(&node);
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    if let Err(error) = attend(&node, connection, &stop).await {
+                        tracing::warn!(error = %error.sentence(), "a shim was not served to the end");
+                    }
+                });
+            }
+            Err(error) if error.code() == Code::Refused => {
+                tracing::warn!(error = %error, "a shim was turned away");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+async fn attend(
+    node: &Node,
+    connection: Connection,
+    stop: &CancellationToken,
+) -> Result<(), RestoreError> {
+    connection.greet(GREETING).await?;
+    let first = connection.recv_timeout(GREETING).await?.ok_or(WireError::Closed)?;
+    match &first.body {
+        ToAgentBody::BeginRestore(_) => begin_restore(node, first, connection, stop).await,
+        ToAgentBody::AskStart(ask) => ordinary_start(node, ask.clone(), connection).await,
+        ToAgentBody::TaskGone(gone) => task_gone(node, gone.clone(), connection).await,
+        other => Err(other.unexpected("BeginRestore, AskStart or TaskGone").into()),
+    }
+}
+
+async fn begin_restore(
+    node: &Node,
+    first: Received<godwit_wire::agent_op::ToAgentBody>,
+    connection: Connection,
+    stop: &CancellationToken,
+) -> Result<(), RestoreError> {
+    let (ToAgentBody::BeginRestore(begin), [spec]) = first.with_fds("BeginRestore")? else {
+        return Err(RestoreError::Interrupted);
+    };
+    let spec = memfd::read(spec, MAX_SPEC)?;
+    let Ok(spec) = serde_json::from_slice(&spec) else {
+        let refusal = Refusal::new(Code::Corrupt, "the container's config.json cannot be read");
+        connection.send(refusal, &[]).await?;
+        return Ok(());
+    };
+    let (mut journal, watched) = Journal::begin();
+    let op: OpId = parse("op", &begin.op)?;
+    let _listed = node.progress.enter(op, "restore", &begin.pod_key, watched);
+    let name = begin.container.clone();
+    let (connection, manifest) = restore(node, begin, spec, connection, &mut journal).await?;
+    tracing::info!(container = name, checkpoint = %manifest.id, ms = journal.elapsed_ms(), "resumed");
+    journal.enter(Phase::Hydrate);
+    stop.run_until_cancelled(hydrate(&name, connection)).await.unwrap_or(Ok(()))
+}
+
+/// Waits until the shim says that every page is there. This agent's end changes nothing about that.
+async fn hydrate(container: &str, connection: Connection) -> Result<(), RestoreError> {
+    let Some(message) = connection.recv().await? else { return Ok(()) };
+    match message.body {
+        ToAgentBody::Hydrated(hydrated) => {
+            let (ms, faults, pages) = (hydrated.after_ms, hydrated.faults, hydrated.pages);
+            tracing::info!(container, ms, faults, pages, "hydrated");
+        }
+        ToAgentBody::HydrationFailed(failed) => {
+            let why = failed.why.map(|w| w.reason).unwrap_or_default();
+            tracing::error!(container, why, "killed: its memory could not be completed");
+        }
+        other => return Err(other.unexpected("Hydrated or HydrationFailed").into()),
+    }
+    connection.send(Noted {}, &[]).await?;
+    Ok(())
+}
+
+async fn ordinary_start(
+    node: &Node,
+    ask: AskStart,
+    connection: Connection,
+) -> Result<(), RestoreError> {
+    let mut peer = TargetPeer::new(connection, false, ask.container.clone());
+    let ended = decide_start(node, &ask, &mut peer).await;
+    if let Err(error) = &ended {
+        peer.why = Some(Refusal::new(error.code(), error.sentence()));
+        peer.close().await;
+    }
+    ended
+}
+
+async fn decide_start(
+    node: &Node,
+    ask: &AskStart,
+    peer: &mut TargetPeer,
+) -> Result<(), RestoreError> {
+    let spec = ask::ordinary(node, ask)?;
+    let tenant = node.store(Some(&spec.at.store))?.1.tenant(&spec.at.tenant);
+    let log = StoreLog::new(tenant, &spec.at.lineage);
+    let mut driver = Driver::new(Target::new(spec), &log, peer, Duration::MAX);
+    match driver.feed(Event::Begin).await {
+        Stop::Done(Ending::Resumed(_)) => Ok(()),
+        Stop::Done(Ending::Refused(refusal)) => {
+            let told = refusal.told(&ask.container);
+            Err(RestoreError::Told { code: refusal.code(), told })
+        }
+        _ => Err(RestoreError::Interrupted),
+    }
+}
+
+/// The shim's word about its dead tasks, for the keeper.
+struct Dead {
+    proved: bool,
+    remove_fence: bool,
+}
+
+#[async_trait::async_trait]
+impl Peer for Dead {
+    async fn tell(&mut self, _: godwit_ownership::ToShim) -> Option<godwit_ownership::ToAgent> {
+        None
+    }
+
+    async fn hear(&mut self) -> Option<godwit_ownership::ToAgent> {
+        std::future::pending().await
+    }
+
+    async fn prove_dead(&mut self) -> bool {
+        self.proved
+    }
+
+    async fn remove_fence(&mut self) {
+        self.remove_fence = true;
+    }
+}
+
+async fn task_gone(
+    node: &Node,
+    gone: TaskGone,
+    connection: Connection,
+) -> Result<(), RestoreError> {
+    let Some(fence) = ask::fence(&gone.fence)? else { return Err(RestoreError::NoFence) };
+    let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
+    let log = StoreLog::new(tenant, &fence.at.lineage);
+    let pen = Pen {
+        me: node.owner(&gone.pod_uid, parse("incarnation", &gone.incarnation)?),
+        op: None,
+        nonce: Nonce::mint(),
+        at_ms: unix_ms(),
+    };
+    let spec = KeeperSpec { pen, fence, wanted: gone.wanted, slot_expired: false };
+    let mut dead = Dead { proved: gone.proved_dead, remove_fence: false };
+    let mut driver = Driver::new(Keeper::new(spec), &log, &mut dead, Duration::MAX);
+    let ending = driver.feed(Event::Begin).await;
+    tracing::debug!(pod = gone.pod_key, ?ending, "the death of tasks");
+    let remove_fence = dead.remove_fence;
+    connection.send(Settled { remove_fence }, &[]).await?;
+    Ok(())
+}

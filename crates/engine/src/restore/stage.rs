@@ -1,0 +1,193 @@
+//! From a head to everything that `runc restore` needs: CRIU's image directory, the relay's plan, the pager's plan.
+//! Blocking; run on threads that may.
+//!
+//! Nothing of a checkpoint is trusted: images are vetted against the new spec before anything is started, mounts and
+//! limits come from the new spec. Whatever is found wrong is a refusal; nothing has happened then.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use godwit_criu::images::{ImageDir, limits, pagemap, tasks};
+use godwit_criu::mounts::{MountPlan, restore as mount_sources};
+use godwit_criu::namespaces::NamespacePlan;
+use godwit_criu::vet;
+use godwit_criu_rpc::CriuVersion;
+use godwit_criu_rpc::relay_plan::{
+    CONTENTS_FILE, RelayPlan, RestoreOptions, SOURCES_FILE, encode_sources,
+};
+use godwit_image::{ContainerHead, FrameSource, PageSource, Space, SpaceHead};
+use godwit_types::PAGE_SIZE;
+use godwit_wire::agent_op::Plan;
+use godwit_wire::memfd;
+use godwit_wire::pager::{LazyPlan, LazyProcess};
+use oci_spec::runtime::Spec;
+use prost::Message as _;
+
+use super::RestoreError;
+
+/// What is staged, and for whom.
+pub(super) struct Stage<'a> {
+    /// The container of the checkpoint.
+    pub(super) container: &'a ContainerHead,
+    /// The spec that it is to run under.
+    pub(super) spec: &'a Spec,
+    /// An empty directory on tmpfs, root's alone, that outlives the restore.
+    pub(super) images: &'a Path,
+    /// An empty directory of the node for the relay's private mounts.
+    pub(super) workspace: &'a Path,
+    /// Reads frames.
+    pub(super) frames: &'a Arc<dyn FrameSource>,
+    /// Names the checkpoint to any agent: `LazyPlan::source`.
+    pub(super) source: Vec<u8>,
+    /// The real CRIU.
+    pub(super) criu: &'a Path,
+    /// Its version.
+    pub(super) version: CriuVersion,
+}
+
+/// What the shim gets.
+pub(super) struct Staged {
+    /// The plan without what only the log knows.
+    pub(super) plan: Plan,
+    /// Its descriptors.
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+impl Stage<'_> {
+    /// Stages.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: a refusal with its sentence, or damage.
+    pub(super) fn run(&self) -> Result<Staged, RestoreError> {
+        self.write_images()?;
+        let dir = ImageDir::new(self.images);
+        let refusals = vet::check(&dir, self.spec)?;
+        if let Some(first) = refusals.into_iter().next() {
+            return Err(RestoreError::Vet(first));
+        }
+        limits::apply(&dir, self.spec, &limits::of_this_process()?)?;
+        self.write_memory(&dir)?;
+        let relay_plan = self.relay_plan()?.encode();
+        let (pager, fds) = self.pager_plan()?;
+        let vpids = tasks::read(&dir)?.into_iter().map(|task| task.vpid).collect();
+        let memory = self.container.spaces.values().map(|s| s.map.pages() * PAGE_SIZE).sum();
+        let plan = Plan {
+            images_dir: self.images.display().to_string(),
+            lazy: true,
+            relay_plan,
+            pager,
+            pager_fds: fds.len() as u32,
+            tasks: vpids,
+            memory_bytes: memory,
+            ..Plan::default()
+        };
+        Ok(Staged { plan, fds })
+    }
+
+    fn write_images(&self) -> Result<(), RestoreError> {
+        for (name, bytes) in &self.container.images {
+            // A name is a file of this directory, whatever the checkpoint says.
+            if name.contains('/') || name.starts_with('.') || name.is_empty() {
+                return Err(RestoreError::HostileName { name: name.clone() });
+            }
+            self.write(name, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RestoreError> {
+        let path = self.images.join(name);
+        std::fs::write(&path, bytes).map_err(|source| RestoreError::Write { path, source })
+    }
+
+    /// Page maps of all address spaces, and the bytes of their eager pages.
+    fn write_memory(&self, dir: &ImageDir) -> Result<(), RestoreError> {
+        for (id, (space, head)) in (1..).zip(&self.container.spaces) {
+            let runs: Vec<pagemap::Run> = head
+                .pagemap()
+                .into_iter()
+                .map(|entry| pagemap::Run {
+                    range: entry.range,
+                    residence: match entry.eager {
+                        true => pagemap::Residence::Eager,
+                        false => pagemap::Residence::Lazy,
+                    },
+                })
+                .collect();
+            pagemap::write(dir, criu_space(*space), id, &runs)?;
+            self.write_pages(&pagemap::pages_path(dir, id), head)?;
+        }
+        Ok(())
+    }
+
+    fn write_pages(&self, path: &Path, head: &SpaceHead) -> Result<(), RestoreError> {
+        let failed = |source| RestoreError::Write { path: path.to_owned(), source };
+        let mut file = std::io::BufWriter::new(File::create(path).map_err(failed)?);
+        for run in head.eager_runs() {
+            let bytes = run.range.bytes().0 as usize;
+            match run.source {
+                PageSource::Zero => file.write_all(&vec![0; bytes]).map_err(failed)?,
+                PageSource::Stored { frame, .. } => {
+                    let raw = self.frames.frame(frame)?;
+                    let start = run.source.frame_offset().map_or(0, |(_, offset)| offset);
+                    let pages = raw.get(start..start + bytes);
+                    let pages = pages.ok_or(RestoreError::ShortFrame { frame: frame.frame })?;
+                    file.write_all(pages).map_err(failed)?;
+                }
+            }
+        }
+        file.flush().map_err(failed)
+    }
+
+    fn relay_plan(&self) -> Result<RelayPlan, RestoreError> {
+        let mounts = MountPlan::read(self.images)?;
+        let sources = mount_sources::sources(&mounts, self.spec).map_err(|refusals| {
+            refusals.into_iter().next().map_or(RestoreError::NoMounts, RestoreError::Vet)
+        })?;
+        self.write(SOURCES_FILE, &encode_sources(&sources))?;
+        let external = sources.iter().map(|s| s.key.clone()).collect::<Vec<_>>();
+        tracing::debug!(?external, "mounts that the relay makes");
+        let namespaces = NamespacePlan::read(self.images)?.restore(self.spec);
+        Ok(RelayPlan {
+            criu: self.criu.to_owned(),
+            path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            criu_version: Some((self.version.major, self.version.minor, self.version.sublevel)),
+            namespaces,
+            hostname: self.spec.hostname().clone(),
+            cgroup_namespace: mount_sources::has_cgroup_namespace(self.spec),
+            workspace: self.workspace.to_owned(),
+            contents: self.images.join(CONTENTS_FILE),
+            sources: self.images.join(SOURCES_FILE),
+            options: RestoreOptions { lazy_pages: true, ..RestoreOptions::default() },
+        })
+    }
+
+    /// The pager's plan: the page maps of all processes without what CRIU restores itself.
+    fn pager_plan(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), RestoreError> {
+        let mut maps = Vec::new();
+        let mut processes = Vec::new();
+        for (space, head) in &self.container.spaces {
+            let Space::Task(vpid) = space else { continue };
+            let mut map = head.map.clone();
+            head.eager.iter().for_each(|range| map.remove(*range));
+            let encoded = map.encode()?;
+            let (offset, length) = (maps.len() as u64, encoded.len() as u64);
+            maps.extend_from_slice(&encoded);
+            let vpid = i32::try_from(*vpid).map_err(|_| RestoreError::NoMounts)?;
+            processes.push(LazyProcess { vpid, offset, length, ..LazyProcess::default() });
+        }
+        let plan = LazyPlan { source: self.source.clone(), processes };
+        let fd = memfd::sealed("godwit-page-maps", &maps)?;
+        Ok((plan.encode_to_vec(), vec![fd]))
+    }
+}
+
+fn criu_space(space: Space) -> pagemap::Space {
+    match space {
+        Space::Task(vpid) => pagemap::Space::Task(vpid),
+        Space::Shmem(id) => pagemap::Space::Shmem(id),
+    }
+}
