@@ -22,6 +22,7 @@ pub mod hooks;
 pub mod io;
 pub mod mounts;
 pub mod oom;
+pub mod op;
 pub mod options;
 pub mod pod;
 pub mod process;

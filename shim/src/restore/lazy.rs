@@ -37,6 +37,11 @@ pub struct LazySocket {
 pub struct LazyStream {
     stream: Watched,
     seen: usize,
+    /// Bytes of the next number that have come.
+    bytes: [u8; 4],
+    have: usize,
+    /// A task whose descriptor has not come yet.
+    awaited: Option<i32>,
 }
 
 /// What CRIU says on it.
@@ -82,7 +87,7 @@ impl LazySocket {
         let accept = |fd: BorrowedFd<'_>| Ok(rustix::net::accept_with(fd, flags)?);
         let fd = self.listener.ready(Interest::READABLE, accept).await;
         let stream = fd.and_then(Watched::new).map_err(Error::io("accept CRIU's page faults"))?;
-        Ok(LazyStream { stream, seen: 0 })
+        Ok(LazyStream { stream, seen: 0, bytes: [0; 4], have: 0, awaited: None })
     }
 }
 
@@ -94,44 +99,56 @@ impl Drop for LazySocket {
 }
 
 impl LazyStream {
-    /// The next task. Zombies are left out. **Not** cancel safe: a dropped call may lose a descriptor, and with it a task.
+    /// The next task. Zombies are left out. Cancel safe.
     ///
     /// # Errors
     /// CRIU closed it before the end, or sent something else: the restore has failed.
     pub async fn next(&mut self) -> Result<Said> {
         loop {
-            self.seen += 1;
-            if self.seen > MAX_TASKS {
-                return Err(Error::Refused("CRIU announces too many tasks".into()));
+            if let Some(vpid) = self.awaited {
+                let received = self.stream.ready(Interest::READABLE, receive).await;
+                self.awaited = None;
+                let uffd = received.map_err(Error::io("receive a userfaultfd"))?;
+                return Ok(Said::Task { vpid, uffd });
             }
-            let number = self.number().await.map_err(Error::io("read CRIU's page fault socket"))?;
+            let number = self.number().await.map_err(broken)?;
+            self.seen += 1;
             if number.cast_unsigned() == FINISHED {
                 return Ok(Said::Finished);
             }
-            if number >= 0 {
-                let uffd = self.descriptor().await.map_err(Error::io("receive a userfaultfd"))?;
-                return Ok(Said::Task { vpid: number, uffd });
+            if self.seen > MAX_TASKS {
+                return Err(Error::Refused("CRIU announces too many tasks".into()));
             }
+            self.awaited = Some(number).filter(|vpid| *vpid >= 0);
         }
     }
 
-    async fn number(&self) -> io::Result<i32> {
-        let mut bytes = [0; 4];
-        let mut have = 0;
-        while have < bytes.len() {
-            let rest = bytes.get_mut(have..).unwrap_or_default();
+    /// Whether something of CRIU is there to be read now.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
+    async fn number(&mut self) -> io::Result<i32> {
+        while self.have < self.bytes.len() {
+            let rest = self.bytes.get_mut(self.have..).unwrap_or_default();
             let read = |fd: BorrowedFd<'_>| Ok(rustix::io::read(fd, &mut *rest)?);
-            have += match self.stream.ready(Interest::READABLE, read).await? {
+            self.have += match self.stream.ready(Interest::READABLE, read).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => read,
             };
         }
-        Ok(i32::from_le_bytes(bytes))
+        self.have = 0;
+        Ok(i32::from_le_bytes(self.bytes))
     }
+}
 
-    async fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.stream.ready(Interest::READABLE, receive).await
-    }
+/// CRIU's own words say more; see `attempt`.
+fn broken(why: io::Error) -> Error {
+    Error::Runtime { verb: "restore", said: format!("CRIU closed its page fault socket: {why}") }
 }
 
 impl AsFd for LazyStream {

@@ -1,0 +1,267 @@
+//! Operations on a pod: checkpoint, restore, and every start that needs the log's word.
+//!
+//! ```text
+//!  agent ─► server ─► conns ─┐                                     ┌─► fence, freezer, kill
+//!  containerd ─► Hooks ──────┼─► actor (owns the ShimMachine) ─────┼─► restore::attempt, restore::hydrate
+//!  jobs, CRIU's ends, exits ─┘    event in, actions out            └─► answers
+//! ```
+//! Owns: carrying out what `godwit_ownership::ShimMachine` decides for this pod, in its order. Does not own: those decisions, the
+//! life of containers (`pod`), the bytes of a checkpoint (the agent).
+//!
+//! Invariants: before the seal the end of the agent's connection thaws; sealed or committing, only a settled slot does anything; a
+//! fence is on disk before its answer is sent; nothing is thawed before every CRIU has ended and was looked at.
+
+mod actor;
+mod checkpoint;
+mod cold;
+mod conns;
+mod describe;
+mod gone;
+mod hydrating;
+mod input;
+mod kill;
+mod server;
+mod starting;
+mod status;
+mod words;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use godwit_ownership::ShimMachine;
+use godwit_types::{Incarnation, OpId, PodKey, names};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{error, info};
+
+use crate::container::{Container, Origin};
+use crate::error::{Error, Result};
+use crate::fence::FenceFile;
+use crate::hooks::{Hooks, Restored};
+use crate::pod::Pod;
+use input::{Input, StartAnswer, StartInput};
+
+/// How long containerd's Start may wait for a restore; less than the two minutes of the kubelet.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(100);
+/// How long an ordinary start waits for an agent that is away.
+const PLAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before the agent is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Words to the actor that may wait: readers of connections wait then, nothing is lost.
+const INPUTS: usize = 64;
+
+/// Where the shim meets others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Directory of fences.
+    pub fences: PathBuf,
+    /// Directory of the shims' sockets.
+    pub shims: PathBuf,
+    /// The agent's socket.
+    pub agent: PathBuf,
+}
+
+impl Default for Places {
+    /// The node's.
+    fn default() -> Self {
+        Self {
+            fences: names::FENCES.into(),
+            shims: names::SHIM_SOCKETS.into(),
+            agent: names::AGENT_OP_SOCKET.into(),
+        }
+    }
+}
+
+/// The hooks of a pod whose containers can be checkpointed and restored.
+#[derive(Debug)]
+pub struct Operations {
+    places: Places,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    inputs: mpsc::Sender<Input>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Operations {
+    /// Operations that meet their agent at these places.
+    #[must_use]
+    pub fn new(places: Places) -> Self {
+        Self { places, running: Mutex::default() }
+    }
+
+    /// The pod's actor; the first call starts it.
+    fn actor(&self, pod: &Arc<Pod>) -> Result<mpsc::Sender<Input>> {
+        let mut running = self.running();
+        if let Some(running) = &*running {
+            return Ok(running.inputs.clone());
+        }
+        let key = key_of(pod)?;
+        let fence = FenceFile::within(&self.places.fences, &key);
+        let found = fence.read()?;
+        let machine = ShimMachine::new(key.to_string(), Incarnation::mint(), found);
+        let (inputs, heard) = mpsc::channel(INPUTS);
+        let actor = actor::Actor::new(
+            Arc::clone(pod),
+            key.to_string(),
+            self.places.clone(),
+            fence,
+            machine,
+            inputs.clone(),
+        );
+        tokio::spawn(actor.run(heard));
+        let path = self.places.shims.join(format!("{key}.sock"));
+        let server = match server::serve(&path, inputs.clone()) {
+            Ok(server) => {
+                info!(path = %path.display(), "operations are served");
+                Some(server)
+            }
+            Err(why) => {
+                // Its life does not depend on it.
+                error!(%why, path = %path.display(), "no operation is possible on this pod");
+                None
+            }
+        };
+        *running = Some(Running { inputs: inputs.clone(), server });
+        Ok(inputs)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts with the log's word; asks again while the agent is away.
+    async fn ask_to_start(
+        &self,
+        pod: &Arc<Pod>,
+        container: &Arc<Container>,
+    ) -> Result<StartAnswer> {
+        let inputs = self.actor(pod)?;
+        let restores = matches!(container.origin(), Origin::Restore { .. });
+        let patience = if restores { START_PATIENCE } else { PLAIN_PATIENCE };
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            match ask_once(&inputs, container, until).await? {
+                StartAnswer::No { agent_away: true, .. }
+                    if tokio::time::Instant::now() + ASK_AGAIN < until =>
+                {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                StartAnswer::No { why, .. } => return Err(why),
+                answer => return Ok(answer),
+            }
+        }
+    }
+}
+
+async fn ask_once(
+    inputs: &mpsc::Sender<Input>,
+    container: &Arc<Container>,
+    until: tokio::time::Instant,
+) -> Result<StartAnswer> {
+    let (op, (answer, answered)) = (OpId::mint(), oneshot::channel());
+    let start = StartInput { op, container: Arc::clone(container), answer };
+    inputs.send(Input::Start(Box::new(start))).await.map_err(|_| over())?;
+    tokio::pin!(answered);
+    tokio::select! {
+        answer = &mut answered => return answer.map_err(|_| over()),
+        () = tokio::time::sleep_until(until) => {}
+    }
+    // From here on it ends as soon as it may: not between an entry and its outcome.
+    inputs.send(Input::StartDeadline(op)).await.map_err(|_| over())?;
+    answered.await.map_err(|_| over())
+}
+
+#[async_trait]
+impl Hooks for Operations {
+    async fn before_create(&self, pod: &Arc<Pod>, _: &Arc<Container>) -> Result<()> {
+        self.actor(pod).map(drop)
+    }
+
+    async fn before_start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+        match self.ask_to_start(pod, container).await? {
+            StartAnswer::Cold => Ok(()),
+            StartAnswer::Runs(_) | StartAnswer::No { .. } => {
+                Err(Error::Refused(format!("{} was not to be restored", container.id())))
+            }
+        }
+    }
+
+    async fn restore(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<Restored> {
+        match self.ask_to_start(pod, container).await? {
+            StartAnswer::Runs(restored) => Ok(restored),
+            StartAnswer::Cold => {
+                let pid = cold::start(container, pod.reaper()).await?;
+                Ok(Restored::Running { pid, hydrating: false })
+            }
+            StartAnswer::No { why, .. } => Err(why),
+        }
+    }
+
+    async fn abort(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+        use crate::state::State;
+        if container.state() == State::Hydrating {
+            // The pager lets its tasks die and sees that they are gone.
+            return Ok(());
+        }
+        let (done, given_up) = oneshot::channel();
+        let input = Input::GiveUp(Arc::clone(container), done);
+        self.actor(pod)?.send(input).await.map_err(|_| over())?;
+        given_up.await.map_err(|_| over())?;
+        if matches!(container.state(), State::Sealed | State::Moved)
+            && let Some(cgroup) = container.cgroup()
+        {
+            let attempt = format!("kill everyone in container {}", container.id());
+            return cgroup.kill().map_err(Error::io(attempt));
+        }
+        Ok(())
+    }
+
+    fn exited(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
+        let Ok(inputs) = self.actor(pod) else { return };
+        let container = Arc::clone(container);
+        pod.tasks().spawn(async move {
+            // An actor that is gone needs no word.
+            let _ = inputs.send(Input::Exited(container)).await;
+        });
+    }
+
+    async fn deleted(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
+        let Ok(inputs) = self.actor(pod) else { return };
+        let (done, settled) = oneshot::channel();
+        if inputs.send(Input::Deleted(Arc::clone(container), done)).await.is_ok() {
+            // Told early or late, or the agent is away: the container is deleted anyway.
+            let _ = settled.await;
+        }
+    }
+
+    async fn shutdown(&self, _: &Arc<Pod>) {
+        let Some(running) = self.running().take() else { return };
+        if let Some(server) = running.server {
+            server.abort();
+            // Its end removes the socket.
+            let _ = server.await;
+        }
+        let (done, ended) = oneshot::channel();
+        if running.inputs.send(Input::Shutdown(done)).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+}
+
+/// The name of the pod's fence and socket: the Kubernetes pod's uid, or containerd's namespace and the group.
+fn key_of(pod: &Pod) -> Result<PodKey> {
+    let key = match pod.uid() {
+        Some(uid) => PodKey::new(uid),
+        None => PodKey::new(format!("{}+{}", pod.namespace(), pod.group())),
+    };
+    key.map_err(|why| Error::Invalid(why.to_string()))
+}
+
+fn over() -> Error {
+    Error::Unavailable("the shim is about to end".into())
+}

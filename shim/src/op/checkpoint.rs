@@ -1,0 +1,541 @@
+//! The shim's part of a checkpoint: the containers of the operation, CRIU's sessions, freeze and thaw.
+//!
+//! *Frozen continuously* holds iff, when each CRIU's pidfd becomes readable, its cgroup reads FROZEN before anybody writes to it: a
+//! CRIU that ends by itself writes FROZEN again, one that is killed leaves the tasks running at once. So the watcher of a session
+//! looks first, and nothing thaws before every watcher has looked.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use godwit_ownership::ToShim;
+use godwit_ownership::shim::{Conn, CriuEnd, Event, Phase};
+use godwit_types::Code;
+use godwit_wire::shim_op::{BeginCheckpoint, CRIU_GRACE_MS, FREEZE_TIMEOUT_MS, Noted, StuckTask};
+use godwit_wire::{Refusal, Watched};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tracing::{error, info, warn};
+
+use super::actor::Actor;
+use super::input::Input;
+use super::words;
+use crate::container::{Container, ExecHold};
+use crate::error::{Error, Result};
+use crate::freezer::{Freezer, Frost};
+use crate::state::{State, Step};
+
+/// How long executed processes may take to end before the agent is told that they run.
+const EXECS_END: Duration = Duration::from_secs(5);
+/// Longest freeze deadline.
+const LONGEST_FREEZE: Duration = Duration::from_secs(600);
+/// How long handing over what is in the stdio pipes may take.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long a cgroup that was told to freeze by CRIU may take to read FROZEN.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Most tasks that are named after a freeze that timed out.
+const NAMED: usize = 32;
+
+/// The operation that has begun.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) containers: Vec<Arc<Container>>,
+    /// Keeps new processes from being executed while it lasts.
+    _holds: Vec<ExecHold>,
+    sessions: Vec<Session>,
+    /// Whether an end of CRIU counts as one in the freeze.
+    frozen: Arc<AtomicBool>,
+    since: Option<(Instant, u64)>,
+    took: Duration,
+    frozen_for: Duration,
+    deadline: Duration,
+    timer: Option<(u64, AbortHandle)>,
+}
+
+/// One CRIU of the agent's.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    number: u64,
+    container: Arc<Container>,
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// What was seen at its end.
+    over: watch::Receiver<Option<End>>,
+}
+
+/// A CRIU's end as its watcher saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    /// The operation had frozen the container.
+    in_freeze: bool,
+    /// The freezer had not been opened since.
+    intact: bool,
+}
+
+/// What the agent is told when the shim ends an operation by itself.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Some task did not stop.
+    FreezeTimeout(Vec<StuckTask>),
+    /// A CRIU died or hung; its container was killed.
+    Damaged { container: String, reason: String },
+    /// An init exited.
+    Exited { container: String, status: u32 },
+    /// Anything else.
+    Aborted(Refusal),
+}
+
+impl Actor {
+    /// Lets executed processes end before an operation begins; new ones wait.
+    pub(super) async fn wait_quiet(&mut self, from: Conn, begin: BeginCheckpoint) {
+        if self.machine.phase() != Phase::Idle {
+            return self.begin(from, begin, Vec::new()).await;
+        }
+        let containers = self.pod.containers();
+        let holds: Vec<ExecHold> = containers.iter().map(Container::hold_execs).collect();
+        let mut counts: Vec<_> = containers.iter().map(|c| c.running_execs()).collect();
+        if counts.iter().all(|count| *count.borrow() == 0) {
+            return self.begin(from, begin, holds).await;
+        }
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let ended = async {
+                for count in &mut counts {
+                    // A container that is gone executes nothing.
+                    let _ = count.wait_for(|running| *running == 0).await;
+                }
+            };
+            // The agent is told how many are left, and refuses by name.
+            let _ = tokio::time::timeout(EXECS_END, ended).await;
+            let _ = inputs.send(Input::Quiet(from, begin, holds)).await;
+        });
+    }
+
+    /// Begins an operation: the containers first, then the machine.
+    pub(super) async fn begin(&mut self, from: Conn, begin: BeginCheckpoint, holds: Vec<ExecHold>) {
+        let message = match words::of_agent(&begin.clone().into()) {
+            Ok(Some(message)) => message,
+            _ => return,
+        };
+        if self.machine.phase() == Phase::Idle {
+            match self.enter(&begin, &message) {
+                Ok(containers) => {
+                    self.trouble = None;
+                    self.checkpoint = Some(Checkpoint::new(containers, holds));
+                }
+                Err(why) => {
+                    let why = Refusal::new(why.code(), why.chain());
+                    return self.conns.tell(from, why, &[]).await;
+                }
+            }
+        }
+        info!(op = begin.op, "checkpoint begins");
+        self.feed(Event::Message { from, message }).await;
+    }
+
+    /// Moves every container of the operation to `Checkpointing`, or none.
+    fn enter(&self, begin: &BeginCheckpoint, message: &ToShim) -> Result<Vec<Arc<Container>>> {
+        let alive = |c: &Arc<Container>| !matches!(c.state(), State::Stopped | State::Creating);
+        let all: Vec<Arc<Container>> = self.pod.containers().into_iter().filter(alive).collect();
+        let chosen: Vec<Arc<Container>> = if begin.containers.is_empty() {
+            all.clone()
+        } else {
+            begin.containers.iter().map(|id| self.pod.container(id)).collect::<Result<_>>()?
+        };
+        let whole = chosen.len() == all.len();
+        if matches!(message, ToShim::Begin { outcome, .. } if outcome.gives_away()) && !whole {
+            return Err(Error::Refused("a pod is given away whole or not at all".into()));
+        }
+        if chosen.is_empty() {
+            return Err(Error::Precondition(format!("{} does not run", self.key)));
+        }
+        for (done, container) in chosen.iter().enumerate() {
+            if let Err(why) = container.shift(Step::Begin) {
+                for entered in chosen.iter().take(done) {
+                    // It may have exited meanwhile.
+                    let _ = entered.shift(Step::End);
+                }
+                return Err(why);
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// A CRIU of the operation was started by the agent.
+    pub(super) async fn criu_started(&mut self, from: Conn, id: &str, fds: Vec<OwnedFd>) {
+        let (phase, number) = (self.machine.phase(), self.next_job());
+        let found = self.checkpoint.as_mut().filter(|_| phase == Phase::Checkpointing);
+        let watched = match found {
+            None => Err(Refusal::new(Code::Precondition, "no checkpoint has begun")),
+            Some(checkpoint) => match <[OwnedFd; 1]>::try_from(fds) {
+                Err(_) => Err(Refusal::new(Code::Corrupt, "CriuStarted comes with one pidfd")),
+                Ok([pidfd]) => checkpoint
+                    .watch(number, id, pidfd, self.inputs.clone())
+                    .map_err(|why| Refusal::new(why.code(), why.chain())),
+            },
+        };
+        match watched {
+            Err(why) => self.conns.tell(from, why, &[]).await,
+            Ok(()) => {
+                self.feed(Event::CriuStarted).await;
+                self.conns.tell(from, Noted {}, &[]).await;
+            }
+        }
+    }
+
+    /// A CRIU ended. If its container was frozen and is not any more, it was killed in the middle.
+    pub(super) async fn criu_over(&mut self, number: u64, frost: std::io::Result<Frost>) {
+        let Some(checkpoint) = &self.checkpoint else { return };
+        let Some(session) = checkpoint.sessions.iter().find(|s| s.number == number) else { return };
+        let Some(end) = *session.over.borrow() else { return };
+        let container = session.container.id().to_owned();
+        let damaged = end.in_freeze && !end.intact;
+        info!(container, ?frost, damaged, "CRIU ended");
+        if damaged && self.machine.phase() == Phase::Checkpointing {
+            self.trouble = Some(Trouble::Damaged { container, reason: was_killed() });
+        }
+        let end = CriuEnd {
+            dumped: end.in_freeze && end.intact,
+            frozen: end.in_freeze && end.intact,
+            killed: damaged,
+        };
+        self.feed(Event::CriuEnded(end)).await;
+    }
+
+    /// Checks and remembers the freeze deadline; `false`: refused.
+    pub(super) async fn note_deadline(&mut self, from: Conn, deadline_ms: u64) -> bool {
+        let deadline = Duration::from_millis(deadline_ms);
+        if deadline.is_zero() || deadline > LONGEST_FREEZE {
+            let why =
+                Refusal::new(Code::Refused, "a freeze deadline is between 1 ms and 10 minutes");
+            self.conns.tell(from, why, &[]).await;
+            return false;
+        }
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.deadline = deadline;
+        }
+        true
+    }
+
+    /// A new deadline, from now on.
+    pub(super) async fn extend(&mut self, from: Conn, deadline_ms: u64) {
+        if !self.note_deadline(from, deadline_ms).await {
+            return;
+        }
+        let frozen = self.checkpoint.as_ref().is_some_and(|c| c.since.is_some());
+        if self.machine.phase() != Phase::Checkpointing || !frozen {
+            let why = Refusal::new(Code::Precondition, "nothing is frozen");
+            return self.conns.tell(from, why, &[]).await;
+        }
+        self.arm();
+        self.conns.tell(from, Noted {}, &[]).await;
+    }
+
+    /// Freezes every container of the operation and hands over their output. The answer to [`Event::Frozen`]'s action.
+    pub(super) async fn freeze(&mut self) -> Event {
+        let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
+        let started = Instant::now();
+        let since = boottime_ns();
+        match checkpoint.freeze().await {
+            Ok(()) => {
+                checkpoint.since = Some((started, since));
+                checkpoint.took = started.elapsed();
+                checkpoint.frozen.store(true, Ordering::SeqCst);
+                for container in &checkpoint.containers {
+                    // An exit in the middle is told by itself.
+                    let _ = container.shift(Step::Freeze);
+                }
+                self.arm();
+                Event::Frozen
+            }
+            Err(trouble) => {
+                warn!(?trouble, "freezing failed");
+                checkpoint.thaw_at_once().await;
+                self.trouble = Some(trouble);
+                Event::FreezeFailed
+            }
+        }
+    }
+
+    /// What is told with `Frozen`: how long it took, since when.
+    pub(super) fn frozen_numbers(&self) -> (u64, u64) {
+        let Some(checkpoint) = &self.checkpoint else { return (0, 0) };
+        let took = u64::try_from(checkpoint.took.as_micros()).unwrap_or(u64::MAX);
+        (took, checkpoint.since.map_or(0, |(_, since)| since))
+    }
+
+    /// How long the pod was frozen by the operation: microseconds.
+    pub(super) fn frozen_us(&self) -> u64 {
+        let frozen = self.checkpoint.as_ref().map(|checkpoint| checkpoint.frozen_for);
+        frozen.map_or(0, |frozen| u64::try_from(frozen.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Thaws beside the actor: every CRIU must have ended first, each seen by its watcher.
+    pub(super) fn begin_thaw(&mut self) {
+        let number = self.next_job();
+        let Some(checkpoint) = &mut self.checkpoint else {
+            error!("a thaw without an operation");
+            return;
+        };
+        checkpoint.disarm();
+        let (sessions, freezers) = (checkpoint.sessions.clone(), checkpoint.freezers());
+        self.begin_job(
+            async move {
+                match thaw(sessions, freezers).await {
+                    Ok(()) => Input::Job(number, Event::Thawed),
+                    Err((container, reason)) => Input::Damaged(number, container, reason),
+                }
+            },
+            number,
+        );
+    }
+
+    /// The thaw is done: the containers run.
+    pub(super) fn thawed(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        checkpoint.frozen.store(false, Ordering::SeqCst);
+        checkpoint.frozen_for =
+            checkpoint.since.take().map_or(Duration::ZERO, |(at, _)| at.elapsed());
+        checkpoint.leave();
+        info!(frozen_ms = checkpoint.frozen_for.as_millis(), "thawed");
+    }
+
+    /// The operation is over: new processes may be executed.
+    pub(super) fn end_checkpoint(&mut self) {
+        if let Some(mut checkpoint) = self.checkpoint.take() {
+            checkpoint.disarm();
+            checkpoint.leave();
+        }
+    }
+
+    /// The pod is sealed: no deadline counts any more.
+    pub(super) fn sealed(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        checkpoint.disarm();
+        for container in &checkpoint.containers {
+            // An exit in the middle is told by itself.
+            let _ = container.shift(Step::Seal);
+        }
+        info!("sealed: only a settled log slot lets the pod go");
+    }
+
+    pub(super) fn is_deadline(&self, number: u64) -> bool {
+        let timer = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.timer.as_ref());
+        timer.is_some_and(|(current, _)| *current == number)
+    }
+
+    pub(super) fn deadline_passed(&mut self) {
+        let deadline = self.checkpoint.as_ref().map_or(Duration::ZERO, |c| c.deadline);
+        let why = format!("frozen for {} ms without a seal: thawed", deadline.as_millis());
+        warn!(why, "freeze deadline");
+        self.trouble = Some(Trouble::Aborted(Refusal::new(Code::Cancelled, why)));
+    }
+
+    fn arm(&mut self) {
+        let number = self.next_job();
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let (deadline, inputs) = (checkpoint.deadline, self.inputs.clone());
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(deadline).await;
+            // An actor that is gone needs no word.
+            let _ = inputs.send(Input::Job(number, Event::FreezeDeadline)).await;
+        });
+        checkpoint.disarm();
+        checkpoint.timer = Some((number, task.abort_handle()));
+    }
+}
+
+impl Checkpoint {
+    fn new(containers: Vec<Arc<Container>>, holds: Vec<ExecHold>) -> Self {
+        Self {
+            containers,
+            _holds: holds,
+            sessions: Vec::new(),
+            frozen: Arc::default(),
+            since: None,
+            took: Duration::ZERO,
+            frozen_for: Duration::ZERO,
+            deadline: LONGEST_FREEZE,
+            timer: None,
+        }
+    }
+
+    /// pidfds of the CRIUs that live.
+    pub(super) fn live_criu(&self) -> Vec<Arc<OwnedFd>> {
+        let live = self.sessions.iter().filter(|session| session.over.borrow().is_none());
+        live.map(|session| Arc::clone(&session.pidfd)).collect()
+    }
+
+    fn watch(
+        &mut self,
+        number: u64,
+        id: &str,
+        pidfd: OwnedFd,
+        inputs: tokio::sync::mpsc::Sender<Input>,
+    ) -> Result<()> {
+        let container = self.containers.iter().find(|container| container.id() == id);
+        let container = Arc::clone(container.ok_or_else(|| {
+            Error::NotFound(format!("{id} is not a container of this operation"))
+        })?);
+        let freezer = freezer(&container)?;
+        let copy = pidfd.try_clone().map_err(Error::io("duplicate CRIU's pidfd"))?;
+        let watched = Watched::new(copy).map_err(Error::io("watch CRIU"))?;
+        let (end, over) = watch::channel(None);
+        let frozen = Arc::clone(&self.frozen);
+        tokio::spawn(async move {
+            // An error is the end of the runtime.
+            let _ = watched.readable().await;
+            let in_freeze = frozen.load(Ordering::SeqCst);
+            let frost = look(&freezer);
+            let intact = matches!(frost, Ok(Frost::Frozen | Frost::Gone));
+            end.send_replace(Some(End { in_freeze, intact }));
+            let _ = inputs.send(Input::CriuOver(number, frost)).await;
+        });
+        self.sessions.push(Session { number, container, pidfd: Arc::new(pidfd), over });
+        Ok(())
+    }
+
+    fn freezers(&self) -> Vec<Freezer> {
+        self.containers.iter().filter_map(|container| freezer(container).ok()).collect()
+    }
+
+    async fn freeze(&self) -> Result<(), Trouble> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Trouble::Aborted(Refusal::new(Code::Unavailable, format!("cannot freeze: {why}")))
+        };
+        let mut freezers = Vec::new();
+        for container in &self.containers {
+            let freezer = freezer(container).map_err(|why| failed(&why.chain()))?;
+            freezer.begin_freeze().map_err(|why| failed(&why))?;
+            freezers.push((container.id().to_owned(), freezer));
+        }
+        let until = Instant::now() + Duration::from_millis(FREEZE_TIMEOUT_MS);
+        let waited = tokio::task::spawn_blocking(move || all_frozen(&freezers, until)).await;
+        let stuck = waited.map_err(|why| failed(&why))?.map_err(|why| failed(&why))?;
+        if !stuck.is_empty() {
+            return Err(Trouble::FreezeTimeout(stuck));
+        }
+        let drained = async {
+            for container in &self.containers {
+                container.drain_stdio().await;
+            }
+        };
+        tokio::time::timeout(DRAIN, drained).await.map_err(|_| {
+            failed(&"whoever reads the container's output does not; lines would be lost or doubled")
+        })
+    }
+
+    async fn thaw_at_once(&self) {
+        let freezers = self.freezers();
+        let thawed = tokio::task::spawn_blocking(move || thaw_all(&freezers)).await;
+        if let Ok(Err(why)) = thawed {
+            error!(%why, "a container that could not be frozen cannot be thawed");
+        }
+    }
+
+    fn disarm(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
+            timer.abort();
+        }
+    }
+
+    /// The containers go back to where they were before the operation, as far as they live.
+    fn leave(&self) {
+        for container in &self.containers {
+            let step = match container.state() {
+                State::Checkpointing => Step::End,
+                State::Frozen => Step::Thaw,
+                State::Sealed => Step::Unseal,
+                _ => continue,
+            };
+            // It may exit at any moment.
+            let _ = container.shift(step);
+        }
+    }
+}
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}
+
+fn freezer(container: &Container) -> Result<Freezer> {
+    let cgroup = container.cgroup();
+    let cgroup =
+        cgroup.ok_or_else(|| Error::NotFound(format!("{} has no cgroup", container.id())))?;
+    Freezer::of(&cgroup).map_err(Error::io(format!("find the freezer of {}", container.id())))
+}
+
+/// CRIU has just written FROZEN, or was killed: then the tasks run and it reads THAWED at once.
+fn look(freezer: &Freezer) -> std::io::Result<Frost> {
+    match freezer.look()? {
+        Frost::Freezing => freezer.wait_frozen(Instant::now() + SETTLE),
+        other => Ok(other),
+    }
+}
+
+/// The tasks that did not stop in time.
+fn all_frozen(freezers: &[(String, Freezer)], until: Instant) -> std::io::Result<Vec<StuckTask>> {
+    let mut stuck = Vec::new();
+    for (container, freezer) in freezers {
+        if freezer.wait_frozen(until)? == Frost::Frozen {
+            continue;
+        }
+        let left = NAMED.saturating_sub(stuck.len());
+        stuck.extend(freezer.stuck(left.max(1)).into_iter().map(|task| StuckTask {
+            container: container.clone(),
+            tid: task.tid,
+            comm: task.comm,
+            state: task.state.to_string(),
+            wchan: task.wchan,
+        }));
+    }
+    Ok(stuck)
+}
+
+fn thaw_all(freezers: &[Freezer]) -> std::io::Result<()> {
+    freezers.iter().try_for_each(Freezer::thaw)
+}
+
+/// Waits for every CRIU, then thaws.
+///
+/// # Errors
+/// The container whose CRIU was killed in the freeze or hangs, and what was seen: it must be killed.
+async fn thaw(
+    sessions: Vec<Session>,
+    freezers: Vec<Freezer>,
+) -> std::result::Result<(), (String, String)> {
+    let until = tokio::time::Instant::now() + Duration::from_millis(CRIU_GRACE_MS);
+    for mut session in sessions {
+        let container = session.container.id().to_owned();
+        let over = session.over.wait_for(Option::is_some);
+        match tokio::time::timeout_at(until, over).await {
+            Ok(Ok(end)) if end.is_some_and(|end| end.in_freeze && !end.intact) => {
+                return Err((container, was_killed()));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let reason =
+                    format!("CRIU did not end within {CRIU_GRACE_MS} ms after it was cancelled");
+                return Err((container, reason));
+            }
+        }
+    }
+    let thawed = tokio::task::spawn_blocking(move || thaw_all(&freezers)).await;
+    if let Ok(Err(why)) = thawed {
+        // The tasks may run as soon as whoever froze them above us lets them.
+        error!(%why, "a container stays frozen after it was thawed");
+    }
+    Ok(())
+}
+
+fn was_killed() -> String {
+    "CRIU was killed while it worked: a process may have lost its place".to_owned()
+}
+
+fn boottime_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}

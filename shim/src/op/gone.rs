@@ -1,0 +1,172 @@
+//! Ends: of a process, of a container, of a pod without Kubernetes. What the log must know of them the agent writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use godwit_ownership::Gone;
+use godwit_ownership::message::Before;
+use godwit_ownership::shim::{Event, Phase, Tasks};
+use godwit_ownership::state::ColdReason;
+use godwit_wire::agent_op::{FromAgentBody, TaskGone};
+use godwit_wire::shim_op::Exited;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::actor::Actor;
+use super::checkpoint::Trouble;
+use super::input::Asked;
+use crate::container::Container;
+use crate::state::State;
+
+/// How long Delete waits for the agent; it goes on beside it afterwards.
+const DELETE_WAITS: Duration = Duration::from_secs(3);
+/// How long the agent may take to settle a death.
+const SETTLING: Duration = Duration::from_secs(60);
+/// Signals that somebody sends who wants an end: INT, KILL, TERM, as exit statuses.
+const WANTED_DEATHS: [u32; 3] = [130, 137, 143];
+
+/// What was before, by container: for the log, when a container is started again.
+#[derive(Debug, Default)]
+pub(super) struct PastLives {
+    /// Since when, and whether by a restore.
+    began: BTreeMap<String, (Instant, bool)>,
+    ended: BTreeMap<String, End>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct End {
+    reason: ColdReason,
+    lived_s: u64,
+    restored: bool,
+}
+
+impl PastLives {
+    /// A container begins to run.
+    pub(super) fn began(&mut self, container: &Container, restored: bool) {
+        self.began.insert(name(container), (Instant::now(), restored));
+    }
+
+    /// A container is over. One that never ran leaves no past.
+    fn ended(&mut self, container: &Container, status: u32) {
+        let name = name(container);
+        let Some((since, restored)) = self.began.remove(&name) else { return };
+        let reason = if status == 0 { ColdReason::Exited } else { ColdReason::Crashed };
+        let lived_s = since.elapsed().as_secs();
+        self.ended.insert(name, End { reason, lived_s, restored });
+    }
+
+    /// Seconds for which it lived; `None` if it never ran.
+    fn lived(&self, container: &Container) -> Option<u64> {
+        self.ended.get(&name(container)).map(|end| end.lived_s)
+    }
+
+    /// What was before this start. Without a past in this shim: a life of an earlier one, if there is a fence.
+    pub(super) fn before(&self, container: &Container, fenced: bool) -> Before {
+        let container = name(container);
+        let unknown = if fenced { ColdReason::SandboxLost } else { ColdReason::FirstStart };
+        let end = self.ended.get(&container);
+        let lived_s = end.filter(|end| end.restored).map(|end| end.lived_s);
+        Before { reason: end.map_or(unknown, |end| end.reason), lived_s, container }
+    }
+}
+
+/// Kubernetes gives each try of a container another id, and the same name.
+fn name(container: &Container) -> String {
+    let named = container.spec().annotation("io.kubernetes.cri.container-name");
+    named.unwrap_or(container.id()).to_owned()
+}
+
+impl Actor {
+    /// An init process is over.
+    pub(super) async fn exited(&mut self, container: &Arc<Container>) {
+        let status = container.init().exit().map_or(255, |exit| exit.status);
+        self.past.ended(container, status);
+        let id = container.id().to_owned();
+        let operated = self.checkpoint.as_ref().is_some_and(|checkpoint| {
+            checkpoint.containers.iter().any(|one| one.id() == container.id())
+        });
+        let last =
+            self.pod.containers().iter().all(|one| {
+                matches!(one.state(), State::Stopped | State::Created | State::Creating)
+            });
+        if last && self.machine.tasks() != Tasks::Dead {
+            if operated && self.trouble.is_none() {
+                self.trouble = Some(Trouble::Exited { container: id, status });
+            }
+            self.feed(Event::Died).await;
+        } else if operated && self.machine.phase() == Phase::Checkpointing {
+            self.tell_operator(Exited { container: id, status }).await;
+        }
+    }
+
+    /// A container was deleted. Without Kubernetes its pod is gone with it: the agent settles what that means.
+    pub(super) async fn deleted(&mut self, container: &Arc<Container>, done: oneshot::Sender<()>) {
+        let pod_lives = self.pod.uid().is_some() || !self.pod.containers().is_empty();
+        let given = self
+            .machine
+            .fence()
+            .is_some_and(|fence| fence.state == godwit_ownership::FenceState::Moved);
+        if pod_lives || self.machine.fence().is_none() {
+            // Whoever deletes may be gone.
+            let _ = done.send(());
+            return;
+        }
+        let status = container.init().exit().map_or(255, |exit| exit.status);
+        let lived_s = self.past.lived(container);
+        let wanted =
+            !given && lived_s.is_some() && (status == 0 || WANTED_DEATHS.contains(&status));
+        self.feed(Event::Gone(if wanted { Gone::Wanted } else { Gone::Lost })).await;
+        let fence = self.machine.fence().and_then(|fence| fence.encode().ok()).unwrap_or_default();
+        let told = TaskGone {
+            pod_key: self.key.clone(),
+            pod_uid: self.key.clone(),
+            incarnation: self.incarnation(),
+            container: container.id().to_owned(),
+            fence,
+            status,
+            lived_s: lived_s.unwrap_or(0),
+            wanted,
+            proved_dead: Self::proved_dead(container),
+        };
+        let (path, file) = (self.places.agent.clone(), self.fence.clone());
+        self.pod.tasks().spawn(async move {
+            let settling = tokio::time::timeout(SETTLING, settle(&path, told));
+            tokio::pin!(settling);
+            let (settled, waiting) = tokio::select! {
+                settled = &mut settling => (settled, Some(done)),
+                () = tokio::time::sleep(DELETE_WAITS) => {
+                    // Whoever deletes may be gone.
+                    let _ = done.send(());
+                    (settling.await, None)
+                }
+            };
+            let removes = settled.unwrap_or(None) == Some(true);
+            info!(removes, "a pod is gone");
+            if removes
+                && let Ok(Err(why)) = tokio::task::spawn_blocking(move || file.remove()).await
+            {
+                warn!(why = why.chain(), "a settled fence could not be removed");
+            }
+            if let Some(done) = waiting {
+                let _ = done.send(());
+            }
+        });
+    }
+}
+
+/// Tells the agent of a death; whether the fence may go. `None`: it is away, and finds the fence by itself.
+async fn settle(path: &std::path::Path, told: TaskGone) -> Option<bool> {
+    let socket = Asked::connect(path).await.ok()?;
+    socket.send(told, &[]).await.ok()?;
+    loop {
+        match socket.recv().await.ok()??.body {
+            FromAgentBody::Settled(settled) => return Some(settled.remove_fence),
+            FromAgentBody::Refusal(why) => {
+                warn!(why = why.reason, "the agent does not settle a death yet");
+                return Some(false);
+            }
+            _ => {}
+        }
+    }
+}
