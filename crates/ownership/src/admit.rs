@@ -11,6 +11,7 @@ use crate::state::{
 
 /// Why an entry may not be appended, or a pod may not start.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Refusal {
     /// It runs, and its owner has not given it away.
     StillRuns {
@@ -68,9 +69,9 @@ pub enum Refusal {
     /// The entry makes no sense in this state.
     NotNow {
         /// The kind's word.
-        kind: &'static str,
+        kind: String,
         /// The state's word.
-        state: &'static str,
+        state: String,
     },
     /// Tasks of an earlier life of the same pod are still there.
     OthersLive,
@@ -277,7 +278,9 @@ fn on_owned(
             Err(Refusal::StillRuns { node: owner.node.clone() })
         }
         Kind::TakeOver { checkpoint, .. } if by != owner => Ok(owned(by, Some(*checkpoint), good)),
-        Kind::TakeOver { .. } => Err(Refusal::NotNow { kind: kind.word(), state: "owned" }),
+        Kind::TakeOver { .. } => {
+            Err(Refusal::NotNow { kind: kind.word().to_owned(), state: "owned".to_owned() })
+        }
         Kind::End => only_place().map(|()| State::Ended { owner: owner.clone() }),
     }
 }

@@ -18,6 +18,7 @@ use crate::state::Kind;
 
 /// An attempt after its `Committing`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Claiming {
     rules: Rules,
     entry: Box<Entry>,
@@ -25,6 +26,7 @@ pub(crate) struct Claiming {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     Settling(Settle),
     Checking(CheckpointId),

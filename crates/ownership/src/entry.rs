@@ -113,6 +113,7 @@ impl State {
 
 /// Who writes, for which operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Pen {
     /// The owner that it is, or becomes.
     pub me: Owner,
@@ -126,6 +127,7 @@ pub struct Pen {
 
 /// What the next entry is built on: the newest one as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Basis {
     /// Its position; 0 for an empty log.
     pub seq: Seq,

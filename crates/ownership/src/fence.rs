@@ -56,8 +56,18 @@ pub struct Fence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Seq>,
     /// The pod object is gone (without Kubernetes: its task was deleted): what is left is to settle and to remove the fence.
-    #[serde(default)]
-    pub gone: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Gone>,
+}
+
+/// How a pod object went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gone {
+    /// Its end was wanted: deleted while it ran, or its task ended well.
+    Wanted,
+    /// It was given away, cancelled, or lost; its lineage may be continued.
+    Lost,
 }
 
 #[derive(Serialize)]

@@ -20,6 +20,7 @@ use crate::state::{Kind, State};
 
 /// A sealed pod, seen from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Giving {
     rules: Rules,
     pen: Pen,
@@ -29,6 +30,7 @@ pub(crate) struct Giving {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     /// The seal's entry, or a reclaim after it.
     Settling(Settle),

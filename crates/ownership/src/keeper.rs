@@ -22,6 +22,7 @@ use crate::state::{Kind, State, same_place};
 
 /// What the care for a gone pod needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct KeeperSpec {
     /// Node identity of the agent, pod and incarnation of the fence; nonce.
     pub pen: Pen,
@@ -35,6 +36,7 @@ pub struct KeeperSpec {
 
 /// The care for one gone pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Keeper {
     rules: Rules,
     spec: KeeperSpec,
@@ -42,6 +44,7 @@ pub struct Keeper {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     New,
     Proving,

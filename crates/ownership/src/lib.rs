@@ -16,6 +16,8 @@
 //! The test suite explores these very machines exhaustively (`checker`): docs/design/ownership.md names the test behind each promise.
 
 mod admit;
+#[cfg(test)]
+mod checker;
 mod claiming;
 mod entry;
 mod error;
@@ -37,7 +39,7 @@ mod target;
 pub use admit::{Refusal, permitted};
 pub use entry::{Basis, ENTRY_FORMAT, Entry, MAX_ENTRY, Pen};
 pub use error::OwnershipError;
-pub use fence::{Fence, FenceState, LineageRef};
+pub use fence::{Fence, FenceState, Gone, LineageRef};
 pub use fold::fold;
 pub use keeper::{Keeper, KeeperSpec};
 pub use look::{Look, LookSpec};

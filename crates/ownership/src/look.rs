@@ -22,6 +22,7 @@ use crate::state::Kind;
 
 /// What a look needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct LookSpec {
     /// Id of the cluster.
     pub cluster: String,
@@ -39,6 +40,7 @@ pub struct LookSpec {
 
 /// One look.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Look {
     rules: Rules,
     spec: LookSpec,
@@ -46,6 +48,7 @@ pub struct Look {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     New,
     Attaching,

@@ -93,6 +93,7 @@ pub enum Presence {
 
 /// What a machine waits for by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Timer {
     /// Before the same question is asked again; the driver chooses a back-off.
     Retry,
@@ -104,6 +105,7 @@ pub enum Timer {
 
 /// What a machine wants done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Action {
     /// Send this to the shim.
     Tell(ToShim),
@@ -131,6 +133,7 @@ pub enum Action {
 
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Ending {
     /// A checkpoint that left the pod running is durable.
     Committed(Box<Entry>),

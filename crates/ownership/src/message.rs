@@ -22,6 +22,7 @@ use crate::{Entry, Refusal};
 
 /// Agent → shim.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum ToShim {
     /// Who are you, what do you hold? Answer: [`ToAgent::Status`]. Allowed beside an operation of another connection.
     Attach,
@@ -99,6 +100,7 @@ pub enum ToShim {
 
 /// Shim → agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum ToAgent {
     /// Answer to [`ToShim::Attach`].
     Status(Box<Status>),
@@ -135,6 +137,7 @@ pub enum ToAgent {
 
 /// What a shim is and holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Status {
     /// Which pod: [`godwit_types::Owner::pod_uid`].
     pub pod_uid: String,
@@ -148,6 +151,7 @@ pub struct Status {
 
 /// What a shim holds, as far as an agent that attaches must act on it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Holds {
     /// No task lives.
     Nothing,
@@ -174,6 +178,7 @@ pub enum Holds {
 
 /// A start that needs the log's word.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Ask {
     /// The attempt. Minted by the shim.
     pub op: OpId,
@@ -191,6 +196,7 @@ pub struct Ask {
 
 /// What a start is about, from the spec and from what the shim remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Start {
     /// What is to be restored; none for an ordinary start.
     pub request: Option<Request>,
@@ -204,6 +210,7 @@ pub struct Start {
 
 /// The life before a cold start, for the log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Before {
     /// Which container.
     pub container: String,
@@ -215,6 +222,7 @@ pub struct Before {
 
 /// A restore request. Consumed by the first life of its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Request {
     /// Continue the lineage.
     Continue {
@@ -229,6 +237,7 @@ pub enum Request {
 
 /// A person's word against the owner's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Force {
     /// Who.
     pub who: String,
@@ -238,11 +247,12 @@ pub struct Force {
 
 /// What a start of the owner's pod does when its earlier life is lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum OnLost {
     /// Start from the image, unless the pod was stopped at a point: that is refused.
     #[default]
     Image,
-    /// Continue from the latest good point.
+    /// Continue from the latest good point; also where the lineage was stopped elsewhere and nobody has it.
     Latest,
     /// Start from the image always.
     Never,
@@ -250,6 +260,7 @@ pub enum OnLost {
 
 /// What a start does when its point can never be restored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum OnFailure {
     /// Refuse.
     #[default]

@@ -56,6 +56,8 @@ pub enum Rule {
     ColdStopped,
     /// An orphan gets its tombstone first, then the log is read.
     TombstoneFirst,
+    /// A tombstone of another sweep that may still be at work is left alone.
+    FreshTombstones,
     /// An operation older than T/2 settles only by `reclaim`.
     OldReclaims,
     /// After `Committing` no lost connection aborts.
@@ -82,7 +84,9 @@ impl Rules {
 
 /// Which rules hold: those that the checker did not switch off.
 #[cfg(test)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Rules {
     off: u32,
 }

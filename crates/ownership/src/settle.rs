@@ -22,6 +22,7 @@ pub(crate) enum Verdict {
 
 /// Follows one entry into its slot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Settle {
     rules: Rules,
     entry: Box<Entry>,
@@ -32,6 +33,7 @@ pub(crate) struct Settle {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     /// PUT of the entry, or of its reclaim, is on its way.
     Putting { reclaim: bool },

@@ -24,12 +24,13 @@ use godwit_types::{CheckpointId, Incarnation, OpId, Outcome, Owner};
 
 use crate::admit::Refusal;
 use crate::entry::Entry;
-use crate::fence::{Fence, FenceState};
+use crate::fence::{Fence, FenceState, Gone};
 use crate::message::{Ask, Before, Holds, Start, Status, ToAgent, ToShim};
 use crate::rules::Rules;
 
 /// One connection between this shim and an agent. The driver numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Conn(pub u32);
 
 /// What the shim hears.
@@ -80,7 +81,7 @@ pub enum Event {
     /// Every task of the pod ended by itself.
     Died,
     /// The pod object is gone (without Kubernetes: its task was deleted); no task lives.
-    Gone,
+    Gone(Gone),
     /// The fence could not be written.
     FenceFailed,
 }
@@ -98,6 +99,7 @@ pub struct CriuEnd {
 
 /// A Start of containerd.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct StartCall {
     /// Minted for this attempt.
     pub op: OpId,
@@ -139,6 +141,7 @@ pub enum Action {
 
 /// The pod's tasks, as the shim knows them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Tasks {
     /// None lives.
     #[default]
@@ -172,6 +175,7 @@ pub enum Phase {
 
 /// The shim of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct ShimMachine {
     rules: Rules,
     pod_uid: String,
@@ -183,6 +187,7 @@ pub struct ShimMachine {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Op {
     None,
     /// Are the other lives dead?
@@ -218,6 +223,7 @@ enum Op {
 
 /// A start between its question and its entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 struct Attempt {
     call: Box<StartCall>,
     conn: Option<Conn>,
@@ -227,6 +233,7 @@ struct Attempt {
 
 /// A checkpoint before its seal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 struct Checkpoint {
     op: OpId,
     outcome: Outcome,
@@ -241,6 +248,7 @@ struct Checkpoint {
 
 /// What becomes of the fence when the pod runs again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum AfterThaw {
     Owned,
     Removed,
@@ -269,6 +277,17 @@ impl ShimMachine {
     #[must_use]
     pub fn fence(&self) -> Option<&Fence> {
         self.fence.as_deref()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn adopt_fence(&mut self, fence: Option<Fence>) {
+        self.fence = fence.map(Box::new);
+    }
+
+    /// Whether it runs by the stated exception, its `cold` entry not yet written.
+    #[must_use]
+    pub fn owes_cold(&self) -> bool {
+        self.owes_cold.is_some()
     }
 
     /// The pod's tasks.
@@ -313,7 +332,7 @@ impl ShimMachine {
             Event::Kill => self.on_kill(),
             Event::Killed => self.on_killed(),
             Event::Died => self.on_died(),
-            Event::Gone => self.on_gone(),
+            Event::Gone(gone) => self.on_gone(gone),
             Event::FenceFailed => self.on_fence_failed(),
             Event::Asked(_)
             | Event::AgentAway
@@ -454,8 +473,8 @@ impl ShimMachine {
         told.into_iter().chain(started).collect()
     }
 
-    fn on_gone(&mut self) -> Vec<Action> {
-        self.mark(|fence| fence.gone = true).into_iter().collect()
+    fn on_gone(&mut self, gone: Gone) -> Vec<Action> {
+        self.mark(|fence| fence.gone = Some(gone)).into_iter().collect()
     }
 
     /// What the agent of the operation is told when the shim ends it by itself.

@@ -25,6 +25,7 @@ use crate::state::{Kind, Recipient, StoppedTasks};
 
 /// What a checkpoint is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct SourceSpec {
     /// The owner (node identity of the agent, pod and incarnation of the shim), operation, nonce.
     pub pen: Pen,
@@ -46,6 +47,7 @@ pub struct SourceSpec {
 
 /// A checkpoint, seen from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Source {
     rules: Rules,
     spec: SourceSpec,
@@ -55,6 +57,7 @@ pub struct Source {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     New,
     /// Is it ours?

@@ -100,8 +100,12 @@ impl Sweep {
     pub fn step(&mut self, event: Event) -> Vec<Action> {
         let checkpoint = self.checkpoint;
         match (self.step, event) {
-            (Step::New(Tombstone::Fresh), Event::Begin) => later(),
-            (Step::New(Tombstone::Abandoned), Event::Begin) => {
+            (Step::New(Tombstone::Fresh), Event::Begin)
+                if self.rules.hold(Rule::FreshTombstones) =>
+            {
+                later()
+            }
+            (Step::New(Tombstone::Fresh | Tombstone::Abandoned), Event::Begin) => {
                 self.goes(Step::Reading, Action::ReadLog(checkpoint))
             }
             (Step::New(Tombstone::None), Event::Begin) => {

@@ -28,6 +28,7 @@ use plan::Next;
 
 /// What a start is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct TargetSpec {
     /// The owner that it becomes (node identity of the agent, pod and incarnation of [`TargetSpec::ask`]), operation, nonce.
     pub pen: Pen,
@@ -47,6 +48,7 @@ impl TargetSpec {
 
 /// A start, seen from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub struct Target {
     rules: Rules,
     spec: TargetSpec,
@@ -54,6 +56,7 @@ pub struct Target {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 enum Step {
     New,
     ReadingNewest,

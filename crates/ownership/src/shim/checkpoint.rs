@@ -34,7 +34,7 @@ impl ShimMachine {
             op: Some(op),
             lived: true,
             slot: self.slot(),
-            gone: false,
+            gone: None,
         };
         let written = self.replace_fence(fence);
         let (live, dumped, intact) = (0, 0, true);

@@ -42,7 +42,7 @@ impl ShimMachine {
                 self.tasks = Tasks::Running;
                 vec![Action::RunCold, Action::Started(Ok(()))]
             }
-            (Op::None, Some(fence)) if fence.gone => {
+            (Op::None, Some(fence)) if fence.gone.is_some() => {
                 vec![Action::Started(Err(Refusal::Settling))]
             }
             (Op::None, Some(fence)) if self.restarts(fence) => {
@@ -193,7 +193,7 @@ impl ShimMachine {
             op: entry.op,
             lived,
             slot: Some(entry.seq),
-            gone: false,
+            gone: None,
         }
     }
 

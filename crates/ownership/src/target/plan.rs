@@ -126,7 +126,9 @@ fn on_stopped(ask: &Ask, checkpoint: CheckpointId, here: bool) -> Next {
     match ask.open_request() {
         Some(Request::Continue { .. }) => continue_at(ask, checkpoint),
         Some(Request::Fork(_)) => Next::Refuse(Refusal::Stopped { checkpoint }),
+        None if ask.start.on_lost == OnLost::Latest => Next::Continue(checkpoint),
         None if here && ask.start.on_lost == OnLost::Never => Next::Cold(ColdReason::RestoreNever),
+        // Refused, unless the point is missing.
         None if here => Next::Continue(checkpoint),
         None => Next::Refuse(Refusal::Stopped { checkpoint }),
     }

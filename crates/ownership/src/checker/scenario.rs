@@ -1,0 +1,65 @@
+//! What is asked for and what may go wrong, by name.
+
+use super::world::{Budget, Budgets};
+
+/// A search's budgets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scenario {
+    pub name: &'static str,
+    pub budgets: Budgets,
+    pub nodes: usize,
+    /// Targets may force.
+    pub force: bool,
+    /// The lineage has begun.
+    pub begun: bool,
+    pub sweepers: usize,
+    /// A PUT lands within T/2 of being sent, or never.
+    pub bounded: bool,
+}
+
+const fn with(pairs: &[(Budget, u8)]) -> Budgets {
+    let mut budgets = [0; 12];
+    let mut at = 0;
+    while at < pairs.len() {
+        budgets[pairs[at].0 as usize] = pairs[at].1;
+        at += 1;
+    }
+    budgets
+}
+
+const fn scenario(name: &'static str, pairs: &[(Budget, u8)]) -> Scenario {
+    let budgets = with(pairs);
+    Scenario { name, budgets, nodes: 2, force: false, begun: true, sweepers: 1, bounded: false }
+}
+
+use Budget::{AgentCrash, Bad, Cancel, Deadline, Delete, Hard, Look, Offer, Run, Stop, Tick};
+
+pub(super) const MOVE: Scenario =
+    scenario("move", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Bad, 1)]);
+pub(super) const STOP: Scenario = scenario("stop", &[(AgentCrash, 1), (Hard, 1), (Stop, 1)]);
+pub(super) const RUN: Scenario = scenario("run", &[(AgentCrash, 1), (Hard, 1), (Run, 1)]);
+pub(super) const FIRST: Scenario =
+    Scenario { begun: false, ..scenario("first", &[(AgentCrash, 1), (Hard, 1), (Offer, 1)]) };
+pub(super) const GC: Scenario = scenario("gc", &[(AgentCrash, 1), (Hard, 1), (Stop, 1), (Tick, 2)]);
+pub(super) const GCMOVE: Scenario =
+    scenario("gcmove", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Bad, 1), (Tick, 2), (Delete, 1)]);
+pub(super) const FORCE: Scenario =
+    Scenario { force: true, ..scenario("force", &[(AgentCrash, 1), (Hard, 1), (Run, 1)]) };
+pub(super) const FORCEMOVE: Scenario = Scenario {
+    force: true,
+    ..scenario("forcemove", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Run, 1)])
+};
+pub(super) const CANCEL: Scenario =
+    scenario("cancel", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Delete, 1), (Cancel, 1)]);
+pub(super) const CANCELSTOP: Scenario =
+    scenario("cancelstop", &[(AgentCrash, 1), (Hard, 1), (Stop, 1), (Delete, 1), (Cancel, 1)]);
+pub(super) const MIXED: Scenario =
+    scenario("mixed", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Stop, 1)]);
+pub(super) const BACK: Scenario =
+    Scenario { nodes: 3, ..scenario("back", &[(AgentCrash, 1), (Offer, 2)]) };
+pub(super) const THREE: Scenario =
+    Scenario { nodes: 3, ..scenario("three", &[(AgentCrash, 1), (Hard, 1), (Offer, 1)]) };
+pub(super) const DEADLINES: Scenario =
+    scenario("deadlines", &[(AgentCrash, 1), (Hard, 1), (Stop, 1), (Deadline, 1), (Look, 1)]);
+pub(super) const TWOSWEEPS: Scenario =
+    Scenario { sweepers: 2, ..scenario("twosweeps", &[(Stop, 1), (Tick, 2)]) };

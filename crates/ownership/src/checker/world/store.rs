@@ -1,0 +1,183 @@
+//! The store: create-only slots, PUTs that are late or lost, time.
+
+use godwit_types::{Generation, Seq};
+
+use super::super::ids;
+use super::super::place::Place;
+use super::{
+    Answer, Budget, Explorer, Label, Manifest, NONE, Point, Step, World, affordable, spent,
+};
+use crate::Entry;
+use crate::machine::{self, Presence, Put};
+use crate::state::{Kind, Word};
+
+impl Explorer {
+    /// What a place waits for.
+    pub(super) fn questions(
+        &mut self,
+        world: &World,
+        n: usize,
+        place: &Place,
+        steps: &mut Vec<Step>,
+    ) {
+        if let Some(link) = &place.link
+            && link.agent_open
+            && place.agent
+            && (!link.to_agent.is_empty() || !link.shim_open)
+        {
+            let nonce = if place.task.is_none() { self.free_nonce(world, n as u8) } else { 0 };
+            self.answered(world, n, Answer::Receives(nonce), true, Budget::Free, steps);
+        }
+        let Some(ask) = place.task.as_ref().and_then(|task| task.ask.as_ref()) else { return };
+        let point = |point| world.points[ids::index(point) as usize];
+        let answer = match ask {
+            machine::Action::ReadNewest => Answer::Newest(world.newest),
+            machine::Action::ReadSlot(seq) => Answer::Slot(found(world, *seq)),
+            machine::Action::Check(checkpoint) => Answer::Presence(presence(point(*checkpoint))),
+            machine::Action::Prepare(checkpoint) => {
+                Answer::Prepared(presence(point(*checkpoint)) != Presence::Gone)
+            }
+            machine::Action::Put(entry) => return self.put(world, n, entry, steps),
+            _ => unreachable!("not a question"),
+        };
+        self.answered(world, n, answer, true, Budget::Free, steps);
+    }
+
+    fn put(&mut self, world: &World, n: usize, entry: &Entry, steps: &mut Vec<Step>) {
+        assert!(entry.seq.0 <= ids::NEWEST + 1, "a PUT beyond the next slot");
+        let id = self.entries.id(entry.clone());
+        if entry.seq.0 <= ids::NEWEST {
+            return self.put_gives(world, n, id, Put::Exists, steps);
+        }
+        let applied = self.append(world, id);
+        self.put_gives(&applied, n, id, Put::Created, steps);
+        // "Applied, reply lost" is in flight, then landed at once.
+        if let Some(flying) = self.flies(world, id) {
+            self.put_gives(&flying, n, id, Put::Unknown, steps);
+        }
+    }
+
+    fn put_gives(&mut self, world: &World, n: usize, entry: u32, put: Put, steps: &mut Vec<Step>) {
+        let (place, effect) = self.answer(world.places[n], Answer::Put(put));
+        let mut to = *world;
+        to.places[n] = place;
+        let label = Label::Put(n as u8, entry, put);
+        self.arrive(world, n, label, put != Put::Unknown, to, effect, steps);
+    }
+
+    /// The PUT is still on its way to the store.
+    pub(super) fn flies(&self, world: &World, entry: u32) -> Option<World> {
+        let full = world.flight[self.max_flight - 1] != NONE;
+        let next = self.entries.get(entry).seq.0 == ids::NEWEST + 1;
+        if full || !next || world.flight.contains(&entry) {
+            return None;
+        }
+        let mut to = *world;
+        // Sorted, and NONE is the largest: the last place is free as long as one is.
+        to.flight[1] = entry;
+        to.flight.sort_unstable();
+        Some(to)
+    }
+
+    /// The entry gets the next slot: every other PUT for it is dead.
+    fn append(&mut self, world: &World, id: u32) -> World {
+        let mut entry = (**self.entries.get(id)).clone();
+        assert_eq!(entry.seq.0, ids::NEWEST + 1);
+        let forced = matches!(entry.kind, Kind::TakeOver { word: Word::Force { .. }, .. });
+        let winner = entry.by.node.clone();
+        let mut to = *world;
+        to.flight = [NONE; 2];
+        if let Some(point) = entry.commits() {
+            to.points[ids::index(point) as usize].entry = true;
+        }
+        entry.seq.0 -= 1;
+        entry.generation = Generation(0);
+        to.tail.rotate_right(1);
+        to.tail[0] = world.newest;
+        to.tail = to.tail.map(|old| self.moved_down(old));
+        to.newest = self.entries.id(entry);
+        for n in 0..self.nodes {
+            let shifted = self.answer(to.places[n], Answer::Shift).0;
+            let away = forced && winner != ids::letter(n as u8).to_string();
+            to.places[n] = if away { self.answer(shifted, Answer::Forced).0 } else { shifted };
+        }
+        to
+    }
+
+    fn moved_down(&mut self, id: u32) -> u32 {
+        if id == NONE {
+            return NONE;
+        }
+        let mut entry = (**self.entries.get(id)).clone();
+        entry.seq.0 -= 1;
+        self.entries.id(entry)
+    }
+
+    pub(super) fn store_steps(&mut self, world: &World, steps: &mut Vec<Step>) {
+        for flying in world.flight.into_iter().filter(|id| *id != NONE) {
+            let to = self.append(world, flying);
+            self.unfair(Label::Lands(flying), to, steps);
+        }
+        if affordable(world, Budget::Tick) {
+            self.tick(world, steps);
+        }
+        for slot in 0..self.sweepers {
+            self.sweep(world, slot, steps);
+        }
+    }
+
+    fn tick(&mut self, world: &World, steps: &mut Vec<Step>) {
+        let ages = |point: &Point| point.manifest == Manifest::Yes && point.age < 2;
+        if !world.points.iter().any(ages) {
+            return;
+        }
+        let mut to = spent(world, Budget::Tick);
+        for point in to.points.iter_mut().filter(|point| ages(point)) {
+            point.age += 1;
+        }
+        if self.bounded {
+            self.drop_late(&mut to);
+        }
+        for n in 0..self.nodes {
+            to.places[n] = self.answer(to.places[n], Answer::TooOld).0;
+        }
+        self.unfair(Label::Tick, to, steps);
+    }
+
+    /// A PUT lands within T/2 of being sent, or never.
+    fn drop_late(&self, to: &mut World) {
+        for flying in &mut to.flight {
+            let commits = (*flying != NONE).then(|| self.entries.get(*flying).commits()).flatten();
+            if commits.is_some_and(|point| to.points[ids::index(point) as usize].age == 2) {
+                *flying = NONE;
+            }
+        }
+        to.flight.sort_unstable();
+    }
+
+    pub(super) fn unfair(&mut self, label: Label, to: World, steps: &mut Vec<Step>) {
+        let to = self.tidy(to);
+        steps.push(Step { label, fair: false, to, breaks: None });
+    }
+}
+
+/// What the slot holds.
+fn found(world: &World, seq: Seq) -> u32 {
+    match ids::NEWEST.checked_sub(seq.0) {
+        None => NONE,
+        Some(0) => world.newest,
+        Some(back) => {
+            let found = world.tail[back as usize - 1];
+            assert!(found != NONE, "an old slot was dropped too early");
+            found
+        }
+    }
+}
+
+fn presence(point: Point) -> Presence {
+    match point.manifest {
+        Manifest::Yes => Presence::Exists,
+        Manifest::Tombstone => Presence::Doubted,
+        Manifest::No | Manifest::Coming | Manifest::Gone => Presence::Gone,
+    }
+}
