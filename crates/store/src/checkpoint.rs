@@ -113,3 +113,6 @@ impl TenantStore {
         Ok(self.blobs().delete(&intent).await?)
     }
 }
+
+#[cfg(test)]
+mod tests;

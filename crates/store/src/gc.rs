@@ -93,3 +93,8 @@ impl Sweep<'_> {
         Ok(report)
     }
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -13,12 +13,15 @@ mod checkpoint;
 mod clock;
 mod config;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod gc;
 mod identity;
 mod layout;
 mod log;
 mod probe;
 mod record;
+mod retention;
 mod store;
 pub mod wrap;
 
@@ -35,4 +38,5 @@ pub use gc::{SweepOptions, SweepReport};
 pub use identity::{DEFAULT_HORIZON, Identity};
 pub use log::{APPEND_DEADLINE, LineageLog, READ_DEADLINE};
 pub use record::{Hold, Intent, PinRecord, Tombstone, TombstoneReason};
+pub use retention::{Retention, Retired};
 pub use store::{Access, Store, TenantStore};

@@ -190,3 +190,6 @@ impl LineageLog {
         BlobError::NotFound { store, key }.into()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,3 +139,6 @@ impl Probe<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

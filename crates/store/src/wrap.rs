@@ -51,3 +51,6 @@ impl Operation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,7 @@ impl TenantStore {
         seen: &BTreeMap<CheckpointId, Seen>,
     ) -> Result<(Vec<Manifest>, Vec<Unreadable>), StoreError> {
         let ids = seen.iter().filter(|(_, s)| s.manifest && !s.tombstone).map(|(id, _)| *id);
+        let ids: Vec<CheckpointId> = ids.collect();
         let mut reads = stream::iter(ids)
             .map(|id| async move { (id, self.raw_manifest(id).await) })
             .buffered(PARALLEL);
@@ -139,13 +140,13 @@ impl TenantStore {
         &self,
         manifests: &[Manifest],
     ) -> Result<BTreeMap<LineageName, Points>, StoreError> {
-        let names: BTreeSet<&LineageName> = manifests.iter().map(|m| &m.lineage).collect();
+        let names: BTreeSet<LineageName> = manifests.iter().map(|m| m.lineage.clone()).collect();
         stream::iter(names)
             .map(|name| async move {
-                let log = self.lineage(name);
+                let log = self.lineage(&name);
                 let commits = log.commits().await?.into_keys().collect();
                 let good = log.newest().await?.map(|e| e.state.good().to_vec()).unwrap_or_default();
-                Ok((name.clone(), Points { commits, good }))
+                Ok((name, Points { commits, good }))
             })
             .buffer_unordered(PARALLEL)
             .try_collect()

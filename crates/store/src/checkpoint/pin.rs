@@ -5,8 +5,8 @@ use std::time::Duration;
 use godwit_types::{CheckpointId, OpId, Owner};
 use ulid::Ulid;
 
-use super::{Age, CheckpointReader};
-use crate::blob::{Listed, list_all};
+use super::{Absence, Age, CheckpointReader};
+use crate::blob::{Creation, Listed, list_all};
 use crate::error::StoreError;
 use crate::record::{self, PinRecord};
 use crate::store::TenantStore;
@@ -25,27 +25,54 @@ impl TenantStore {
     /// Pins a checkpoint and *then* opens it: either the sweep sees the pin, or we see the tombstone.
     ///
     /// # Errors
-    /// [`StoreError::Absent`] if it does not exist (the pin is removed again); the store does not answer.
+    /// [`StoreError::Absent`] if it does not exist (a new pin is removed again); the store does not answer.
     pub async fn pin(
         &self,
         id: CheckpointId,
         op: OpId,
         owner: &Owner,
     ) -> Result<(Pin, CheckpointReader), StoreError> {
-        let (tenant, owner) = (self.clone(), owner.clone());
-        let pin = Pin { tenant, id, op, owner, renewed: Age::begin(self) };
-        pin.write().await?;
+        let pin = self.new_pin(id, op, owner);
+        let is_new = pin.create().await?;
         match self.open_checkpoint(id).await {
             Ok(reader) => Ok((pin, reader)),
             Err(absent @ StoreError::Absent { .. }) => {
-                // Its end is what matters to the caller; a pin that stays is harmless and ends by age.
-                if let Err(error) = pin.release().await {
-                    tracing::debug!(%error, "a pin stays behind");
+                if is_new {
+                    pin.withdraw().await;
                 }
                 Err(absent)
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Takes up a pin that this operation was given earlier and still holds, as a restarted agent does for a pager that
+    /// goes on. What it needs is still there, also if the checkpoint was deleted since. A pin that has ended meanwhile is
+    /// begun anew, as by [`TenantStore::pin`].
+    ///
+    /// # Errors
+    /// As [`TenantStore::pin`].
+    pub async fn repin(
+        &self,
+        id: CheckpointId,
+        op: OpId,
+        owner: &Owner,
+    ) -> Result<(Pin, CheckpointReader), StoreError> {
+        let now = self.store_time().await?;
+        let held = self.blobs().head(&self.keys.pin(id, op)).await?;
+        if !held.is_some_and(|listed| self.is_young(&listed, now)) {
+            return self.pin(id, op, owner).await;
+        }
+        let pin = self.new_pin(id, op, owner);
+        pin.write().await?;
+        let absent = StoreError::Absent { id, absence: Absence::NoManifest };
+        let manifest = self.raw_manifest(id).await?.ok_or(absent)?;
+        Ok((pin, CheckpointReader::new(self.clone(), manifest)))
+    }
+
+    fn new_pin(&self, id: CheckpointId, op: OpId, owner: &Owner) -> Pin {
+        let (tenant, owner) = (self.clone(), owner.clone());
+        Pin { tenant, id, op, owner, renewed: Age::begin(self) }
     }
 
     /// The operations that pin a checkpoint now.
@@ -100,11 +127,32 @@ impl Pin {
         Ok(self.tenant.blobs().delete(&self.tenant.keys.pin(self.id, self.op)).await?)
     }
 
-    async fn write(&self) -> Result<(), StoreError> {
-        let at = self.tenant.store.timestamp();
-        let record = PinRecord { op: self.op, owner: self.owner.clone(), at };
+    /// Best effort: one that stays is harmless and ends by age.
+    async fn withdraw(self) {
+        if let Err(error) = self.release().await {
+            tracing::debug!(%error, "a pin stays behind");
+        }
+    }
+
+    /// Writes it; whether there was certainly none of this operation before.
+    async fn create(&self) -> Result<bool, StoreError> {
+        let body = record::encode(&self.record())?;
         let key = self.tenant.keys.pin(self.id, self.op);
-        record::write(self.tenant.blobs(), &key, &record).await
+        if self.tenant.blobs().create(&key, body).await? == Creation::Created {
+            return Ok(true);
+        }
+        self.write().await?;
+        Ok(false)
+    }
+
+    async fn write(&self) -> Result<(), StoreError> {
+        let key = self.tenant.keys.pin(self.id, self.op);
+        record::write(self.tenant.blobs(), &key, &self.record()).await
+    }
+
+    fn record(&self) -> PinRecord {
+        let at = self.tenant.store.timestamp();
+        PinRecord { op: self.op, owner: self.owner.clone(), at }
     }
 }
 

@@ -86,9 +86,9 @@ impl TenantStore {
             Err(e) => return Err(e),
         };
         let (reader, head) = (&reader, head.as_ref());
-        let objects = reader.manifest().objects.iter();
+        let objects = reader.manifest().objects.clone();
         let mut checks = stream::iter(objects)
-            .map(|object| check(reader, head, object, depth))
+            .map(|object| async move { check(reader, head, &object, depth).await })
             .buffer_unordered(PARALLEL);
         while let Some(checked) = checks.next().await {
             report.objects += 1;

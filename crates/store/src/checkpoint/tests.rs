@@ -1,0 +1,367 @@
+use std::time::Duration;
+
+use godwit_image::manifest::Object;
+use godwit_image::{Digest, FinishedPack, FrameSource, PackKind, PackName};
+use godwit_ownership::Presence;
+use godwit_ownership::state::Kind;
+use godwit_types::{Code, OpId, PackIndex};
+
+use super::*;
+use crate::blob::list_all;
+use crate::fixture::{
+    HORIZON, World, append, committed, manifest, new_checkpoint, owner, store_checkpoint,
+};
+use crate::record::TombstoneReason;
+use crate::wrap::{Fault as Injected, Operation, Rule};
+
+fn finished(id: CheckpointId, index: u32, size: usize) -> FinishedPack {
+    let name = PackName { checkpoint: id, kind: PackKind::Data, index: PackIndex(index) };
+    FinishedPack { name, footer: Digest::of(b""), bytes: vec![0; size] }
+}
+
+async fn keys_of(world: &World, id: CheckpointId) -> Vec<String> {
+    let prefix = world.tenant.keys.checkpoint(id);
+    let listed = list_all(world.tenant.blobs(), &prefix).await.unwrap();
+    listed.iter().map(|l| l.key.as_str()[prefix.len()..].to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_checkpoint_appears_with_its_manifest_and_exists_with_its_entry() {
+    let world = World::new().await;
+    let new = new_checkpoint(&[]);
+    assert_eq!(world.tenant.presence(new.id).await.unwrap(), Presence::Gone);
+    let (stage, _) = store_checkpoint(&world.tenant, &new).await.unwrap();
+    assert_eq!(keys_of(&world, new.id).await, ["head", "intent", "manifest.json", "packs/0000"]);
+    assert_eq!(world.tenant.presence(new.id).await.unwrap(), Presence::Exists);
+    let uncommitted = world.tenant.committed_manifest(new.id).await.unwrap_err();
+    assert!(uncommitted.to_string().ends_with("was never committed"), "{uncommitted}");
+    append(&world.tenant, Kind::Start { forked_from: None }).await;
+    append(&world.tenant, Kind::Checkpoint { checkpoint: new.id }).await;
+    stage.committed().await.unwrap();
+    assert_eq!(world.tenant.committed_manifest(new.id).await.unwrap().id, new.id);
+    assert_eq!(keys_of(&world, new.id).await, ["head", "manifest.json", "packs/0000"]);
+}
+
+#[tokio::test]
+async fn a_parent_with_a_tombstone_is_passed_over_for_the_next_one() {
+    let world = World::new().await;
+    let (first, second) =
+        (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    let options = DeleteOptions::default();
+    world.tenant.delete_checkpoint(second, &options).await.unwrap();
+    let new = new_checkpoint(&[second, CheckpointId::mint(), first]);
+    let stage = world.tenant.begin(new.clone()).await.unwrap();
+    assert_eq!(stage.parent().map(|p| p.id), Some(first));
+    let intent = world.tenant.intent(new.id).await.unwrap().unwrap();
+    assert_eq!(intent.parent, Some(first), "the sweep must know what is used");
+    let alone = new_checkpoint(&[second]);
+    assert!(world.tenant.begin(alone).await.unwrap().parent().is_none());
+}
+
+#[tokio::test]
+async fn a_manifest_may_name_only_what_is_sure_to_be_kept() {
+    let world = World::new().await;
+    let stranger = committed(&world.tenant, &[]).await;
+    let strange_pack = world.tenant.manifest(stranger).await.unwrap().objects[1].clone();
+    for break_it in 0..4 {
+        let new = new_checkpoint(&[]);
+        let stage = world.tenant.begin(new.clone()).await.unwrap();
+        let stage = stage.close().await.unwrap().head(b"head".to_vec()).await.unwrap();
+        let head = stage.head_object().clone();
+        let mut manifest = manifest(&new, None, vec![head]);
+        match break_it {
+            0 => manifest.objects.insert(0, strange_pack.clone()),
+            1 => manifest.op = OpId::mint(),
+            2 => manifest.objects[0].digest = Digest::of(b"other"),
+            _ => manifest.parent = Some(stranger),
+        }
+        let refused = stage.manifest(&manifest).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Invalid { .. }), "{break_it}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_wait_for_room_and_all_are_durable_when_the_stage_closes() {
+    let world = World::new().await;
+    let delay = Duration::from_millis(5);
+    world
+        .faulty
+        .add(Rule::new(Injected::Delay(delay)).on(Operation::Put).matching("packs/").always());
+    let new = new_checkpoint(&[]);
+    let stage = world.tenant.begin(new.clone()).await.unwrap();
+    let sink = stage.sink();
+    let id = new.id;
+    let writer = tokio::task::spawn_blocking(move || {
+        for index in 0..40 {
+            sink.accept(finished(id, index, 100)).unwrap();
+        }
+        assert!(sink.buffer().is_some(), "buffers come back");
+        assert!(sink.accept(finished(id, 0, 1)).is_err(), "the same pack again");
+        assert!(sink.accept(finished(CheckpointId::mint(), 99, 1)).is_err());
+    });
+    writer.await.unwrap();
+    assert_eq!(stage.accepted_bytes(), 4000);
+    stage.close().await.unwrap();
+    assert_eq!(keys_of(&world, id).await.len(), 41, "40 packs and the intent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_cannot_be_stored_fails_the_next_one_and_the_stage() {
+    let world = World::new().await;
+    world.faulty.add(Rule::new(Injected::Refuse).on(Operation::Put).matching("packs/0001"));
+    let new = new_checkpoint(&[]);
+    let stage = world.tenant.begin(new.clone()).await.unwrap();
+    let (sink, id) = (stage.sink(), new.id);
+    let writer = tokio::task::spawn_blocking(move || {
+        (0..1000).map(|n| sink.accept(finished(id, n, 10))).find_map(Result::err)
+    });
+    assert_eq!(writer.await.unwrap().map(|e| e.code()), Some(Code::Refused));
+    let failed = stage.close().await.unwrap_err();
+    assert!(matches!(failed, StoreError::Upload { .. }), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_stage_frees_a_writer_that_waits() {
+    let world = World::new().await;
+    world.faulty.add(Rule::new(Injected::Hang).on(Operation::Put).matching("packs/").always());
+    let new = new_checkpoint(&[]);
+    let stage = world.tenant.begin(new.clone()).await.unwrap();
+    let (sink, id) = (stage.sink(), new.id);
+    let writer = tokio::task::spawn_blocking(move || {
+        (0..100).map(|n| sink.accept(finished(id, n, 10))).find_map(Result::err)
+    });
+    while stage.accepted_bytes() < 80 {
+        tokio::task::yield_now().await;
+    }
+    drop(stage);
+    assert!(writer.await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_operation_older_than_half_the_horizon_gives_up_at_every_stage() {
+    let too_old = |e: StoreError| assert!(matches!(e, StoreError::TooOld { .. }), "{e:?}");
+    for until in 0..4 {
+        let world = World::new().await;
+        let age = |stage: u32| {
+            if stage == until {
+                world.clock.advance(HORIZON / 2 + Duration::from_secs(1));
+            }
+        };
+        let new = new_checkpoint(&[]);
+        let stage = world.tenant.begin(new.clone()).await.unwrap();
+        age(0);
+        if until == 0 {
+            let refused = stage.sink().accept(finished(new.id, 0, 1)).unwrap_err();
+            assert_eq!(refused.code(), Code::Cancelled);
+            too_old(stage.close().await.unwrap_err());
+            continue;
+        }
+        let stage = stage.close().await.unwrap();
+        age(1);
+        if until == 1 {
+            too_old(stage.head(vec![1]).await.unwrap_err());
+            continue;
+        }
+        let stage = stage.head(vec![1]).await.unwrap();
+        age(2);
+        let manifest = manifest(&new, None, vec![stage.head_object().clone()]);
+        if until == 2 {
+            too_old(stage.manifest(&manifest).await.unwrap_err());
+            continue;
+        }
+        let stage = stage.manifest(&manifest).await.unwrap();
+        assert!(!stage.is_too_old());
+        age(3);
+        assert!(stage.is_too_old());
+    }
+}
+
+#[tokio::test]
+async fn an_abandoned_checkpoint_leaves_nothing_unless_its_manifest_was_written() {
+    let world = World::new().await;
+    let new = new_checkpoint(&[]);
+    let stage = world.tenant.begin(new.clone()).await.unwrap();
+    drop(stage.close().await.unwrap().head(vec![1]).await.unwrap());
+    world.tenant.put_criu_log(new.id, b"Error (criu/mem.c)".to_vec()).await.unwrap();
+    world.tenant.abandon(new.id).await.unwrap();
+    assert_eq!(keys_of(&world, new.id).await, Vec::<String>::new());
+    let new = new_checkpoint(&[]);
+    drop(store_checkpoint(&world.tenant, &new).await.unwrap());
+    world.tenant.abandon(new.id).await.unwrap();
+    assert_eq!(keys_of(&world, new.id).await, ["head", "manifest.json", "packs/0000"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_is_what_was_stored_or_an_error() {
+    let world = World::new().await;
+    let new = new_checkpoint(&[]);
+    let (_, frame) = store_checkpoint(&world.tenant, &new).await.unwrap();
+    let reader = world.tenant.open_checkpoint(new.id).await.unwrap();
+    let table = std::sync::Arc::new(reader.head().await.unwrap().packs);
+    let source = reader.frame_source(table.clone());
+    let read = move || source.frame(frame);
+    let raw = tokio::task::spawn_blocking(read.clone()).await.unwrap().unwrap();
+    assert_eq!(raw, new.id.to_string().as_bytes());
+    for (lie, operation) in
+        [(Injected::Flip, Operation::GetRange), (Injected::Torn(3), Operation::GetRange)]
+    {
+        world.faulty.add(Rule::new(lie).on(operation));
+        let error = tokio::task::spawn_blocking(read.clone()).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), Code::Corrupt, "{lie:?}");
+        world.faulty.add(Rule::new(lie).on(Operation::Get).matching("head"));
+        assert!(matches!(reader.head().await, Err(StoreError::Digest { .. })), "{lie:?}");
+    }
+    let (pack, _) = reader.manifest().packs().next().unwrap();
+    let beyond = reader.pack_bytes(&pack, 0..1 << 20).await.unwrap_err();
+    assert_eq!(beyond.code(), Code::Corrupt);
+    let foreign = PackName { checkpoint: CheckpointId::mint(), ..pack };
+    assert_eq!(reader.pack_bytes(&foreign, 0..1).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_pin_of_a_deleted_checkpoint_is_refused_and_removed() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    let op = OpId::mint();
+    let (mut pin, reader) = world.tenant.pin(id, op, &owner()).await.unwrap();
+    assert_eq!(reader.manifest().id, id);
+    assert_eq!(world.tenant.pins(id).await.unwrap(), [op]);
+    world.clock.advance(HORIZON / 2);
+    pin.renew().await.unwrap();
+    world.clock.advance(HORIZON - Duration::from_secs(1));
+    assert_eq!(world.tenant.pins(id).await.unwrap(), [op]);
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(world.tenant.pins(id).await.unwrap(), [], "too old to count");
+    let options = DeleteOptions { force: true, why: "test".to_owned() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    let late = pin.renew().await.unwrap_err();
+    assert!(matches!(late, StoreError::Absent { .. }), "{late:?}");
+    pin.release().await.unwrap();
+    let refused = world.tenant.pin(id, OpId::mint(), &owner()).await.unwrap_err();
+    assert!(refused.to_string().contains("was deleted (test)"), "{refused}");
+    assert_eq!(world.tenant.pins(id).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_pager_that_goes_on_finds_its_pinned_checkpoint_although_it_was_deleted() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    let op = OpId::mint();
+    drop(world.tenant.pin(id, op, &owner()).await.unwrap());
+    let options = DeleteOptions { force: true, why: String::new() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    assert!(world.tenant.pin(id, op, &owner()).await.is_err(), "a new start is refused");
+    let (pin, reader) = world.tenant.repin(id, op, &owner()).await.unwrap();
+    reader.head_bytes().await.unwrap();
+    world.clock.advance(HORIZON);
+    drop(pin);
+    assert!(world.tenant.repin(id, op, &owner()).await.is_err(), "it has ended");
+}
+
+async fn refusal(world: &World, id: CheckpointId) -> DeleteRefusal {
+    match world.tenant.delete_checkpoint(id, &DeleteOptions::default()).await {
+        Err(StoreError::DeleteRefused { refusal, .. }) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_is_refused_while_the_checkpoint_is_needed() {
+    let world = World::new().await;
+    let only = committed(&world.tenant, &[]).await;
+    assert_eq!(refusal(&world, only).await, DeleteRefusal::OnlyGood);
+    let other = committed(&world.tenant, &[]).await;
+    let (pin, _) = world.tenant.pin(only, OpId::mint(), &owner()).await.unwrap();
+    assert!(matches!(refusal(&world, only).await, DeleteRefusal::Pinned { .. }));
+    world.tenant.hold(only, "ann", "audit").await.unwrap();
+    assert!(matches!(refusal(&world, only).await, DeleteRefusal::Held { .. }));
+    world.tenant.unhold(only).await.unwrap();
+    pin.release().await.unwrap();
+    let new = new_checkpoint(&[]);
+    let (stage, _) = store_checkpoint(&world.tenant, &new).await.unwrap();
+    assert_eq!(refusal(&world, new.id).await, DeleteRefusal::BeingWritten { op: new.op });
+    stage.committed().await.unwrap();
+    world.tenant.delete_checkpoint(only, &DeleteOptions::default()).await.unwrap();
+    world.tenant.delete_checkpoint(only, &DeleteOptions::default()).await.unwrap();
+    assert_eq!(world.tenant.presence(only).await.unwrap(), Presence::Gone);
+    assert_eq!(refusal(&world, other).await, DeleteRefusal::OnlyGood);
+    let stopped =
+        Kind::Stop { checkpoint: other, tasks: godwit_ownership::state::StoppedTasks::Dead };
+    append(&world.tenant, stopped).await;
+    assert_eq!(refusal(&world, other).await, DeleteRefusal::Current);
+    let options = DeleteOptions { force: true, why: String::new() };
+    world.tenant.delete_checkpoint(other, &options).await.unwrap();
+    let absent = CheckpointId::mint();
+    let error = world.tenant.delete_checkpoint(absent, &options).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_can_be_deleted_by_force_only() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    let key = world.tenant.keys.manifest(id);
+    world.tenant.blobs().put(&key, "{".into()).await.unwrap();
+    let options = DeleteOptions::default();
+    let error = world.tenant.delete_checkpoint(id, &options).await.unwrap_err();
+    assert_eq!(error.code(), Code::Corrupt);
+    let options = DeleteOptions { force: true, why: String::new() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    let tombstone = world.tenant.tombstone(id).await.unwrap().unwrap();
+    assert_eq!(tombstone.reason, TombstoneReason::Deleted);
+}
+
+#[tokio::test]
+async fn verification_names_every_object_that_is_damaged_or_missing() {
+    let world = World::new().await;
+    let parent = committed(&world.tenant, &[]).await;
+    let id = committed(&world.tenant, &[parent]).await;
+    let mut seen = Vec::new();
+    let sound = world.tenant.verify(id, Depth::Frames, |n, of| seen.push((n, of))).await.unwrap();
+    assert!(sound.is_sound() && sound.objects == 3 && sound.frames == 2, "{sound:?}");
+    assert_eq!(seen, [(1, 3), (2, 3), (3, 3)]);
+    let pack = |id: CheckpointId| world.tenant.keys.object(&format!("{id}/packs/0000")).unwrap();
+    let flip = Rule::new(Injected::Flip).on(Operation::Get);
+    world.faulty.add(flip.matching(format!("{parent}/packs")));
+    world.tenant.blobs().delete(&pack(id)).await.unwrap();
+    let report = world.tenant.verify(id, Depth::Frames, |_, _| ()).await.unwrap();
+    let mut faults: Vec<(&str, Code)> =
+        report.faults.iter().map(|f| (f.object.as_str(), f.error.code())).collect();
+    faults.sort_unstable_by_key(|(object, _)| *object);
+    let (ours, theirs) = (format!("{id}/packs/0000"), format!("{parent}/packs/0000"));
+    let mut expected = [(ours.as_str(), Code::NotFound), (theirs.as_str(), Code::Corrupt)];
+    expected.sort_unstable_by_key(|(object, _)| *object);
+    assert_eq!(faults, expected);
+    let shallow = world.tenant.verify(id, Depth::Objects, |_, _| ()).await.unwrap();
+    assert_eq!(shallow.faults.len(), 1, "only the one that is missing");
+}
+
+#[tokio::test]
+async fn a_list_shows_what_each_checkpoint_costs() {
+    let world = World::new().await;
+    let parent = committed(&world.tenant, &[]).await;
+    let child = committed(&world.tenant, &[parent]).await;
+    world.tenant.hold(child, "ann", "audit").await.unwrap();
+    drop(store_checkpoint(&world.tenant, &new_checkpoint(&[])).await.unwrap());
+    let damaged = committed(&world.tenant, &[]).await;
+    world.tenant.blobs().put(&world.tenant.keys.manifest(damaged), "{".into()).await.unwrap();
+    let (rows, unreadable) = world.tenant.list().await.unwrap();
+    let ids: std::collections::BTreeSet<_> = rows.iter().map(|r| r.manifest.id).collect();
+    assert_eq!(ids, [parent, child].into());
+    assert_eq!(unreadable.iter().map(|u| u.id).collect::<Vec<_>>(), [damaged]);
+    let size = |m: &godwit_image::Manifest, key: &str| {
+        m.objects.iter().find(|o: &&Object| o.key.ends_with(key)).unwrap().size
+    };
+    let row = |id| rows.iter().find(|r| r.manifest.id == id).unwrap();
+    let (first, second) = (row(parent), row(child));
+    let shared = size(&first.manifest, &format!("{parent}/packs/0000"));
+    assert_eq!((first.shared.0, second.shared.0), (shared, shared));
+    assert_eq!(first.exclusive.0, size(&first.manifest, "head"));
+    assert!(second.exclusive.0 > second.manifest.head().unwrap().size);
+    assert!(first.good && second.good && second.held && !first.held);
+    let amplification = world.tenant.read_amplification(child).await.unwrap();
+    assert!((amplification - 1.0).abs() < 1e-9);
+    let options = DeleteOptions::default();
+    world.tenant.delete_checkpoint(parent, &options).await.unwrap();
+    assert_eq!(world.tenant.list().await.unwrap().0.len(), 1);
+}

@@ -1,0 +1,165 @@
+//! Worlds for this crate's tests: a memory store behind faults, a clock that stands still, checkpoints of a few bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_image::manifest::{
+    ByteRange, Compat, Container, FORMAT, Network, Object, Source, TcpMode,
+};
+use godwit_image::{Digest, FrameRef, Head, Manifest, PackKind, PackRegistry, PackTable};
+use godwit_ownership::{Basis, Entry, Pen, state::Kind};
+use godwit_types::{
+    CheckpointId, Generation, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Sizes, Tenant,
+};
+
+use crate::blob::memory::MemoryStore;
+use crate::checkpoint::{CommitStage, NewCheckpoint};
+use crate::clock::ManualClock;
+use crate::error::StoreError;
+use crate::store::{Store, TenantStore};
+use crate::wrap::Faulty;
+
+/// T of every test.
+pub(crate) const HORIZON: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) struct World {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) faulty: Arc<Faulty>,
+    pub(crate) tenant: TenantStore,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let memory = Arc::new(MemoryStore::with_clock(clock.clone()));
+        let faulty = Arc::new(Faulty::new(memory));
+        let store = Store::over(faulty.clone(), clock.clone(), HORIZON).await.unwrap();
+        Self { clock, faulty, tenant: store.tenant(&Tenant::node()) }
+    }
+}
+
+pub(crate) fn owner() -> Owner {
+    Owner {
+        cluster: "_none".to_owned(),
+        node: "node-1".to_owned(),
+        epoch: 0,
+        pod_uid: "default+web".to_owned(),
+        incarnation: Incarnation::from(1),
+    }
+}
+
+pub(crate) fn lineage() -> LineageName {
+    LineageName::new("pod/web").unwrap()
+}
+
+pub(crate) fn new_checkpoint(parents: &[CheckpointId]) -> NewCheckpoint {
+    NewCheckpoint {
+        id: CheckpointId::mint(),
+        op: OpId::mint(),
+        owner: owner(),
+        lineage: lineage(),
+        parents: parents.to_vec(),
+    }
+}
+
+pub(crate) fn manifest(
+    new: &NewCheckpoint,
+    parent: Option<CheckpointId>,
+    objects: Vec<Object>,
+) -> Manifest {
+    let mut objects = objects;
+    objects.sort_by(|a, b| a.key.cmp(&b.key));
+    Manifest {
+        format: FORMAT.to_owned(),
+        id: new.id,
+        tenant: Tenant::node(),
+        lineage: new.lineage.clone(),
+        generation: Generation(0),
+        parent,
+        op: new.op,
+        created: jiff::Timestamp::UNIX_EPOCH,
+        outcome: Outcome::Run,
+        source: Source {
+            cluster: "_none".to_owned(),
+            node: "node-1".to_owned(),
+            pod: "web".to_owned(),
+            uid: "default+web".to_owned(),
+        },
+        containers: vec![Container {
+            name: "web".to_owned(),
+            image: String::new(),
+            image_digest: "sha256:00".to_owned(),
+            spec_digest: Digest::of(b""),
+            processes: 1,
+            pages: 1,
+            head: ByteRange { offset: 0, length: 1 },
+        }],
+        init_done: Vec::new(),
+        objects,
+        compat: Compat {
+            arch: "x86_64".to_owned(),
+            cpu_features: Vec::new(),
+            xsave_bytes: 0,
+            kernel: "6.18".to_owned(),
+            criu: "4.2".to_owned(),
+            page_size: 4096,
+            cgroup_version: 2,
+            runtime: "runc".to_owned(),
+        },
+        network: Network { tcp: TcpMode::Close, ips: Vec::new() },
+        volumes: Vec::new(),
+        encryption: None,
+        signature: None,
+        sizes: Sizes::default(),
+        timings: BTreeMap::new(),
+    }
+}
+
+/// Writes everything of a checkpoint but its entry: one pack with one frame, and all that the parent names.
+pub(crate) async fn store_checkpoint(
+    tenant: &TenantStore,
+    new: &NewCheckpoint,
+) -> Result<(CommitStage, FrameRef), StoreError> {
+    let stage = tenant.begin(new.clone()).await?;
+    let parent = stage.parent().cloned();
+    let registry = PackRegistry::new(new.id, PackTable::default());
+    let sink = stage.sink();
+    let mut writer = registry.writer(PackKind::Data, sink).unwrap();
+    let frame = writer.write(new.id.to_string().as_bytes()).unwrap();
+    writer.finish().unwrap();
+    let stage = stage.close().await?;
+    let packs = registry.table();
+    let head = Head { packs: packs.clone(), ..Head::default() };
+    let stage = stage.head(head.encode().unwrap().bytes).await?;
+    let mut objects: Vec<Object> = packs.iter().map(|(_, record)| Object::pack(record)).collect();
+    objects.push(stage.head_object().clone());
+    for inherited in parent.iter().flat_map(|p| p.packs()) {
+        objects.push(inherited.1.clone());
+    }
+    let parent = parent.map(|p| p.id);
+    let stage = stage.manifest(&manifest(new, parent, objects)).await?;
+    Ok((stage, frame))
+}
+
+/// Appends an entry of this kind; whatever the log says permits it.
+pub(crate) async fn append(tenant: &TenantStore, kind: Kind) -> Entry {
+    let log = tenant.lineage(&lineage());
+    let newest = log.newest().await.unwrap();
+    let pen = Pen { me: owner(), op: None, nonce: Nonce::mint(), at_ms: 0 };
+    let entry = Basis::of(newest.as_ref()).next(&pen, kind).unwrap();
+    assert_eq!(log.append(&entry).await.unwrap(), crate::Creation::Created);
+    entry
+}
+
+/// A checkpoint that exists.
+pub(crate) async fn committed(tenant: &TenantStore, parents: &[CheckpointId]) -> CheckpointId {
+    let new = new_checkpoint(parents);
+    let (stage, _) = store_checkpoint(tenant, &new).await.unwrap();
+    if tenant.lineage(&lineage()).newest().await.unwrap().is_none() {
+        append(tenant, Kind::Start { forked_from: None }).await;
+    }
+    append(tenant, Kind::Checkpoint { checkpoint: new.id }).await;
+    stage.committed().await.unwrap();
+    new.id
+}

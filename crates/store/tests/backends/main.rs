@@ -1,0 +1,115 @@
+//! One suite, every backend: memory (the model), a directory, a real S3 server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)] // A test all through.
+
+mod s3;
+mod suite;
+
+use std::sync::Arc;
+
+use godwit_store::blob::SharedStore;
+use godwit_store::blob::file::FileStore;
+use godwit_store::blob::memory::MemoryStore;
+use godwit_store::blob::s3::S3Store;
+use godwit_store::{Store, StoreConfig, StoreError};
+
+/// A backend, and what has to live as long as it.
+struct Backend {
+    store: SharedStore,
+    _keep: Box<dyn std::any::Any>,
+}
+
+async fn memory() -> Backend {
+    Backend { store: Arc::new(MemoryStore::new()), _keep: Box::new(()) }
+}
+
+async fn directory() -> Backend {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(FileStore::open(dir.path()).unwrap());
+    Backend { store, _keep: Box::new(dir) }
+}
+
+async fn bucket() -> Backend {
+    let server = s3::Server::start().await;
+    let store = Arc::new(S3Store::open(&server.config("suite")).await.unwrap());
+    Backend { store, _keep: Box::new(server) }
+}
+
+macro_rules! every_backend {
+    ($($case:ident,)*) => {
+        every_backend!(@ memory $($case)*);
+        every_backend!(@ directory $($case)*);
+        every_backend!(@ bucket $($case)*);
+    };
+    (@ $backend:ident $($case:ident)*) => {
+        mod $backend {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let backend = super::$backend().await;
+                    super::suite::$case(backend.store.clone()).await;
+                }
+            )*
+        }
+    };
+}
+
+every_backend! {
+    what_was_written_can_be_read_at_once,
+    an_object_that_exists_is_not_created_again,
+    of_many_racing_creates_exactly_one_wins_and_nobody_reads_a_part,
+    a_replaced_object_is_never_seen_torn,
+    a_range_gives_exactly_the_bytes_asked_for,
+    an_object_larger_than_allowed_is_not_read,
+    a_list_is_in_the_order_of_bytes_and_can_start_anywhere,
+    a_list_of_more_than_a_page_is_complete,
+    what_was_deleted_is_gone_and_can_be_created_again,
+    creates_and_deletes_next_to_each_other_do_not_disturb,
+    empty_and_large_objects_are_kept,
+    every_allowed_character_makes_a_key,
+    times_are_those_of_writing,
+    a_dropped_create_leaves_a_whole_object_or_none,
+}
+
+#[tokio::test]
+async fn a_store_is_opened_probed_and_recognised_on_every_backend() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = s3::Server::start().await;
+    let file = StoreConfig::from_url(&format!("file://{}", dir.path().display())).unwrap();
+    for config in [file, server.config("opened")] {
+        let first = Store::open(&config).await.unwrap();
+        let second = Store::open(&config).await.unwrap();
+        assert_eq!(first.identity(), second.identity());
+        let left = godwit_store::blob::list_all(&**first.blobs(), "").await.unwrap();
+        assert_eq!(left.len(), 1, "the probe cleans up: {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_and_a_missing_bucket_are_refused_and_a_dead_server_is_unavailable() {
+    use godwit_types::Code;
+    let server = s3::Server::start().await;
+    let mut wrong = server.config("x");
+    wrong.secret_access_key = Some(godwit_store::Secret::new("wrong"));
+    let mut nowhere = server.config("x");
+    nowhere.url = "s3://no-such-bucket/x".parse().unwrap();
+    for config in [wrong, nowhere] {
+        let store = S3Store::open(&config).await.unwrap();
+        let error = suite::error_of_create(&store).await;
+        assert_eq!(error.map(|e| e.code()), Some(Code::Refused));
+    }
+    let config = server.config("x");
+    drop(server);
+    let store = S3Store::open(&config).await.unwrap();
+    assert_eq!(suite::error_of_create(&store).await.map(|e| e.code()), None, "it is unknown");
+    let read = godwit_store::BlobStore::get(&store, &suite::key("a"), 9).await;
+    assert_eq!(read.map_err(|e| e.code()), Err(Code::Unavailable));
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_a_store_is_not_made_one_by_a_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig::from_url(&format!("file://{}", dir.path().display())).unwrap();
+    let opened = Store::open_for(&config, godwit_store::Access::Read).await;
+    assert!(matches!(opened, Err(StoreError::NotAStore { .. })));
+}
