@@ -146,7 +146,7 @@ async fn list(store: &Store) -> Result<Listing, StoreError> {
         listing.checkpoints.extend(rows.into_iter().map(row));
         listing.unreadable.extend(unreadable.into_iter().map(|u| (u.id, u.error.to_string())));
     }
-    listing.checkpoints.sort_by(|a, b| b.id.cmp(&a.id));
+    listing.checkpoints.sort_by_key(|row| std::cmp::Reverse(row.id));
     Ok(listing)
 }
 
