@@ -21,6 +21,9 @@ use crate::state::{State, Step};
 /// Name of the file in a bundle that holds the pid of the init process.
 pub const PID_FILE: &str = "init.pid";
 
+/// Where in a bundle containerd wants the root file system to be mounted.
+pub const ROOTFS: &str = "rootfs";
+
 /// Where a container's processes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {

@@ -1,5 +1,8 @@
 //! containerd's runc options, so that an existing runc stanza can be copied, and their copy in the bundle that `delete`
 //! reads when the shim is gone.
+//!
+//! They come in two forms: clients that know runc's message send that; containerd's CRI sends the stanza of a runtime
+//! that it does not know as TOML within `runtimeoptions.v1.Options`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +17,24 @@ use crate::error::{Error, Result};
 const FILE: &str = "options.json";
 /// Where runc keeps its state unless told otherwise; the namespace is appended.
 const RUNC_ROOT: &str = "/run/containerd/runc";
-/// Type name of the options that we understand.
-const TYPE: &str = "containerd.runc.v1.Options";
+/// Type name of runc's options.
+const RUNC: &str = "containerd.runc.v1.Options";
+/// Type name of the options of any runtime.
+const GENERIC: &str = "runtimeoptions.v1.Options";
+
+/// The fields of [`Options`], for stanzas.
+const FIELDS: [&str; 10] = [
+    "no_pivot_root",
+    "no_new_keyring",
+    "shim_cgroup",
+    "io_uid",
+    "io_gid",
+    "binary_name",
+    "root",
+    "systemd_cgroup",
+    "criu_image_path",
+    "criu_work_path",
+];
 
 /// Options of the runtime, fields as in containerd's `runc.v1.Options`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +62,26 @@ pub struct Options {
     pub criu_work_path: String,
 }
 
+/// `runtimeoptions.v1.Options` (containerd, `api/types/runtimeoptions/v1`).
+#[derive(Clone, PartialEq, prost::Message)]
+struct Generic {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    /// A file with the stanza.
+    #[prost(string, tag = "2")]
+    config_path: String,
+    /// The stanza itself.
+    #[prost(bytes = "vec", tag = "3")]
+    config_body: Vec<u8>,
+}
+
 impl Options {
+    /// Whether these are options that [`Options::decode`] understands.
+    #[must_use]
+    pub fn understands(any: &Any) -> bool {
+        [RUNC, GENERIC].contains(&type_name(any))
+    }
+
     /// Decodes what containerd sent; nothing sent means defaults.
     ///
     /// # Errors
@@ -52,15 +90,40 @@ impl Options {
         let Some(any) = any.filter(|any| !any.type_url.is_empty() && !any.value.is_empty()) else {
             return Ok(Self::default());
         };
-        if any.type_url.rsplit('/').next() != Some(TYPE) {
-            return Err(Error::Invalid(format!(
-                "runtime options of type {} are not known; use {TYPE}",
-                any.type_url
-            )));
+        match type_name(any) {
+            RUNC => oci::Options::parse_from_bytes(&any.value)
+                .map(Self::from)
+                .map_err(|why| Error::Invalid(format!("runtime options: {why}"))),
+            GENERIC => Self::decode_generic(&any.value),
+            other => Err(Error::Invalid(format!(
+                "runtime options of type {other} are not known; use {RUNC}"
+            ))),
         }
-        let decoded = oci::Options::parse_from_bytes(&any.value)
+    }
+
+    fn decode_generic(bytes: &[u8]) -> Result<Self> {
+        let generic = <Generic as prost::Message>::decode(bytes)
             .map_err(|why| Error::Invalid(format!("runtime options: {why}")))?;
-        Ok(decoded.into())
+        let body = if generic.config_path.is_empty() {
+            generic.config_body
+        } else {
+            let attempt = format!("read runtime options in {}", generic.config_path);
+            std::fs::read(&generic.config_path).map_err(Error::io(attempt))?
+        };
+        Self::parse_stanza(&String::from_utf8_lossy(&body))
+            .map_err(|why| Error::Invalid(format!("runtime options: {why}")))
+    }
+
+    /// `SystemdCgroup = true` and the like. Case does not count and unknown keys are skipped, as in containerd.
+    fn parse_stanza(text: &str) -> Result<Self, toml::de::Error> {
+        let plain = |key: &str| key.replace('_', "").to_lowercase();
+        let mut known = toml::Table::new();
+        for (key, value) in text.parse::<toml::Table>()? {
+            if let Some(field) = FIELDS.iter().find(|field| plain(field) == plain(&key)) {
+                known.insert((*field).to_owned(), value);
+            }
+        }
+        known.try_into()
     }
 
     /// The OCI runtime's program.
@@ -125,6 +188,11 @@ impl From<oci::Options> for Options {
     }
 }
 
+/// The last part of a type's URL: containerd writes bare names, others put a host before it.
+fn type_name(any: &Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,12 +212,36 @@ mod tests {
 
     #[test]
     fn options_are_read_with_and_without_a_host_in_their_type() {
-        for url in [TYPE.to_owned(), format!("type.googleapis.com/{TYPE}")] {
+        for url in [RUNC.to_owned(), format!("type.googleapis.com/{RUNC}")] {
             let options = Options::decode(Some(&any(&url))).unwrap();
             assert!(options.systemd_cgroup && options.is_crun());
         }
         assert!(Options::decode(Some(&any("other.Options"))).is_err());
         assert_eq!(Options::decode(None).unwrap().binary(), "runc");
+    }
+
+    #[test]
+    fn a_copied_runc_stanza_is_understood_as_cri_sends_it() {
+        let stanza =
+            "BinaryName = '/usr/bin/crun'\nSystemdCgroup = true\nCriuPath = ''\nIoUid = 7\n";
+        let generic = Generic { config_body: stanza.into(), ..Default::default() };
+        let any = Any {
+            type_url: GENERIC.into(),
+            value: prost::Message::encode_to_vec(&generic),
+            ..Default::default()
+        };
+        let options = Options::decode(Some(&any)).unwrap();
+        assert!(options.systemd_cgroup && options.is_crun() && Options::understands(&any));
+        assert_eq!(options.io_uid, 7);
+        assert!(Options::parse_stanza("SystemdCgroup = 'yes'").is_err());
+    }
+
+    #[test]
+    fn every_field_has_its_name_in_the_list() {
+        let written = serde_json::to_value(Options::default()).unwrap();
+        let fields: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+        assert!(FIELDS.iter().all(|field| fields.contains(field)));
+        assert_eq!(fields.len(), FIELDS.len());
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Process {
         self.inner().pid = Some(pid);
     }
 
+    /// Forgets the pid: it was that of a process that never became this one (`criu` of a restore that failed).
+    pub fn clear_pid(&self) {
+        self.inner().pid = None;
+    }
+
     /// How far it is.
     #[must_use]
     pub fn phase(&self) -> Phase {

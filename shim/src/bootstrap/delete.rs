@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Arguments, socket};
 use crate::cgroup::Cgroup;
-use crate::container::{PID_FILE, read_pid};
+use crate::container::{PID_FILE, ROOTFS, read_pid};
 use crate::error::{Error, Result};
 use crate::events::event::timestamp;
 use crate::mounts;
@@ -56,7 +56,7 @@ async fn clean_up(arguments: &Arguments) -> Result<DeleteResponse> {
     // A restore that was interrupted leaves its root mounted there.
     warn_on("unmount runc's restore root", mounts::unmount_all(&runc.state_dir()).await);
     warn_on("delete runc's state", runc.delete(true).await);
-    warn_on("unmount the root file system", mounts::unmount_all(&bundle.join("rootfs")).await);
+    warn_on("unmount the root file system", mounts::unmount_all(&bundle.join(ROOTFS)).await);
     remove_socket(arguments, &bundle);
     reaping.abort();
     let exit = Exit::now(KILLED);

@@ -7,6 +7,7 @@ use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use crate::error::{Error, Result};
+use crate::options::Options;
 
 /// containerd's own limit.
 const LIMIT: u64 = 10 << 20;
@@ -50,10 +51,9 @@ impl Input {
     }
 
     fn bootstrap(params: BootstrapParams) -> Self {
-        let anys =
+        let mut anys =
             params.extensions.into_iter().filter_map(|extension| extension.value.into_option());
-        let options =
-            anys.into_iter().find(|any| any.type_url.ends_with("containerd.runc.v1.Options"));
+        let options = anys.find(Options::understands);
         Self {
             options,
             ttrpc_address: params.containerd_ttrpc_address,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::Pod;
-use crate::container::{Container, Identity, Origin, PID_FILE, read_pid};
+use crate::container::{Container, Identity, Origin, PID_FILE, ROOTFS, read_pid};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::events::event::Created;
@@ -128,7 +128,7 @@ impl Pod {
             }
         }
         if !request.rootfs.is_empty()
-            && let Err(why) = mounts::unmount_all(&container.rootfs()).await
+            && let Err(why) = mounts::unmount_all(&container.bundle().join(ROOTFS)).await
         {
             warn!(
                 container = container.id(),
@@ -144,7 +144,7 @@ async fn mount_rootfs(pod: &Pod, container: &Container, rootfs: &[Mount]) -> Res
     if rootfs.is_empty() {
         return Ok(());
     }
-    let root = container.rootfs();
+    let root = container.bundle().join(ROOTFS);
     std::fs::create_dir_all(&root).map_err(Error::io(format!("make {}", root.display())))?;
     mounts::mount_all(rootfs, &root, pod.reaper()).await
 }

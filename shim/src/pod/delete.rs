@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::{Deleted, Pod};
-use crate::container::{Container, PID_FILE};
+use crate::container::{Container, PID_FILE, ROOTFS};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::mounts;
@@ -62,7 +62,7 @@ async fn remove(container: &Container) -> Result<()> {
     }
     // Its absence is what we want.
     let _ = std::fs::remove_file(container.bundle().join(PID_FILE));
-    let unmounted = mounts::unmount_all(&container.bundle().join("rootfs")).await;
+    let unmounted = mounts::unmount_all(&container.bundle().join(ROOTFS)).await;
     if let Err(why) = &unmounted {
         warn!(
             container = container.id(),
@@ -76,6 +76,7 @@ async fn remove(container: &Container) -> Result<()> {
 async fn wait_dead(container: &Container) -> Result<Exit> {
     let init = container.init();
     if init.pid().is_none() {
+        // A restore that was not started, or failed.
         init.set_exit(Exit::now(NEVER_RAN));
     }
     tokio::time::timeout(DEATH, init.wait()).await.map_err(|_| {

@@ -13,6 +13,7 @@ use crate::io::{Prepared, Stdio};
 use crate::process::{Phase, Process};
 use crate::reaper::Exit;
 use crate::runc::Streams;
+use crate::state::{Refusal, State};
 
 /// How long a process waits to be executed while its container is frozen or restored. Less than the two minutes after
 /// which the kubelet gives up, so that our sentence reaches it.
@@ -44,6 +45,9 @@ impl Pod {
     pub fn exec(&self, request: ExecRequest) -> Result<()> {
         let container = self.container(&request.container)?;
         container.state().may_exec().map_err(|refusal| container.refuse(refusal))?;
+        if container.state() == State::Created && container.init_pid().is_none() {
+            return Err(container.refuse(Refusal::Not(State::Created)));
+        }
         if request.exec_id.is_empty() || request.exec_id.contains('/') {
             return Err(Error::Invalid(format!("{:?} is no id for a process", request.exec_id)));
         }

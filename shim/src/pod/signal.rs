@@ -8,10 +8,12 @@ use super::Pod;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::process::Process;
-use crate::state::State;
+use crate::state::{Refusal, State};
 
 /// SIGKILL's number.
 const KILL: u32 = 9;
+/// Signals by which somebody wants a container to end: SIGINT, SIGQUIT, SIGKILL, SIGTERM.
+const ENDING: [u32; 4] = [2, 3, KILL, 15];
 
 impl Pod {
     /// Sends a signal to the init process (empty `exec_id`), to all processes of the container, or to an executed one.
@@ -54,9 +56,12 @@ impl Pod {
                 )));
             }
             State::Sealed | State::Moved => return kill_held(container),
-            State::Checkpointing | State::Frozen | State::Restoring | State::Hydrating
-                if signal == KILL =>
-            {
+            // Nothing has run here yet: giving up loses nothing, and Start says so.
+            State::Restoring if ENDING.contains(&signal) => {
+                return self.hooks().abort(self, container).await;
+            }
+            State::Restoring => return Err(container.refuse(Refusal::Restoring)),
+            State::Checkpointing | State::Frozen | State::Hydrating if signal == KILL => {
                 self.hooks().abort(self, container).await?;
             }
             _ => {}

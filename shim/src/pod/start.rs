@@ -72,7 +72,7 @@ impl Pod {
             Err(why) => {
                 // A failed restore may have left tasks.
                 let _ = container.runc().delete(true).await;
-                container.shift(Step::Failed)?;
+                self.not_restored(container);
                 Err(why)
             }
         }
@@ -90,12 +90,17 @@ impl Pod {
             }
             Ok(Restored::Finished) => Ok(self.finished_before(container).await),
             Err(why) => {
-                if container.state() == State::Restoring {
-                    container.shift(Step::Failed)?;
-                }
+                self.not_restored(container);
                 Err(why)
             }
         }
+    }
+
+    /// Back to `Created`, from where Start may be tried again.
+    fn not_restored(&self, container: &Container) {
+        container.init().clear_pid();
+        // It is stopped if it was killed; nothing else refuses.
+        let _ = container.shift(Step::Failed);
     }
 
     fn restored(
@@ -107,9 +112,17 @@ impl Pod {
     ) -> Result<u32> {
         let init = container.init();
         init.set_pid(pid);
-        init.set_phase(Phase::Running);
         container.adopt_cgroup_of(pid);
-        let child = scope.claim(pid).map_err(Error::io("take over the restored init process"))?;
+        let child = match scope.claim(pid) {
+            Ok(child) => child,
+            Err(why) => {
+                // Nobody would ever see its end: it must not run.
+                container.cgroup().map(|cgroup| cgroup.kill());
+                self.not_restored(container);
+                return Err(Error::io("take over the restored init process")(why));
+            }
+        };
+        init.set_phase(Phase::Running);
         for step in steps {
             // A pager may have told the end of hydration already.
             if container.state() != State::Running {

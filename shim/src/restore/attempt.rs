@@ -430,7 +430,11 @@ impl Lazy {
 }
 
 /// Forwards until the next stop, and meanwhile hands userfaultfds to the pager.
-async fn run(forward: &mut Forward, pager: Option<&Pager>, lazy: Option<&mut Lazy>) -> Result<Stop> {
+async fn run(
+    forward: &mut Forward,
+    pager: Option<&Pager>,
+    lazy: Option<&mut Lazy>,
+) -> Result<Stop> {
     let (Some(pager), Some(lazy)) = (pager, lazy) else { return forward.run().await };
     let stop = forward.run();
     tokio::pin!(stop);
