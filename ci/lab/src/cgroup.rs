@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{LabError, Result};
 use crate::{places, process, wait};
 
@@ -19,7 +21,7 @@ while [ "$n" -gt 0 ]; do echo $$ >"$1/cgroup.procs" || exit 125; shift; n=$((n-1
 exec "$@""#;
 
 /// One mounted hierarchy, and the caller's own directory in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hierarchy {
     /// Directory name under `/sys/fs/cgroup`, `unified` for the second version.
     pub(crate) name: String,
@@ -36,13 +38,18 @@ impl Hierarchy {
 }
 
 /// The groups of one lab or of one node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Groups {
     dirs: Vec<(Hierarchy, PathBuf)>,
 }
 
 impl Groups {
-    /// The groups of the lab of this name. Nothing is created.
+    /// The groups that a lab was made with: those of its maker, who may have been in other groups than the caller.
+    pub(crate) fn load(record: &Path) -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(record).ok()?).ok()
+    }
+
+    /// The groups of a lab of this name that the caller makes. Nothing is created.
     pub(crate) fn of_lab(name: &str) -> Result<Self> {
         let dirs = hierarchies()?
             .into_iter()
@@ -108,10 +115,9 @@ impl Groups {
         Ok(())
     }
 
-    /// The directories, one per line, so that a later run finds them even from another group.
-    pub(crate) fn record(&self, path: &Path) -> Result<()> {
-        let lines: Vec<String> = self.dirs.iter().map(|(_, d)| d.display().to_string()).collect();
-        places::write(path, lines.join("\n"))
+    /// Writes what [`Groups::load`] reads.
+    pub(crate) fn store(&self, record: &Path) -> Result<()> {
+        places::write(record, serde_json::to_string(self).unwrap_or_default())
     }
 
     /// Kills all members and removes the directories.
@@ -119,13 +125,6 @@ impl Groups {
         let dirs: Vec<PathBuf> = self.dirs.iter().map(|(_, dir)| dir.clone()).collect();
         destroy(&dirs)
     }
-}
-
-/// Kills all members of recorded groups and removes them; a missing record means nothing to do.
-pub(crate) fn destroy_recorded(record: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(record) else { return Ok(()) };
-    let dirs: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
-    destroy(&dirs)
 }
 
 fn destroy(dirs: &[PathBuf]) -> Result<()> {
@@ -308,6 +307,18 @@ mod tests {
                 "unified  /sys/fs/cgroup/unified/",
             ]
         );
+    }
+
+    #[test]
+    fn a_lab_is_found_again_from_other_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("groups.json");
+        assert!(Groups::load(&record).is_none());
+        let mounts = "30 24 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw";
+        let hierarchy = parse(mounts, "0::/").remove(0);
+        let made = Groups { dirs: vec![(hierarchy, PathBuf::from("/there"))] };
+        made.store(&record).unwrap();
+        assert_eq!(Groups::load(&record).unwrap().dirs, made.dirs);
     }
 
     #[test]

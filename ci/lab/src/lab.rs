@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cgroup::{self, Groups};
+use crate::cgroup::Groups;
 use crate::error::{LabError, Result};
 use crate::lock::LabLock;
 use crate::network::{FIRST_NODE, Network};
@@ -101,7 +101,8 @@ impl Lab {
     /// As [`Lab::up`]; what was started stays.
     pub fn up_and_keep(options: &LabOptions) -> Result<Self> {
         let lock = lock(&options.name, options.patience)?;
-        let lab = Self::open(&options.name, Some(lock))?;
+        let mut lab = Self::open(&options.name, Some(lock))?;
+        lab.renew_groups()?;
         lab.add_nodes(&options.nodes, options.cgroup)?;
         Ok(lab)
     }
@@ -136,7 +137,7 @@ impl Lab {
         Ok(Self {
             name: name.to_owned(),
             network: Network::claim(&dir)?,
-            groups: Groups::of_lab(name)?,
+            groups: groups_of(name, &dir)?,
             dir,
             lock,
             take_down: false,
@@ -205,9 +206,19 @@ impl Lab {
     fn add_nodes(&self, names: &[String], cgroup: CgroupView) -> Result<()> {
         rootfs::ensure()?;
         self.groups.create()?;
-        self.groups.record(&self.dir.join("cgroups"))?;
+        self.groups.store(&groups_record(&self.dir))?;
         for name in names {
             self.ensure_node(name, cgroup)?.power_on()?;
+        }
+        Ok(())
+    }
+
+    /// With nothing running, the groups become those of this caller: its maker's may be gone.
+    fn renew_groups(&mut self) -> Result<()> {
+        let runs = self.s3_server().is_up() || self.nodes()?.iter().any(Node::is_up);
+        if !runs {
+            self.groups.destroy()?;
+            self.groups = Groups::of_lab(&self.name)?;
         }
         Ok(())
     }
@@ -277,7 +288,7 @@ fn lock(name: &str, patience: Duration) -> Result<LabLock> {
 fn take_down(name: &str) -> Result<()> {
     let dir = dir_of(name)?;
     let network = Network::find(&dir)?;
-    let groups = Groups::of_lab(name)?;
+    let groups = groups_of(name, &dir)?;
     if let Some(network) = network {
         for node in node_names(&dir) {
             let shape = NodeShape { name: node, host_part: 0, cgroup: CgroupView::default() };
@@ -285,12 +296,19 @@ fn take_down(name: &str) -> Result<()> {
         }
         S3::new(&dir, network, &groups).kill()?;
     }
-    cgroup::destroy_recorded(&dir.join("cgroups"))?;
     groups.destroy()?;
     if let Some(network) = network {
         network.remove()?;
     }
     places::remove(&dir)
+}
+
+fn groups_record(dir: &Path) -> PathBuf {
+    dir.join("groups.json")
+}
+
+fn groups_of(name: &str, dir: &Path) -> Result<Groups> {
+    Groups::load(&groups_record(dir)).map_or_else(|| Groups::of_lab(name), Ok)
 }
 
 fn node_names(dir: &Path) -> Vec<String> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use enter::Spawned;
 pub use services::AgentOptions;
 
-use crate::cgroup::{self, Groups};
+use crate::cgroup::Groups;
 use crate::command::tail;
 use crate::error::{LabError, Result};
 use crate::network::Network;
@@ -128,10 +128,9 @@ impl Node {
     /// When the kernel does not end its processes in time.
     pub fn power_loss(&self) -> Result<()> {
         self.network.unplug(self.name());
-        cgroup::destroy_recorded(&self.groups_record())?;
+        self.groups.destroy()?;
         process::end_recorded(&self.supervisor_record(), END)?;
-        process::end_recorded(&self.init_record(), END)?;
-        self.groups.destroy()
+        process::end_recorded(&self.init_record(), END)
     }
 
     /// Power loss, then on again with the same disks and a new boot id; containerd is started, the agent is not.
@@ -162,7 +161,6 @@ impl Node {
     fn boot(&self) -> Result<()> {
         self.make_dirs()?;
         self.groups.create()?;
-        self.groups.record(&self.groups_record())?;
         let supervisor = self.start_init()?;
         supervisor.store(&self.supervisor_record())?;
         let init = self.wait_for_root(supervisor)?;
@@ -238,9 +236,5 @@ impl Node {
 
     fn init_record(&self) -> PathBuf {
         self.dir.join("init.pid")
-    }
-
-    fn groups_record(&self) -> PathBuf {
-        self.dir.join("cgroups")
     }
 }

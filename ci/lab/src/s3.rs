@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::cgroup::{self, Groups};
+use crate::cgroup::Groups;
 use crate::command::{host, run, run_shown, tail};
 use crate::error::{LabError, Result};
 use crate::lock::LabLock;
@@ -81,7 +81,6 @@ impl S3 {
         let server = ensure_built()?;
         places::make_dir(&self.objects())?;
         self.groups.create()?;
-        self.groups.record(&self.dir.join("cgroups"))?;
         let process = self.spawn(&server)?;
         process.store(&self.record())?;
         let up = self.connect(process);
@@ -101,9 +100,8 @@ impl S3 {
     /// When it does not end.
     pub fn kill(&self) -> Result<()> {
         self.network.unplug(NAME);
-        cgroup::destroy_recorded(&self.dir.join("cgroups"))?;
-        process::end_recorded(&self.record(), PATIENCE)?;
-        self.groups.destroy()
+        self.groups.destroy()?;
+        process::end_recorded(&self.record(), PATIENCE)
     }
 
     /// Stops it in the middle of whatever it does: connections are accepted, nothing answers.

@@ -40,7 +40,24 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("godwit-testkit", &["types"]),
     ("godwit-lab", &["types"]),
     ("godwit-programs", &[]),
-    ("godwit-e2e", &["types", "wire", "image", "ownership", "store", "lab", "testkit"]),
+    (
+        "godwit-e2e",
+        &[
+            "types",
+            "wire",
+            "image",
+            "ownership",
+            "store",
+            "files",
+            "criu-rpc",
+            "criu",
+            "capture",
+            "faults",
+            "engine",
+            "lab",
+            "testkit",
+        ],
+    ),
 ];
 
 /// What any crate may use in its tests.
