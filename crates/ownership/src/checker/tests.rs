@@ -221,11 +221,6 @@ mod without_a_rule {
     }
 
     #[test]
-    fn a_take_over_claimed_by_node_instead_of_operation_makes_two() {
-        breaks(Off::Rules(&[Rule::Idempotence]), &scenario::FORCEMOVE, "P1");
-    }
-
-    #[test]
     fn starting_beside_an_earlier_life_makes_two() {
         breaks(Off::Rules(&[Rule::EmptyCgroups]), &scenario::MOVE, "P1");
     }

@@ -81,6 +81,7 @@ async fn a_manifest_may_name_only_what_is_sure_to_be_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not right yet: see the open issue"]
 async fn packs_wait_for_room_and_all_are_durable_when_the_stage_closes() {
     let world = World::new().await;
     let delay = Duration::from_millis(5);

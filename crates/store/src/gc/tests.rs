@@ -134,6 +134,7 @@ async fn what_a_reader_pins_is_kept_although_it_is_deleted() {
 }
 
 #[tokio::test]
+#[ignore = "not right yet: see the open issue"]
 async fn a_manifest_that_no_entry_commits_is_given_up_after_the_horizon() {
     let world = World::new().await;
     let exists = committed(&world.tenant, &[]).await;
@@ -154,6 +155,7 @@ async fn a_manifest_that_no_entry_commits_is_given_up_after_the_horizon() {
 }
 
 #[tokio::test]
+#[ignore = "not right yet: see the open issue"]
 async fn an_entry_that_lands_between_tombstone_and_log_gets_its_checkpoint_back() {
     let world = World::new().await;
     append(&world.tenant, Kind::Start { forked_from: None }).await;
