@@ -39,7 +39,7 @@ check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	$(DENY) check bans licenses sources
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --quiet
 	cargo test --quiet --package godwit-lab --test crate_graph
 
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
