@@ -1,0 +1,101 @@
+//! Contents of files out of frames: fetched ahead in the order of the index, a bounded number of them in memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use godwit_image::{Digest, FrameRef, FrameSource};
+use rustix::fs::ftruncate;
+use rustix::io::{Errno, pwrite};
+
+use crate::capture::cut;
+use crate::error::At as _;
+use crate::{Chunk, FilesError, Halt};
+
+/// Frames asked for at once: 4 MiB, one ranged GET of a store where they lie together.
+const AHEAD: usize = 32;
+/// Frames in memory at most: 32 MiB. Small files of many checkpoints share frames back and forth.
+const HELD: usize = 256;
+
+/// See the module.
+pub(super) struct Frames<'a> {
+    frames: &'a [FrameRef],
+    source: &'a dyn FrameSource,
+    halt: &'a Halt,
+    held: HashMap<u32, Vec<u8>>,
+    /// The oldest first.
+    order: VecDeque<u32>,
+}
+
+impl<'a> Frames<'a> {
+    pub(super) fn new(frames: &'a [FrameRef], source: &'a dyn FrameSource, halt: &'a Halt) -> Self {
+        Self { frames, source, halt, held: HashMap::new(), order: VecDeque::new() }
+    }
+
+    /// Fills a new file. Gives the bytes that were written.
+    pub(super) fn write_file(
+        &mut self,
+        fd: &OwnedFd,
+        size: u64,
+        chunks: &[Chunk],
+        path: &Path,
+    ) -> Result<u64, FilesError> {
+        ftruncate(fd, size).at("set the length of", path)?;
+        let mut written = 0;
+        for chunk in chunks {
+            self.halt.check()?;
+            let bytes = self.bytes(chunk)?;
+            write_all(fd, bytes, chunk.offset).at("write", path)?;
+            written += u64::from(chunk.length);
+        }
+        Ok(written)
+    }
+
+    /// The bytes of a chunk, compared with its digest.
+    fn bytes(&mut self, chunk: &Chunk) -> Result<&[u8], FilesError> {
+        if !self.held.contains_key(&chunk.frame) {
+            self.fetch(chunk.frame)?;
+        }
+        let (from, to) = (chunk.at as usize, chunk.at as usize + chunk.length as usize);
+        let bytes = self.held.get(&chunk.frame).and_then(|raw| raw.get(from..to));
+        let bytes = bytes.ok_or(FilesError::Invalid { why: "a chunk is outside of its frame" })?;
+        match cut(&Digest::of(bytes)) == chunk.digest {
+            true => Ok(bytes),
+            false => {
+                Err(FilesError::Invalid { why: "a file's contents are not those of its digest" })
+            }
+        }
+    }
+
+    /// Fetches a frame and those that are likely to be next.
+    fn fetch(&mut self, first: u32) -> Result<(), FilesError> {
+        let unknown = FilesError::Invalid { why: "a chunk is in a frame that is not there" };
+        let ahead = self.frames.get(first as usize..).ok_or(unknown)?;
+        let (numbers, wanted): (Vec<u32>, Vec<FrameRef>) = (first..)
+            .zip(ahead.iter().take(AHEAD))
+            .filter(|(number, _)| !self.held.contains_key(number))
+            .unzip();
+        let raw = self.source.frames(&wanted)?;
+        while self.order.len() + numbers.len() > HELD {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.held.remove(&oldest);
+        }
+        self.order.extend(&numbers);
+        self.held.extend(numbers.into_iter().zip(raw));
+        Ok(())
+    }
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match pwrite(fd, bytes, at) {
+            Ok(n) => {
+                bytes = &bytes[n..];
+                at += n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
