@@ -1,3 +1,39 @@
-//! Serves the page faults of one hydrating pod
+//! `godwit-pager`: serves the page faults of one hydrating pod. A child of the shim; gone when the pod is hydrated.
+//!
+//! Owns the pod's userfaultfds and page maps, reads their events, knows no store. Its failure domain is the pod's: it never outlives the
+//! pod's tasks with descriptors closed, and the pod never outlives it unhydrated (the shim sees to that; the reverse is [`doom`]).
 
-fn main() {}
+mod agent;
+mod args;
+mod control;
+mod doom;
+mod error;
+mod plan;
+mod pod;
+mod slots;
+mod sys;
+mod tell;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    // A thread that is gone would leave its part of the work undone and everybody waiting: then rather all of us, and the shim acts.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    sys::outlive_signals();
+    sys::harden();
+    match control::run(&args) {
+        Ok(end) => end.exit_code(),
+        Err(error) => {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -113,7 +113,8 @@ impl Prepared {
         let mut ends = ChildEnds::default();
         if stdio.terminal {
             prepared.console = Some(ConsoleSocket::new()?);
-            prepared.outputs.extend(sinks.stdout.map(|sink| (None, sink)));
+            // A terminal that nobody reads blocks its processes.
+            prepared.outputs.push((None, sinks.stdout.unwrap_or(Sink::Nothing)));
             return Ok((prepared, ends));
         }
         if prepared.stdin.is_some() {

@@ -28,6 +28,7 @@ use godwit_types::{CheckpointId, Phase, Tenant};
 use godwit_wire::agent_op::BeginRestore;
 use oci_spec::runtime::Spec;
 
+use crate::checkpoint::peer::lineage_at;
 use crate::compat;
 use crate::driver::{Driver, Stop};
 use crate::frames::source::SourceWords;
@@ -100,7 +101,9 @@ async fn carry_through(
             Stop::Prepare(checkpoint) => {
                 journal.enter(Phase::Stage);
                 event = match prepare(node, begin, spec, &wanted, &target, checkpoint).await {
-                    Ok(staged) => {
+                    Ok(mut staged) => {
+                        staged.plan.checkpoint = checkpoint.to_string();
+                        staged.plan.at = Some(lineage_at(&target.at));
                         driver.peer().plan = Some((staged.plan, staged.fds));
                         journal.enter(Phase::Restore);
                         Event::Prepared

@@ -18,7 +18,7 @@ mod events;
 mod fetch;
 mod work;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -33,7 +33,7 @@ use crate::member::{Family, Member, Nursery};
 use crate::prefetch::Prefetch;
 use crate::source::{FrameFailure, FramePages, FrameSource, Observer, Ticket};
 use crate::space::Space;
-use crate::uffd::Uffd;
+use crate::uffd::{Probed, Uffd};
 use crate::wanted::Wanted;
 use crate::{FaultsError, GroupId, Layout, MemoryLimit, Totals};
 use work::Job;
@@ -84,6 +84,8 @@ struct Shared {
     wanted: Wanted,
     lanes: Lanes<Job>,
     prefetch: Mutex<Prefetch>,
+    /// Released, but a child of theirs is not born yet.
+    leaving: Mutex<HashSet<u64>>,
     next_child: AtomicU64,
     stopping: AtomicBool,
     epoll: OwnedFd,
@@ -202,6 +204,14 @@ impl Hydrator {
         self.shared.release(descriptor);
     }
 
+    /// Processes that are alive, of all containers, children that are not served yet included.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        let alive = |uffd: &Uffd| uffd.probe(events::ANY_PAGE) != Probed::Gone;
+        let served = self.shared.all_members().iter().filter(|m| alive(&m.uffd)).count();
+        served + self.shared.nursery.count(|child| alive(&child.uffd))
+    }
+
     /// The counters of a container.
     #[must_use]
     pub fn totals(&self, group: GroupId) -> Totals {
@@ -224,7 +234,7 @@ impl Drop for Hydrator {
 
 /// The frames of the hot pages, each once, in their order.
 fn hot_frames(process: &Process) -> VecDeque<u32> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let ranges = process.hot.iter().map(|r| r.first.0..r.first.0.saturating_add(r.count));
     let frames = ranges.flat_map(|r| process.layout.runs(r)).map(|run| run.frame);
     frames.filter(|frame| seen.insert(*frame)).collect()
@@ -254,6 +264,7 @@ impl Shared {
             wanted: Wanted::default(),
             lanes: Lanes::new(),
             prefetch: Mutex::default(),
+            leaving: Mutex::default(),
             next_child: AtomicU64::new(settings.first_child),
             stopping: AtomicBool::new(false),
             epoll,
@@ -322,14 +333,34 @@ impl Shared {
     }
 
     fn release(&self, id: u64) {
-        let member = self.members.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        let Some(member) = member else { return };
-        member.family.remove(id);
-        self.unwatch(&member);
+        let Some(member) = self.member(id) else { return };
+        if !self.close(&member) {
+            locked(&self.leaving).insert(id);
+        }
+    }
+
+    /// Forgets a process, if all that was read from it is applied. What happens to it from now on stays unread: nothing is missing,
+    /// so the kernel may let it pass when the descriptor is closed.
+    fn close(&self, member: &Arc<Member>) -> bool {
+        let mut born = Vec::new();
+        {
+            let mut space = member.exclusive();
+            if space.try_settle(member.uffd.as_ref(), &mut born) {
+                member.set_closed();
+            }
+        }
+        self.born(born);
+        if !member.is_closed() {
+            return false;
+        }
+        self.members.write().unwrap_or_else(PoisonError::into_inner).remove(&member.id);
+        member.family.remove(member.id);
+        self.unwatch(member);
         if let Ok(group) = self.group(member.family.group) {
             group.closed();
         }
         self.check_hydrated(member.family.group);
+        true
     }
 
     /// A duplicate of the shim keeps the file open, and with it the watch: it must be taken off by name.

@@ -35,4 +35,4 @@ pub use limit::MemoryLimit;
 pub use source::{
     Finished, FrameFailure, FramePages, FrameSource, Handed, Lane, Observer, Ticket, Want,
 };
-pub use uffd::{Event, Probed, Stop, Uffd};
+pub use uffd::{Event, Probed, Stop, Uffd, is_alive};

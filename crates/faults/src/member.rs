@@ -28,6 +28,7 @@ pub(crate) struct Member {
     space: RwLock<Space>,
     finished: AtomicBool,
     gone: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// A process of the checkpoint with its descendants: they share a page map.
@@ -65,8 +66,9 @@ impl Family {
 
 impl Member {
     pub(crate) fn new(id: u64, uffd: Arc<Uffd>, family: Arc<Family>, space: Space) -> Self {
-        let (finished, gone) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { id, uffd, family, space: RwLock::new(space), finished, gone }
+        let no = || AtomicBool::new(false);
+        let space = RwLock::new(space);
+        Self { id, uffd, family, space, finished: no(), gone: no(), closed: no() }
     }
 
     /// For look-up and placing.
@@ -90,6 +92,16 @@ impl Member {
 
     pub(crate) fn set_gone(&self) {
         self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing is to be read from it any more: what was read could not be applied. To be asked and set under the exclusive
+    /// lock.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_closed(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Places what is missing of a frame, the pages that are waited for first. Takes those out of `waited` that were answered;
@@ -177,6 +189,10 @@ pub(crate) struct Child {
 }
 
 impl Nursery {
+    pub(crate) fn add(&self, child: Child) {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+    }
+
     /// Lets `f` work on all children and takes out those that are ready.
     pub(crate) fn visit(&self, f: impl FnOnce(&mut Vec<Child>)) -> Vec<Child> {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,6 +202,11 @@ impl Nursery {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.count(|_| true) == 0
+    }
+
+    pub(crate) fn count(&self, which: impl Fn(&Child) -> bool) -> usize {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.iter().filter(|child| which(child)).count()
     }
 }

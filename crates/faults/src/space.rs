@@ -61,6 +61,12 @@ impl Change {
         }
     }
 
+    /// First and last page of what it frees and fills: enough to see whether it has happened.
+    fn ends(&self) -> impl Iterator<Item = u64> + use<> {
+        let ranges = [self.frees(), self.fills()].into_iter().filter(|r| !r.is_empty());
+        ranges.flat_map(|r| [r.start, r.end - 1])
+    }
+
     /// The pages at which something is mapped afterwards.
     fn fills(&self) -> Range<u64> {
         match self {

@@ -154,6 +154,13 @@ impl Uffd {
     }
 }
 
+/// Whether the process of a userfaultfd that nobody serves is alive.
+#[must_use]
+pub fn is_alive(uffd: impl AsFd) -> bool {
+    let answer = stopped(sys::copy_nothing(uffd.as_fd(), 1 << 32)).1;
+    !matches!(answer, Some(Stop::Gone))
+}
+
 impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::events::deliver::{self, Address};
 use crate::hooks::Hooks;
+use crate::op::{Operations, Places};
 use crate::pod::{Pod, PodIdentity};
 use crate::reaper::Reaper;
 use crate::service::Service;
@@ -88,7 +89,7 @@ async fn serve(arguments: &Arguments, spec: &Spec, listener: UnixListener) -> Re
 
 /// What operations plug in.
 fn hooks() -> Arc<dyn Hooks> {
-    Arc::new(crate::hooks::Unfenced)
+    Arc::new(Operations::new(Places::default()))
 }
 
 fn server(listener: UnixListener, pod: &Arc<Pod>) -> Result<Server> {

@@ -63,6 +63,10 @@ impl Pod {
             State::Restoring => return Err(container.refuse(Refusal::Restoring)),
             State::Checkpointing | State::Frozen | State::Hydrating if signal == KILL => {
                 self.hooks().abort(self, container).await?;
+                if matches!(container.state(), State::Sealed | State::Moved) {
+                    // Too late to give up: sealed meanwhile. runc would thaw it first.
+                    return kill_held(container);
+                }
             }
             _ => {}
         }

@@ -1,9 +1,9 @@
 //! The shared memory of one pager, and who may write which slot.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use godwit_wire::WireError;
 use godwit_wire::pager::frames::{MAX_SLOTS, Need, SLOT_BYTES, Want};
@@ -14,16 +14,15 @@ use rustix::fs::SealFlags;
 pub(super) struct SharedSlots {
     memory: OwnedFd,
     count: u32,
-    /// Wants in flight by slot.
-    taken: Mutex<HashMap<u32, Arc<AtomicBool>>>,
+    /// By slot: the turn that it is in, and whether that was answered.
+    turns: Mutex<HashMap<u32, (u64, bool)>>,
 }
 
-/// The right to answer one want. Of two claims to one slot in flight (a prefetch, then an urgent one) the first that
+/// The right to answer one want. Of two claims to one turn of a slot (a prefetch, then an urgent one) the first that
 /// has the bytes writes.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
     pub(super) want: Want,
-    answered: Arc<AtomicBool>,
 }
 
 impl SharedSlots {
@@ -43,30 +42,49 @@ impl SharedSlots {
         if u64::try_from(size).unwrap_or(0) < u64::from(count) * SLOT_BYTES {
             return Err(invalid(format!("{size} bytes of memory for {count} slots")));
         }
-        Ok(Self { memory, count, taken: Mutex::default() })
+        Ok(Self { memory, count, turns: Mutex::default() })
     }
 
-    /// Claims the slots of a message.
+    /// Claims the slots of a message. Wants whose turn was answered already are left out.
     pub(super) fn claim(&self, need: &Need) -> Result<Vec<Claim>, WireError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns();
         let mut claims = Vec::with_capacity(need.wants.len());
         for want in &need.wants {
             if want.slot >= self.count {
                 return Err(WireError::Field { field: "slot", value: want.slot.to_string() });
             }
-            let answered = Arc::clone(taken.entry(want.slot).or_default());
-            claims.push(Claim { want: *want, answered });
+            let (turn, answered) = turns.entry(want.slot).or_insert((want.turn, false));
+            match want.turn.cmp(turn) {
+                // Its slot may hold another frame by now.
+                Less => continue,
+                Equal if *answered => continue,
+                Equal => {}
+                Greater if !*answered => {
+                    return Err(WireError::Field { field: "turn", value: want.turn.to_string() });
+                }
+                Greater => (*turn, *answered) = (want.turn, false),
+            }
+            claims.push(Claim { want: *want });
         }
         Ok(claims)
     }
 
     /// Gives a slot up; `false` if another claim has answered it already: then it is not ours any more.
+    ///
+    /// Whoever gets `true` writes before the answer is sent, and the pager begins no new turn before that.
     pub(super) fn settle(&self, claim: &Claim) -> bool {
-        if claim.answered.swap(true, Ordering::AcqRel) {
-            return false;
+        let mut turns = self.turns();
+        match turns.get_mut(&claim.want.slot) {
+            Some((turn, answered)) if *turn == claim.want.turn && !*answered => {
+                *answered = true;
+                true
+            }
+            _ => false,
         }
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&claim.want.slot);
-        true
+    }
+
+    fn turns(&self) -> MutexGuard<'_, HashMap<u32, (u64, bool)>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a frame to the claimed slot. Only after [`SharedSlots::settle`] said `true`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use godwit_types::PAGE_SIZE;
+use godwit_types::{PAGE_SIZE, PageNumber};
 use rustix::event::{Timespec, epoll};
 
 use super::Shared;
@@ -18,6 +18,8 @@ use crate::uffd::{Event, Probed, Uffd};
 
 /// The number of the descriptor that ends the loop; no process has it.
 pub(super) const WAKE: u64 = u64::MAX;
+/// Asked for when only the answer "gone" matters.
+pub(super) const ANY_PAGE: PageNumber = PageNumber(1 << 20);
 /// What is done without an event is done this often.
 const TICK: Duration = Duration::from_millis(100);
 /// While a process changes its mappings, or a child is not kept yet.
@@ -29,7 +31,7 @@ const ROUNDS: usize = 16;
 #[derive(Default)]
 struct Read {
     faults: Vec<u64>,
-    children: Vec<(u64, Arc<Uffd>)>,
+    forks: u64,
     born: Vec<Born>,
     settled: bool,
 }
@@ -40,7 +42,10 @@ impl Shared {
         let mut ticked = Instant::now();
         let mut ready = Vec::with_capacity(64);
         while !self.stopping.load(Ordering::Acquire) {
-            self.wait(&mut ready, !unsettled.is_empty() || !self.nursery.is_empty());
+            let leaving = std::mem::take(&mut *super::locked(&self.leaving));
+            leaving.iter().for_each(|id| self.release(*id));
+            let waits = leaving.len() + unsettled.len() > 0 || !self.nursery.is_empty();
+            self.wait(&mut ready, waits);
             for id in ready.drain(..).filter(|id| *id != WAKE) {
                 let Some(member) = self.member(id) else { continue };
                 if self.read(&member) {
@@ -50,7 +55,7 @@ impl Shared {
                 };
             }
             unsettled.retain(|id| self.member(*id).is_some_and(|m| !self.settle(&m)));
-            self.hand_out(Vec::new());
+            self.hand_out();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 self.tick();
@@ -77,9 +82,7 @@ impl Shared {
     /// What needs no event: processes that died quietly, frames that had no room, or were passed over.
     fn tick(&self) {
         for member in self.all_members() {
-            if !member.is_gone()
-                && member.uffd.probe(godwit_types::PageNumber(1 << 20)) == Probed::Gone
-            {
+            if !member.is_gone() && member.uffd.probe(ANY_PAGE) == Probed::Gone {
                 self.lost(&member);
             }
         }
@@ -107,6 +110,10 @@ impl Shared {
     /// The part under the lock: read and map update are one.
     fn read_exclusively(&self, member: &Arc<Member>, read: &mut Read) -> std::io::Result<()> {
         let mut space = member.exclusive();
+        if member.is_closed() {
+            read.settled = true;
+            return Ok(());
+        }
         // If it is quiet now, what waits came before what is read next.
         space.try_settle(member.uffd.as_ref(), &mut read.born);
         let mut events = Vec::new();
@@ -116,7 +123,7 @@ impl Shared {
                 break;
             }
             for event in events.drain(..) {
-                if let Some(change) = self.change(event, read) {
+                if let Some(change) = self.change(member, event, read) {
                     space.change(change);
                 }
             }
@@ -125,7 +132,7 @@ impl Shared {
         Ok(())
     }
 
-    fn change(&self, event: Event, read: &mut Read) -> Option<Change> {
+    fn change(&self, member: &Member, event: Event, read: &mut Read) -> Option<Change> {
         let pages = |start: u64, end: u64| start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
         match event {
             Event::Fault { address } => {
@@ -138,7 +145,10 @@ impl Shared {
                 let (from, to) = (from / PAGE_SIZE, to / PAGE_SIZE);
                 Some(Change::Remap { from, to, len: len.div_ceil(PAGE_SIZE) })
             }
-            Event::Fork { child } => self.conceived(child, read),
+            Event::Fork { child } => {
+                read.forks += 1;
+                self.conceived(member, child)
+            }
             Event::Unknown { number } => {
                 tracing::warn!(number, "an event that nobody asked for");
                 None
@@ -146,37 +156,36 @@ impl Shared {
         }
     }
 
-    fn conceived(&self, child: OwnedFd, read: &mut Read) -> Option<Change> {
-        match Uffd::from_fd(child) {
-            Ok(uffd) => {
-                let (id, uffd) = (self.next_child.fetch_add(1, Ordering::Relaxed), Arc::new(uffd));
-                read.children.push((id, Arc::clone(&uffd)));
-                Some(Change::Fork(Unborn { id, memory: uffd }))
-            }
+    /// Under the lock, because whoever settles next looks for the child in the nursery.
+    fn conceived(&self, parent: &Member, child: OwnedFd) -> Option<Change> {
+        let uffd = match Uffd::from_fd(child) {
+            Ok(uffd) => Arc::new(uffd),
             // It inherits O_NONBLOCK, so nothing was to be done; a failure cannot be.
             Err(error) => {
                 tracing::error!(%error, "a child's descriptor");
-                None
+                return None;
             }
+        };
+        let id = self.next_child.fetch_add(1, Ordering::Relaxed);
+        if let Ok(group) = self.group(parent.family.group) {
+            group.opened();
         }
+        let memory = Arc::clone(&uffd);
+        let family = Arc::clone(&parent.family);
+        let child = Child { id, parent: parent.id, uffd, family, kept: false, space: None };
+        self.nursery.add(child);
+        Some(Change::Fork(Unborn { id, memory }))
     }
 
     /// Everything that may happen outside the lock.
     fn follow_up(&self, member: &Arc<Member>, read: Read) {
         if let Ok(group) = self.group(member.family.group) {
             group.faults.fetch_add(read.faults.len() as u64, Ordering::Relaxed);
-            group.forks.fetch_add(read.children.len() as u64, Ordering::Relaxed);
-            read.children.iter().for_each(|_| group.opened());
+            group.forks.fetch_add(read.forks, Ordering::Relaxed);
         }
-        let children = read.children.into_iter().map(|(id, uffd)| Child {
-            id,
-            parent: member.id,
-            uffd,
-            family: Arc::clone(&member.family),
-            kept: false,
-            space: None,
-        });
-        self.hand_out(children.collect());
+        if read.forks > 0 {
+            self.hand_out();
+        }
         self.born(read.born);
         for page in read.faults {
             self.fault(member, page);
@@ -195,7 +204,7 @@ impl Shared {
         settled
     }
 
-    fn born(&self, born: Vec<Born>) {
+    pub(super) fn born(&self, born: Vec<Born>) {
         if born.is_empty() {
             return;
         }
@@ -210,12 +219,11 @@ impl Shared {
     }
 
     /// Gives descriptors of children away; those that are ready then are served.
-    fn hand_out(&self, new: Vec<Child>) {
-        if new.is_empty() && self.nursery.is_empty() {
+    fn hand_out(&self) {
+        if self.nursery.is_empty() {
             return;
         }
         let ready = self.nursery.visit(|children| {
-            children.extend(new);
             for child in children.iter_mut().filter(|c| !c.kept) {
                 let handed = self.observer.forked(child.parent, child.id, child.uffd.as_fd());
                 child.kept = handed == Handed::Kept;

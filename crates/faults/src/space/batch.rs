@@ -7,6 +7,9 @@
 //! changing" from before the change until after its event was read. So two events can be in the wrong order only if there was no
 //! *quiet* moment between them, and at a quiet moment everything that has happened has been read.
 //!
+//! An `mremap` that moves is told twice: REMAP, then UNMAP of the source, after which the thread goes on. The second is an echo: what is
+//! at the source by then belongs to somebody else.
+//!
 //! # How it is found
 //! Take one page. Events free it (UNMAP, the source of a REMAP) or fill it (the target of a REMAP), and must alternate. Whether it is
 //! filled at the quiet moment is asked of the kernel; with the number of either kind this says what came first. Of one kind, the order
@@ -17,6 +20,7 @@
 //! Not covered: `MREMAP_DONTUNMAP` (frees nothing) or growing in place (fills without an event) on the very pages that were moved to and
 //! freed again within one unquiet moment, and three threads or more that within one such moment reuse each other's addresses in turn.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -27,6 +31,10 @@ use crate::uffd::Probed;
 #[derive(Default)]
 pub(super) struct Batch {
     changes: Vec<Change>,
+    /// Sources of moves of which the kernel has not told yet that they are unmapped.
+    echoes: Vec<Range<u64>>,
+    /// Whether a page was filled in a child, by index of its fork and page, as soon as it was worth asking: the child runs on.
+    sights: HashMap<(usize, u64), bool>,
     since: Option<Instant>,
 }
 
@@ -34,7 +42,7 @@ pub(super) struct Batch {
 /// let no page in meanwhile, and their children wait.
 const MOST: usize = 512;
 const LONGEST: Duration = Duration::from_secs(2);
-/// Pages that are asked for to find the place of one fork. Each costs two system calls, under the exclusive lock.
+/// Pages that are asked for to find the place of one fork. Each costs a system call, under the exclusive lock.
 const MOST_PAGES: usize = 256;
 
 /// What happened, in order, and for each child which of the changes it has seen.
@@ -49,8 +57,41 @@ impl Batch {
     }
 
     pub(super) fn push(&mut self, change: Change) {
+        match &change {
+            Change::Remap { from, len, .. } => self.echoes.push(*from..from + len),
+            Change::Unmap(range) => {
+                if let Some(echo) = self.echoes.iter().position(|e| e == range) {
+                    self.echoes.swap_remove(echo);
+                    return;
+                }
+            }
+            Change::Remove(_) | Change::Fork(_) => {}
+        }
         self.since.get_or_insert_with(Instant::now);
         self.changes.push(change);
+        self.look_at_children();
+    }
+
+    /// Asks what children have of the change that was added last, or the child that was added last of all changes.
+    fn look_at_children(&mut self) {
+        let last = self.changes.len() - 1;
+        let pairs: Vec<(usize, usize)> = match self.changes[last] {
+            Change::Fork(_) => self.moves().map(|change| (last, change)).collect(),
+            _ => self.forks().map(|fork| (fork, last)).collect(),
+        };
+        for (fork, change) in pairs {
+            let Change::Fork(child) = &self.changes[fork] else { continue };
+            for page in self.changes[change].ends() {
+                if let Some(filled) = is_filled(child.memory.as_ref(), page) {
+                    self.sights.entry((fork, page)).or_insert(filled);
+                }
+            }
+        }
+    }
+
+    /// Whether a page was filled in a child when it was looked at.
+    fn in_child(&self, fork: usize, page: u64) -> Option<bool> {
+        self.sights.get(&(fork, page)).copied()
     }
 
     /// Whether it has waited long enough for a quiet moment.
@@ -71,11 +112,13 @@ impl Batch {
         let order = self.order(memory)?;
         let seen = |fork| Some((fork, self.seen_by(fork, &order, memory)?));
         let forks = self.forks().map(seen).collect::<Option<_>>()?;
+        self.echoes.clear();
         Some(self.take(&order, forks))
     }
 
     fn take(&mut self, order: &[usize], forks: Vec<(usize, Vec<bool>)>) -> Ordered {
         self.since = None;
+        self.sights.clear();
         let mut slots: Vec<Option<Change>> = self.changes.drain(..).map(Some).collect();
         let forks = forks.into_iter().filter_map(|(fork, seen)| match slots[fork].take() {
             Some(Change::Fork(child)) => Some((child, seen)),
@@ -144,31 +187,31 @@ impl Batch {
     /// Which of the ordered changes a child has seen.
     fn seen_by(&self, fork: usize, order: &[usize], memory: &dyn Memory) -> Option<Vec<bool>> {
         let position = self.position_of(fork, order, memory)?;
-        let Change::Fork(child) = &self.changes[fork] else { return Some(Vec::new()) };
         let seen = order.iter().enumerate().map(|(at, index)| match &self.changes[*index] {
             Change::Remove(_) => *index < fork,
-            _ => self.was_seen(*index, child.memory.as_ref()).unwrap_or(at < position),
+            _ => self.was_seen(*index, fork).unwrap_or(at < position),
         });
         Some(seen.collect())
     }
 
     /// Whether a child has this change in its address space, if pages that no other change touched can tell.
-    fn was_seen(&self, index: usize, child: &dyn Memory) -> Option<bool> {
+    fn was_seen(&self, index: usize, fork: usize) -> Option<bool> {
         let change = &self.changes[index];
         if let Some(page) = self.own_page(index, &change.fills()) {
-            return is_filled(child, page);
+            return self.in_child(fork, page);
         }
         let page = self.own_page(index, &change.frees())?;
-        match is_filled(child, page)? {
+        match self.in_child(fork, page)? {
             true => Some(false),
             // What is unmapped may have been free before, in part.
             false => matches!(change, Change::Remap { .. }).then_some(true),
         }
     }
 
-    /// A page of a range that no other change touched.
+    /// The first or last page of a range, if no other change touched it.
     fn own_page(&self, index: usize, range: &Range<u64>) -> Option<u64> {
-        range.clone().take(MOST_PAGES).find(|page| {
+        let ends = [range.start, range.end.saturating_sub(1)];
+        ends.into_iter().filter(|_| !range.is_empty()).find(|page| {
             let mut others = self.changes.iter().enumerate().filter(|(i, _)| *i != index);
             !others.any(|(_, c)| c.frees().contains(page) || c.fills().contains(page))
         })
@@ -177,13 +220,12 @@ impl Batch {
     /// Before how many of the ordered changes the fork came, most likely.
     fn position_of(&self, fork: usize, order: &[usize], memory: &dyn Memory) -> Option<usize> {
         let as_read = order.iter().filter(|i| **i < fork).count();
-        let Change::Fork(child) = &self.changes[fork] else { return Some(as_read) };
-        let mut pages: Vec<u64> = order.iter().flat_map(|i| self.pages_of(*i)).collect();
+        let mut pages: Vec<u64> = order.iter().flat_map(|i| self.changes[*i].ends()).collect();
         pages.sort_unstable();
         pages.dedup();
         let mut wrong = vec![0u32; order.len() + 1];
         for page in pages.into_iter().take(MOST_PAGES) {
-            let Some(in_child) = is_filled(child.memory.as_ref(), page) else { break };
+            let Some(in_child) = self.in_child(fork, page) else { continue };
             let mut filled = is_filled(memory, page)?;
             for position in (0..=order.len()).rev() {
                 if let Some(undone) = order.get(position) {
@@ -193,12 +235,6 @@ impl Batch {
             }
         }
         (0..wrong.len()).min_by_key(|k| (wrong[*k], k.abs_diff(as_read)))
-    }
-
-    /// Pages that tell whether a change has happened.
-    fn pages_of(&self, index: usize) -> impl Iterator<Item = u64> {
-        let change = &self.changes[index];
-        [change.frees(), change.fills()].into_iter().filter(|r| !r.is_empty()).map(|r| r.start)
     }
 
     /// Whether a page was filled before a change, if it was or was not after it.

@@ -50,6 +50,8 @@ enum Event {
     Remove(Range<u64>),
     Unmap(Range<u64>),
     Remap(u64, u64, u64),
+    /// The second event of a move.
+    Echo(Range<u64>),
     Fork(Kernel),
 }
 
@@ -65,7 +67,7 @@ impl Event {
         match self {
             Self::Remove(range) => range.clone(),
             Self::Remap(_, to, len) => *to..to + len,
-            Self::Unmap(_) | Self::Fork(_) => 0..0,
+            Self::Unmap(_) | Self::Echo(_) | Self::Fork(_) => 0..0,
         }
     }
 
@@ -145,8 +147,9 @@ impl World {
             _ => return,
         };
         let mut mm = self.kernel.0.lock().unwrap();
-        mm.changing += 1;
+        mm.changing += if matches!(event, Event::Remap(..)) { 2 } else { 1 };
         match &event {
+            Event::Echo(_) => {}
             Event::Unmap(r) => mm.pages.retain(|p, _| !r.contains(p)),
             Event::Remap(from, to, len) => {
                 let moved: Vec<Page> =
@@ -178,6 +181,10 @@ impl World {
             }
             Thread::Did(event) => self.queue.push_back((thread, event)),
             Thread::Waits => {}
+            Thread::Read(Event::Remap(from, _, len)) => {
+                self.threads[thread] = Thread::Did(Event::Echo(from..from + len));
+                self.kernel.0.lock().unwrap().changing -= 1;
+            }
             Thread::Read(event) => {
                 let mut mm = self.kernel.0.lock().unwrap();
                 mm.changing -= 1;
@@ -196,7 +203,7 @@ impl World {
         self.threads[thread] = Thread::Read(event.clone());
         let change = match event {
             Event::Remove(r) => Change::Remove(r),
-            Event::Unmap(r) => Change::Unmap(r),
+            Event::Unmap(r) | Event::Echo(r) => Change::Unmap(r),
             Event::Remap(from, to, len) => Change::Remap { from, to, len },
             Event::Fork(child) => {
                 let at =

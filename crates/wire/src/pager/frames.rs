@@ -13,7 +13,8 @@
 //! * A slot belongs to the agent from [`Need`] until its [`Ready`] or [`Failed`]; it never touches it afterwards. It writes the raw bytes
 //!   of the frame from the slot's first byte on, after it has checked the digest of the stored ones.
 //! * Wants of one message are neighbours, best first: a run within one pack is worth one ranged GET of 1–4 MiB.
-//! * A second `Need` for a slot in flight, urgent this time, moves it to the urgent lane. It is answered once.
+//! * A second `Need` for a slot in flight with the same `turn`, urgent this time, moves it to the urgent lane. A turn is answered once,
+//!   also if its second `Need` comes after the answer was sent.
 //! * [`Failed`] with `Unavailable` is asked again by the pager until its deadline; every other code is the end of the container.
 //! * It pins the checkpoint while the connection lasts.
 
@@ -119,6 +120,9 @@ pub struct Want {
     /// Number of the frame in the pack.
     #[prost(uint32, tag = "4")]
     pub frame: u32,
+    /// The pager's number for this use of the slot: higher than that of every use before.
+    #[prost(uint64, tag = "5")]
+    pub turn: u64,
 }
 
 /// The frame is in its slot, verified.

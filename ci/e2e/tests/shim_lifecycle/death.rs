@@ -1,0 +1,44 @@
+//! `kill -9` of the shim: containerd calls `delete`, and everything is over and told.
+
+use anyhow::{Result, ensure};
+use godwit_lab::CgroupView;
+
+use super::kit::{Bed, kill};
+
+fn shim_dies(view: CgroupView) -> Result<()> {
+    let bed = Bed::with(view)?;
+    let pod =
+        ["--detach", "--cpu-shares", "0", "--annotation", "io.kubernetes.cri.sandbox-id=pod1"];
+    for (id, state) in [("running", "RUNNING"), ("paused", "PAUSED"), ("stopped", "STOPPED")] {
+        bed.run(&pod, id, &["sleep", "infinity"])?;
+        match state {
+            "PAUSED" => drop(bed.node.ctr(&["task", "pause", id])?),
+            "STOPPED" => drop(bed.node.ctr(&["task", "kill", "--signal", "SIGKILL", id])?),
+            _ => {}
+        }
+        bed.wait_listed(id, state)?;
+    }
+    let shims = bed.shims()?;
+    ensure!(shims.len() == 1, "{shims:?}");
+    kill(&bed.node, shims[0])?;
+    for id in ["running", "paused", "stopped"] {
+        bed.wait_listed(id, "ABSENT")?;
+        bed.node.ctr(&["container", "delete", id])?;
+    }
+    bed.wait_clean()?;
+    ensure!(bed.node.sh("pgrep --exact sleep || true")?.is_empty(), "nobody sleeps any more");
+    // The ids are free again.
+    bed.run(&pod, "running", &["sleep", "infinity"])?;
+    bed.remove("running")?;
+    bed.wait_clean()
+}
+
+#[test]
+fn a_killed_shim_takes_its_containers_with_it_on_cgroup_v1() -> Result<()> {
+    shim_dies(CgroupView::V1)
+}
+
+#[test]
+fn a_killed_shim_takes_its_containers_with_it_on_cgroup_v2() -> Result<()> {
+    shim_dies(CgroupView::V2)
+}
