@@ -377,3 +377,6 @@ fn after_cold(
         _ => good.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

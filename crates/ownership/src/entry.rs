@@ -180,3 +180,6 @@ fn bounded(len: usize) -> Result<(), OwnershipError> {
 fn unreadable(error: serde_json::Error) -> OwnershipError {
     OwnershipError::Unreadable { what: "log entry", reason: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,3 +32,6 @@ fn step(basis: Basis, entry: &Entry) -> Result<Basis, OwnershipError> {
     }
     Ok(Basis { seq: entry.seq, state, generation })
 }
+
+#[cfg(test)]
+mod tests;

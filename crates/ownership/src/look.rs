@@ -214,3 +214,6 @@ impl Machine for Look {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

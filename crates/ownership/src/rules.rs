@@ -58,9 +58,11 @@ pub enum Rule {
     TombstoneFirst,
     /// A tombstone of another sweep that may still be at work is left alone.
     FreshTombstones,
-    /// An operation older than T/2 settles only by `reclaim`.
+    /// An operation older than T/2 settles only by `reclaim`. A second guard before [`Rule::CheckAfter`] and [`Rule::ReclaimStop`],
+    /// which hold without it.
     OldReclaims,
-    /// After `Committing` no lost connection aborts.
+    /// After `Committing` no lost connection aborts. Spares a pod what it would lose by going back to its checkpoint; nobody is
+    /// doubled or lost without it.
     CommittingWaits,
 }
 

@@ -157,3 +157,6 @@ impl Settle {
         vec![action]
     }
 }
+
+#[cfg(test)]
+mod tests;

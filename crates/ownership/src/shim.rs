@@ -19,6 +19,8 @@
 
 mod checkpoint;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use godwit_types::{CheckpointId, Incarnation, OpId, Outcome, Owner};
 
@@ -181,6 +183,8 @@ pub struct ShimMachine {
     pod_uid: String,
     incarnation: Incarnation,
     fence: Option<Box<Fence>>,
+    /// A write of the fence failed: what is on disk may be another one.
+    unwritten: bool,
     tasks: Tasks,
     owes_cold: Option<Before>,
     op: Op,
@@ -216,7 +220,7 @@ enum Op {
     },
     /// Kill is on its way; then this is said.
     Killing {
-        reply: Option<(Conn, ToAgent)>,
+        replies: Vec<Conn>,
         started: Option<Refusal>,
     },
 }
@@ -259,8 +263,8 @@ impl ShimMachine {
     #[must_use]
     pub fn new(pod_uid: String, incarnation: Incarnation, fence: Option<Fence>) -> Self {
         let fence = fence.map(Box::new);
-        let (rules, tasks) = (Rules::ALL, Tasks::Dead);
-        Self { rules, pod_uid, incarnation, fence, tasks, owes_cold: None, op: Op::None }
+        let (rules, unwritten, tasks, op) = (Rules::ALL, false, Tasks::Dead, Op::None);
+        Self { rules, pod_uid, incarnation, fence, unwritten, tasks, owes_cold: None, op }
     }
 
     #[cfg(test)]
@@ -414,8 +418,12 @@ impl ShimMachine {
                 *conn = None;
                 self.committing_and_alone()
             }
-            Op::Thawing { reply, .. } | Op::Killing { reply, .. } => {
+            Op::Thawing { reply, .. } => {
                 reply.take_if(|(to, _)| *to == ended);
+                vec![]
+            }
+            Op::Killing { replies, .. } => {
+                replies.retain(|to| *to != ended);
                 vec![]
             }
             _ => vec![],
@@ -430,35 +438,35 @@ impl ShimMachine {
         }
         let node = entry.state.owner().map_or_else(String::new, |owner| owner.node.clone());
         let fence = self.mark(|fence| fence.state = FenceState::Moved);
-        let kill = self.kill(Some((from, ToAgent::Done)), Refusal::NotOwner { node });
-        fence.into_iter().chain(kill).collect()
+        let told = self.aborted().filter(|told| !is_to(told, from));
+        let kill = self.kill(Some(from), Refusal::NotOwner { node });
+        fence.into_iter().chain(told).chain(kill).collect()
     }
 
     fn on_kill(&mut self) -> Vec<Action> {
-        match &self.op {
-            Op::Killing { .. } => vec![],
-            _ => {
-                let told = self.aborted();
-                told.into_iter().chain(self.kill(None, Refusal::Cancelled)).collect()
-            }
-        }
+        let told = self.aborted();
+        told.into_iter().chain(self.kill(None, Refusal::Cancelled)).collect()
     }
 
-    /// Kills what lives and ends the operation; the reply is said when nothing lives.
-    fn kill(&mut self, reply: Option<(Conn, ToAgent)>, why: Refusal) -> Vec<Action> {
+    /// Kills what lives and ends the operation; `Done` is said when nothing lives.
+    fn kill(&mut self, reply: Option<Conn>, why: Refusal) -> Vec<Action> {
+        if let Op::Killing { replies, .. } = &mut self.op {
+            replies.extend(reply);
+            return vec![];
+        }
         let started = self.is_starting().then_some(why);
         self.owes_cold = None;
-        self.op = Op::Killing { reply, started };
+        self.op = Op::Killing { replies: reply.into_iter().collect(), started };
         vec![Action::Kill]
     }
 
     fn on_killed(&mut self) -> Vec<Action> {
-        let Op::Killing { reply, started } = std::mem::replace(&mut self.op, Op::None) else {
-            return vec![];
-        };
+        let Op::Killing { replies, started } = &mut self.op else { return vec![] };
+        let (replies, started) = (std::mem::take(replies), started.take());
+        self.op = Op::None;
         self.tasks = Tasks::Dead;
         let started = started.map(|why| Action::Started(Err(why)));
-        reply.map(|(to, message)| send(to, message)).into_iter().chain(started).collect()
+        replies.into_iter().map(|to| send(to, ToAgent::Done)).chain(started).collect()
     }
 
     fn on_died(&mut self) -> Vec<Action> {
@@ -483,7 +491,8 @@ impl ShimMachine {
             Op::Checkpoint(checkpoint) => Some(checkpoint.conn),
             Op::Asking(attempt) | Op::Restoring(attempt) | Op::Held(attempt) => attempt.conn,
             Op::Sealed { conn, .. } | Op::Committing { conn, .. } => *conn,
-            Op::None | Op::Proving(_) | Op::Thawing { .. } | Op::Killing { .. } => None,
+            Op::Thawing { reply, .. } => reply.as_ref().map(|(to, _)| *to),
+            Op::None | Op::Proving(_) | Op::Killing { .. } => None,
         };
         conn.map(|conn| send(conn, ToAgent::Aborted))
     }
@@ -493,12 +502,15 @@ impl ShimMachine {
     }
 
     fn on_fence_failed(&mut self) -> Vec<Action> {
+        self.unwritten = true;
         match self.op {
             Op::Checkpoint(_) => self.roll_back(Some(ToAgent::Aborted)),
             Op::Committing { .. } => {
                 let told = self.aborted();
                 told.into_iter().chain(self.drop_attempt(Refusal::Interrupted)).collect()
             }
+            // What must die dies without a fence too; the kill was dropped with the write.
+            Op::Killing { .. } => vec![Action::Kill],
             _ => vec![],
         }
     }
@@ -515,25 +527,31 @@ impl ShimMachine {
         self.fence.as_ref().and_then(|fence| fence.slot)
     }
 
-    /// Changes the fence, if there is one and it is changed by that.
+    /// Changes the fence, if there is one; written if that changes it or if the one on disk may be another.
     fn mark(&mut self, change: impl FnOnce(&mut Fence)) -> Option<Action> {
-        let fence = self.fence.as_mut()?;
-        let before = fence.clone();
-        change(fence);
-        (*fence != before).then(|| Action::WriteFence(Some(fence.clone())))
+        let mut fence = self.fence.as_deref()?.clone();
+        change(&mut fence);
+        self.replace_fence(fence)
     }
 
     fn replace_fence(&mut self, fence: Fence) -> Option<Action> {
-        if self.fence.as_deref() == Some(&fence) {
-            return None;
-        }
-        self.fence = Some(Box::new(fence));
-        Some(Action::WriteFence(self.fence.clone()))
+        let written = !self.unwritten && self.fence.as_deref() == Some(&fence);
+        (!written).then(|| self.write_fence(Some(fence)))
+    }
+
+    fn write_fence(&mut self, fence: Option<Fence>) -> Action {
+        self.fence = fence.map(Box::new);
+        self.unwritten = false;
+        Action::WriteFence(self.fence.clone())
     }
 }
 
 fn send(to: Conn, message: ToAgent) -> Action {
     Action::Send { to, message }
+}
+
+fn is_to(action: &Action, conn: Conn) -> bool {
+    matches!(action, Action::Send { to, .. } if *to == conn)
 }
 
 fn refused(to: Conn, refusal: Refusal) -> Action {

@@ -371,3 +371,6 @@ impl Machine for Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,12 +75,15 @@ impl<T: Eq + Hash> Interned<T> {
 /// A set of states in the order in which they were found; each state is kept once.
 pub(super) struct Found<S> {
     pub(super) states: Vec<S>,
-    table: Vec<u32>,
+    /// A part of the hash, and the number; so that few states are looked at.
+    table: Vec<(u32, u32)>,
 }
+
+const FREE: (u32, u32) = (0, u32::MAX);
 
 impl<S: Eq + Hash + Copy> Found<S> {
     pub(super) fn new() -> Self {
-        Self { states: Vec::new(), table: vec![u32::MAX; 1 << 12] }
+        Self { states: Vec::new(), table: vec![FREE; 1 << 12] }
     }
 
     /// Its number, and whether it is new.
@@ -88,32 +91,46 @@ impl<S: Eq + Hash + Copy> Found<S> {
         if self.states.len() * 2 > self.table.len() {
             self.grow();
         }
-        let at = self.place(&state);
-        if self.table[at] != u32::MAX {
-            return (self.table[at], false);
+        let hash = hash(&state);
+        let mut at = self.home(hash);
+        while self.table[at] != FREE {
+            let (tag, id) = self.table[at];
+            if tag == hash as u32 && self.states[id as usize] == state {
+                return (id, false);
+            }
+            at = self.after(at);
         }
         let id = self.states.len() as u32;
-        self.table[at] = id;
+        self.table[at] = (hash as u32, id);
         self.states.push(state);
         (id, true)
     }
 
-    fn place(&self, state: &S) -> usize {
-        let mut hasher = Fast::default();
-        state.hash(&mut hasher);
-        let mask = self.table.len() - 1;
-        let mut at = hasher.finish() as usize & mask;
-        while self.table[at] != u32::MAX && self.states[self.table[at] as usize] != *state {
-            at = (at + 1) & mask;
-        }
-        at
+    fn home(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.table.len() - 1)
+    }
+
+    fn after(&self, at: usize) -> usize {
+        (at + 1) & (self.table.len() - 1)
     }
 
     fn grow(&mut self) {
-        self.table = vec![u32::MAX; self.table.len() * 2];
+        self.table = vec![FREE; self.table.len() * 2];
         for id in 0..self.states.len() {
-            let at = self.place(&self.states[id]);
-            self.table[at] = id as u32;
+            let hash = hash(&self.states[id]);
+            let mut at = self.home(hash);
+            while self.table[at] != FREE {
+                at = self.after(at);
+            }
+            self.table[at] = (hash as u32, id as u32);
         }
     }
+}
+
+fn hash(state: &impl Hash) -> u64 {
+    let mut hasher = Fast::default();
+    state.hash(&mut hasher);
+    // Its best bits are the upper ones, and there are fewer of them than states.
+    let hash = hasher.finish();
+    (hash ^ (hash >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -64,11 +64,10 @@ pub(super) struct Orphan {
     pub ex: bool,
 }
 
-#[allow(clippy::large_enum_variant, reason = "states are stored packed, not as this")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Worker {
-    Source(Source),
-    Target(Target),
+    Source(Box<Source>),
+    Target(Box<Target>),
     Look(Look),
     Keeper(Keeper),
 }
@@ -509,7 +508,7 @@ impl Place {
         if let (None, ToAgent::Ask(ask)) = (&self.task, &message) {
             let pen = pen(self.n, self.life(), nonce);
             let spec = TargetSpec { pen, at: ids::lineage(), ask: (**ask).clone() };
-            self.work(Worker::Target(Target::under(setting.rules, spec)), None, effect);
+            self.work(Worker::Target(Box::new(Target::under(setting.rules, spec))), None, effect);
             return;
         }
         self.engine_hears(setting, &message);
@@ -568,7 +567,7 @@ impl Place {
             to: None,
             reclaim_after_s: (outcome == Outcome::Offer).then_some(1),
         };
-        let source = Source::under(setting.rules, spec);
+        let source = Box::new(Source::under(setting.rules, spec));
         self.work(Worker::Source(source), Some((point, outcome)), effect);
     }
 

@@ -13,8 +13,8 @@ pub(super) struct Scenario {
     /// The lineage has begun.
     pub begun: bool,
     pub sweepers: usize,
-    /// A PUT lands within T/2 of being sent, or never.
-    pub bounded: bool,
+    /// Messages arrive at once (see `Setting`).
+    pub eager: bool,
 }
 
 const fn with(pairs: &[(Budget, u8)]) -> Budgets {
@@ -29,7 +29,7 @@ const fn with(pairs: &[(Budget, u8)]) -> Budgets {
 
 const fn scenario(name: &'static str, pairs: &[(Budget, u8)]) -> Scenario {
     let budgets = with(pairs);
-    Scenario { name, budgets, nodes: 2, force: false, begun: true, sweepers: 1, bounded: false }
+    Scenario { name, budgets, nodes: 2, force: false, begun: true, sweepers: 1, eager: true }
 }
 
 use Budget::{AgentCrash, Bad, Cancel, Deadline, Delete, Hard, Look, Offer, Run, Stop, Tick};
@@ -61,5 +61,12 @@ pub(super) const THREE: Scenario =
     Scenario { nodes: 3, ..scenario("three", &[(AgentCrash, 1), (Hard, 1), (Offer, 1)]) };
 pub(super) const DEADLINES: Scenario =
     scenario("deadlines", &[(AgentCrash, 1), (Hard, 1), (Stop, 1), (Deadline, 1), (Look, 1)]);
+/// A target that dies twice: in its attempt, and after it.
+pub(super) const TWODEATHS: Scenario =
+    scenario("twodeaths", &[(AgentCrash, 1), (Hard, 2), (Stop, 1)]);
+pub(super) const SLOWRUN: Scenario =
+    Scenario { eager: false, ..scenario("slowrun", &[(AgentCrash, 1), (Hard, 1), (Run, 1)]) };
+pub(super) const SLOWMOVE: Scenario =
+    Scenario { eager: false, ..scenario("slowmove", &[(AgentCrash, 1), (Hard, 1), (Offer, 1)]) };
 pub(super) const TWOSWEEPS: Scenario =
     Scenario { sweepers: 2, ..scenario("twosweeps", &[(Stop, 1), (Tick, 2)]) };

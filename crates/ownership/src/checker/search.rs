@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::intern::Found;
 use super::properties::{broken, good};
-use super::world::{Explorer, Label, World};
+use super::world::{Explorer, Label, Packed, World};
 
 /// What a search found.
 pub(super) struct Report {
@@ -33,7 +33,7 @@ pub(super) struct Limits {
 
 struct Search<'a> {
     explorer: &'a mut Explorer,
-    found: Found<World>,
+    found: Found<Packed>,
     parent: Vec<(u32, Label)>,
     goal: Vec<bool>,
     fair: Vec<(u32, u32)>,
@@ -46,7 +46,7 @@ pub(super) fn explore(explorer: &mut Explorer, start: World, limits: Limits) -> 
     let begun = Instant::now();
     let goal = vec![good(explorer, &start)];
     let mut found = Found::new();
-    found.insert(start);
+    found.insert(explorer.pack(&start));
     let parent = vec![(u32::MAX, Label::Tick)];
     let (fair, broken) = (Vec::new(), BTreeMap::new());
     let mut search = Search { explorer, found, parent, goal, fair, broken, dead: BTreeSet::new() };
@@ -68,7 +68,7 @@ impl Search<'_> {
         let mut complete = true;
         let mut at = 0;
         while at < self.found.states.len() {
-            let world = self.found.states[at];
+            let world = self.explorer.unpack(self.found.states[at]);
             for step in self.explorer.steps(&world) {
                 if let Some(what) = step.breaks {
                     self.note(what, at, step.label);
@@ -83,7 +83,7 @@ impl Search<'_> {
                     complete = false;
                     continue;
                 }
-                let (to, new) = self.found.insert(step.to);
+                let (to, new) = self.found.insert(self.explorer.pack(&step.to));
                 if new {
                     self.parent.push((at as u32, step.label));
                     self.goal.push(good(self.explorer, &step.to));

@@ -18,15 +18,18 @@ use godwit_types::{Generation, Outcome, Seq};
 use super::ids::{self, Refs};
 use super::intern::{FastMap, Interned};
 use super::place::{Effect, Place, Setting, Truth};
+use super::scenario::Scenario;
 use crate::machine::{self, Presence, Put};
 use crate::message::OnLost;
 use crate::rules::Rules;
 use crate::shim::Phase;
 use crate::state::{Kind, Points};
+use crate::sweep;
 use crate::{Entry, State};
 
 pub(super) use label::Label;
 use moves::Move;
+use store::Appended;
 use sweeps::Sweeping;
 
 pub(super) const PLACES: usize = 3;
@@ -97,6 +100,12 @@ pub(super) struct World {
     pub lost_ok: bool,
 }
 
+/// A world as the search keeps it: places, newest entry, log, all else.
+pub(super) type Packed = [u32; PLACES + 3];
+
+/// The log below the newest entry, and what flies to it.
+type Below = ([u32; TAIL], [u32; 2]);
+
 /// One step.
 pub(super) struct Step {
     pub label: Label,
@@ -131,10 +140,6 @@ pub(super) enum Answer {
 pub(super) struct Explorer {
     pub setting: Setting,
     pub nodes: usize,
-    /// PUTs that may be in flight at once.
-    pub max_flight: usize,
-    /// A PUT lands within T/2 of being sent, or never.
-    pub bounded: bool,
     pub sweepers: usize,
     places: Interned<Place>,
     entries: Interned<Entry>,
@@ -147,6 +152,16 @@ pub(super) struct Explorer {
     plain: FastMap<(u32, bool), u32>,
     named: RefCell<FastMap<(u32, u8, u8), bool>>,
     vain: FastMap<(u32, u32, OnLost), bool>,
+    /// What a place PUTs.
+    asked: FastMap<u32, Option<u32>>,
+    appended: FastMap<u32, Appended>,
+    /// Entries one position further back.
+    older: FastMap<u32, u32>,
+    /// What a collector does with an answer, and what that is called.
+    belows: Interned<Below>,
+    /// Worlds without places and log.
+    rests: Interned<World>,
+    swept: FastMap<(u32, sweep::Event), (u32, u32)>,
 }
 
 impl Explorer {
@@ -154,8 +169,6 @@ impl Explorer {
         Self {
             setting,
             nodes,
-            max_flight: 2,
-            bounded: false,
             sweepers: 1,
             places: Interned::default(),
             entries: Interned::default(),
@@ -168,6 +181,12 @@ impl Explorer {
             named: RefCell::default(),
             plain: FastMap::default(),
             vain: FastMap::default(),
+            asked: FastMap::default(),
+            appended: FastMap::default(),
+            older: FastMap::default(),
+            swept: FastMap::default(),
+            belows: Interned::default(),
+            rests: Interned::default(),
         }
     }
 
@@ -204,6 +223,20 @@ impl Explorer {
             lost_ok: false,
         };
         self.tidy(world)
+    }
+
+    pub(super) fn pack(&mut self, world: &World) -> Packed {
+        let World { places: [a, b, c], newest, tail, flight, .. } = *world;
+        let below = self.belows.id((tail, flight));
+        let (tail, flight) = ([NONE; TAIL], [NONE; 2]);
+        let rest = World { places: [NONE; PLACES], newest: NONE, tail, flight, ..*world };
+        [a, b, c, newest, below, self.rests.id(rest)]
+    }
+
+    pub(super) fn unpack(&self, packed: Packed) -> World {
+        let [a, b, c, newest, below, rest] = packed;
+        let (tail, flight) = **self.belows.get(below);
+        World { places: [a, b, c], newest, tail, flight, ..**self.rests.get(rest) }
     }
 
     pub(super) fn place(&self, id: u32) -> &Rc<Place> {
@@ -361,13 +394,11 @@ impl Explorer {
             to.points[point as usize].bad = effect.bad;
         }
         if effect.forgotten
-            && let Some(put) = self.places.get(from.places[n]).put_in_progress().cloned()
+            && let Some(put) = self.asked(from.places[n])
+            && let Some(flying) = self.flies(&to, put)
         {
-            let put = self.entries.id(put);
-            if let Some(flying) = self.flies(&to, put) {
-                let to = self.tidy(flying);
-                steps.push(Step { label: label.flying(), fair: false, to, breaks });
-            }
+            let to = self.tidy(flying);
+            steps.push(Step { label: label.flying(), fair: false, to, breaks });
         }
         let to = self.tidy(to);
         steps.push(Step { label, fair, to, breaks });
@@ -450,6 +481,7 @@ fn spent(world: &World, cost: Budget) -> World {
 }
 
 /// All rules hold.
-pub(super) fn sound(force: bool) -> Setting {
-    Setting { rules: Rules::ALL, fence_on_disk: true, fresh_lives: true, force, eager: true }
+pub(super) fn sound(scenario: &Scenario) -> Setting {
+    let Scenario { force, eager, .. } = *scenario;
+    Setting { rules: Rules::ALL, fence_on_disk: true, fresh_lives: true, force, eager }
 }

@@ -129,15 +129,12 @@ impl ShimMachine {
     }
 
     fn thawed(&mut self) -> Vec<Action> {
-        let Op::Thawing { reply, fence } = std::mem::replace(&mut self.op, Op::None) else {
-            return vec![];
-        };
+        let Op::Thawing { reply, fence } = &mut self.op else { return vec![] };
+        let (reply, fence) = (reply.take(), *fence);
+        self.op = Op::None;
         let written = match fence {
             AfterThaw::Owned => self.mark(|fence| fence.state = FenceState::Owned),
-            AfterThaw::Removed => {
-                self.fence = None;
-                Some(Action::WriteFence(None))
-            }
+            AfterThaw::Removed => Some(self.write_fence(None)),
         };
         written.into_iter().chain(reply.map(|(to, message)| send(to, message))).collect()
     }
@@ -219,6 +216,6 @@ impl ShimMachine {
         if !ours || !stops && self.rules.hold(Rule::KillAtTakeOver) {
             return vec![refused(from, Refusal::Settling)];
         }
-        self.kill(Some((from, ToAgent::Done)), Refusal::Cancelled)
+        self.kill(Some(from), Refusal::Cancelled)
     }
 }

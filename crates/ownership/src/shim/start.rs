@@ -199,7 +199,9 @@ impl ShimMachine {
 
     pub(super) fn resume(&mut self, from: Conn, entry: &Entry) -> Vec<Action> {
         let ours = match &self.op {
-            Op::Committing { entry: committed, .. } => entry.is_attempt(committed),
+            Op::Committing { entry: committed, .. } => {
+                entry.is_attempt(committed) && self.names_me(entry)
+            }
             Op::Held(_) => !(self.rules.hold(Rule::TakeOver) && self.rules.hold(Rule::Idempotence)),
             _ => false,
         };
@@ -209,17 +211,16 @@ impl ShimMachine {
         let run = if self.tasks == Tasks::Held { Action::RunHeld } else { Action::RunCold };
         self.tasks = Tasks::Running;
         self.op = Op::None;
-        // After they run: a request that nobody lived by is not consumed.
+        // After they run: a request that nobody lived by is not consumed. After the answers too: a life goes on whose fence still
+        // says less than is true.
         let incarnation = self.incarnation;
         let written = self.mark(|fence| {
             fence.incarnation = incarnation;
             fence.state = FenceState::Owned;
             fence.lived = true;
         });
-        std::iter::once(run)
-            .chain(written)
-            .chain([send(from, ToAgent::Resumed), Action::Started(Ok(()))])
-            .collect()
+        let told = [run, send(from, ToAgent::Resumed), Action::Started(Ok(()))];
+        told.into_iter().chain(written).collect()
     }
 
     pub(super) fn abort(&mut self, from: Conn, why: Refusal) -> Vec<Action> {
@@ -229,7 +230,7 @@ impl ShimMachine {
                 std::iter::once(send(from, ToAgent::Done)).chain(ran).collect()
             }
             Op::Asking(_) | Op::Restoring(_) | Op::Held(_) | Op::Committing { .. } => {
-                self.drop_attempt_for(Some((from, ToAgent::Done)), why)
+                self.drop_attempt_for(Some(from), why)
             }
             _ => vec![refused(from, Refusal::Busy)],
         }
@@ -248,12 +249,12 @@ impl ShimMachine {
     }
 
     /// Ends the attempt: what is held or being restored is killed; other containers that run are not touched.
-    fn drop_attempt_for(&mut self, reply: Option<(Conn, ToAgent)>, why: Refusal) -> Vec<Action> {
+    fn drop_attempt_for(&mut self, reply: Option<Conn>, why: Refusal) -> Vec<Action> {
         let restores = matches!(self.op, Op::Restoring(_)) || self.tasks == Tasks::Held;
         if restores {
             return self.kill(reply, why);
         }
-        let said = reply.map(|(to, message)| send(to, message));
+        let said = reply.map(|to| send(to, ToAgent::Done));
         said.into_iter().chain(self.fails(why)).collect()
     }
 

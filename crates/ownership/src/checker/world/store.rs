@@ -7,9 +7,19 @@ use super::super::place::Place;
 use super::{
     Answer, Budget, Explorer, Label, Manifest, NONE, Point, Step, World, affordable, spent,
 };
-use crate::Entry;
 use crate::machine::{self, Presence, Put};
 use crate::state::{Kind, Word};
+
+/// What an entry does when it gets its slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Appended {
+    /// The entry as the newest one.
+    newest: u32,
+    /// A forced take-over by this node.
+    forced_by: Option<char>,
+    /// The point that it commits.
+    commits: Option<u8>,
+}
 
 impl Explorer {
     /// What a place waits for.
@@ -37,16 +47,28 @@ impl Explorer {
             machine::Action::Prepare(checkpoint) => {
                 Answer::Prepared(presence(point(*checkpoint)) != Presence::Gone)
             }
-            machine::Action::Put(entry) => return self.put(world, n, entry, steps),
+            machine::Action::Put(_) => return self.put(world, n, steps),
             _ => unreachable!("not a question"),
         };
         self.answered(world, n, answer, true, Budget::Free, steps);
     }
 
-    fn put(&mut self, world: &World, n: usize, entry: &Entry, steps: &mut Vec<Step>) {
-        assert!(entry.seq.0 <= ids::NEWEST + 1, "a PUT beyond the next slot");
-        let id = self.entries.id(entry.clone());
-        if entry.seq.0 <= ids::NEWEST {
+    /// The entry that a place PUTs.
+    pub(super) fn asked(&mut self, place: u32) -> Option<u32> {
+        if let Some(id) = self.asked.get(&place) {
+            return *id;
+        }
+        let put = self.places.get(place).put_in_progress().cloned();
+        let id = put.map(|put| self.entries.id(put));
+        self.asked.insert(place, id);
+        id
+    }
+
+    fn put(&mut self, world: &World, n: usize, steps: &mut Vec<Step>) {
+        let Some(id) = self.asked(world.places[n]) else { return };
+        let seq = self.entries.get(id).seq.0;
+        assert!(seq <= ids::NEWEST + 1, "a PUT beyond the next slot");
+        if seq <= ids::NEWEST {
             return self.put_gives(world, n, id, Put::Exists, steps);
         }
         let applied = self.append(world, id);
@@ -67,7 +89,7 @@ impl Explorer {
 
     /// The PUT is still on its way to the store.
     pub(super) fn flies(&self, world: &World, entry: u32) -> Option<World> {
-        let full = world.flight[self.max_flight - 1] != NONE;
+        let full = !world.flight.contains(&NONE);
         let next = self.entries.get(entry).seq.0 == ids::NEWEST + 1;
         if full || !next || world.flight.contains(&entry) {
             return None;
@@ -81,36 +103,52 @@ impl Explorer {
 
     /// The entry gets the next slot: every other PUT for it is dead.
     fn append(&mut self, world: &World, id: u32) -> World {
-        let mut entry = (**self.entries.get(id)).clone();
-        assert_eq!(entry.seq.0, ids::NEWEST + 1);
-        let forced = matches!(entry.kind, Kind::TakeOver { word: Word::Force { .. }, .. });
-        let winner = entry.by.node.clone();
+        let Appended { newest, forced_by, commits } = self.appended(id);
         let mut to = *world;
         to.flight = [NONE; 2];
-        if let Some(point) = entry.commits() {
-            to.points[ids::index(point) as usize].entry = true;
+        if let Some(point) = commits {
+            to.points[point as usize].entry = true;
         }
-        entry.seq.0 -= 1;
-        entry.generation = Generation(0);
         to.tail.rotate_right(1);
         to.tail[0] = world.newest;
         to.tail = to.tail.map(|old| self.moved_down(old));
-        to.newest = self.entries.id(entry);
+        to.newest = newest;
         for n in 0..self.nodes {
             let shifted = self.answer(to.places[n], Answer::Shift).0;
-            let away = forced && winner != ids::letter(n as u8).to_string();
+            let away = forced_by.is_some_and(|winner| winner != ids::letter(n as u8));
             to.places[n] = if away { self.answer(shifted, Answer::Forced).0 } else { shifted };
         }
         to
+    }
+
+    fn appended(&mut self, id: u32) -> Appended {
+        if let Some(known) = self.appended.get(&id) {
+            return *known;
+        }
+        let mut entry = (**self.entries.get(id)).clone();
+        assert_eq!(entry.seq.0, ids::NEWEST + 1);
+        let forced = matches!(entry.kind, Kind::TakeOver { word: Word::Force { .. }, .. });
+        let forced_by = entry.by.node.chars().next().filter(|_| forced);
+        let commits = entry.commits().map(ids::index);
+        entry.seq.0 -= 1;
+        entry.generation = Generation(0);
+        let appended = Appended { newest: self.entries.id(entry), forced_by, commits };
+        self.appended.insert(id, appended);
+        appended
     }
 
     fn moved_down(&mut self, id: u32) -> u32 {
         if id == NONE {
             return NONE;
         }
+        if let Some(older) = self.older.get(&id) {
+            return *older;
+        }
         let mut entry = (**self.entries.get(id)).clone();
         entry.seq.0 -= 1;
-        self.entries.id(entry)
+        let older = self.entries.id(entry);
+        self.older.insert(id, older);
+        older
     }
 
     pub(super) fn store_steps(&mut self, world: &World, steps: &mut Vec<Step>) {
@@ -135,24 +173,10 @@ impl Explorer {
         for point in to.points.iter_mut().filter(|point| ages(point)) {
             point.age += 1;
         }
-        if self.bounded {
-            self.drop_late(&mut to);
-        }
         for n in 0..self.nodes {
             to.places[n] = self.answer(to.places[n], Answer::TooOld).0;
         }
         self.unfair(Label::Tick, to, steps);
-    }
-
-    /// A PUT lands within T/2 of being sent, or never.
-    fn drop_late(&self, to: &mut World) {
-        for flying in &mut to.flight {
-            let commits = (*flying != NONE).then(|| self.entries.get(*flying).commits()).flatten();
-            if commits.is_some_and(|point| to.points[ids::index(point) as usize].age == 2) {
-                *flying = NONE;
-            }
-        }
-        to.flight.sort_unstable();
     }
 
     pub(super) fn unfair(&mut self, label: Label, to: World, steps: &mut Vec<Step>) {

@@ -21,14 +21,26 @@ impl Explorer {
             }
             return;
         }
-        let Sweeping { mut machine, asked } = (**self.sweepings.get(world.sweeps[slot])).clone();
         let mut to = *world;
+        let asked = self.sweepings.get(world.sweeps[slot]).asked;
         let (event, fair) = carry_out(&mut to, asked);
-        let text = self.labels.id(format!("{asked:?} → {event:?}"));
-        let next = machine.step(event);
-        to.sweeps[slot] = self.sweeping(machine, next);
+        let (next, text) = self.swept(world.sweeps[slot], event);
+        to.sweeps[slot] = next;
         let to = self.tidy(to);
         steps.push(Step { label: Label::Sweep(slot as u8, text), fair, to, breaks: None });
+    }
+
+    fn swept(&mut self, id: u32, event: Event) -> (u32, u32) {
+        let key = (id, event);
+        if let Some(known) = self.swept.get(&key) {
+            return *known;
+        }
+        let Sweeping { mut machine, asked } = (**self.sweepings.get(id)).clone();
+        let text = self.labels.id(format!("{asked:?} → {event:?}"));
+        let next = machine.step(event);
+        let result = (self.sweeping(machine, next), text);
+        self.swept.insert(key, result);
+        result
     }
 
     fn sweep_begins(
