@@ -28,7 +28,7 @@ use rustix::fs::{Dir, Mode, OFlags, fstatvfs, openat};
 use self::contents::Frames;
 use self::make::{Maker, Place};
 use crate::error::At as _;
-use crate::index::Paths;
+use crate::index::{Paths, is_name};
 use crate::upper::open_below;
 use crate::{FileIndex, FilesError, Halt, Inode, Marks, Node, What};
 
@@ -182,6 +182,10 @@ impl<'a> Work<'a> {
         path: &Path,
         node: &Node,
     ) -> Result<(), FilesError> {
+        // Decoding has seen to it; an index that was never encoded has not been decoded.
+        if !is_name(name) {
+            return Err(FilesError::Invalid { why: "a name is a path, or no name at all" });
+        }
         let dir = match self.current.take() {
             Some((at, dir)) if at == parent => dir,
             _ => open_below(self.root, parent).at("open", parent)?,
@@ -217,3 +221,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod tests;

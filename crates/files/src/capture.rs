@@ -155,3 +155,6 @@ impl Frozen {
         Ok(Captured { index, stats })
     }
 }
+
+#[cfg(test)]
+mod tests;

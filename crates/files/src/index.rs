@@ -14,6 +14,8 @@ use godwit_image::{FrameRef, FrameUsage, PackTable};
 
 use crate::FilesError;
 
+#[cfg(test)]
+pub(crate) use codec::seal;
 pub(crate) use path::{Paths, is_name};
 
 /// See the module.

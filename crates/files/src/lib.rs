@@ -28,6 +28,9 @@ mod mapped;
 mod upper;
 mod xattr;
 
+#[cfg(test)]
+mod fixture;
+
 pub use apply::{Application, Applied, Devices, Target, apply};
 pub use capture::{Captured, FileStats, Frozen, Layer, Scan};
 pub use error::FilesError;

@@ -35,6 +35,13 @@ impl MappedFiles {
         Ok(out)
     }
 
+    /// As a container would see them whose root is this directory.
+    #[cfg(test)]
+    pub(crate) fn below(&self, root: &std::path::Path) -> Self {
+        let below = self.0.iter().filter_map(|path| path.strip_prefix(root).ok());
+        Self(below.map(|path| std::path::Path::new("/").join(path)).collect())
+    }
+
     /// Inodes of those that are in this layer.
     pub(crate) fn inodes(&self, root: BorrowedFd<'_>) -> BTreeSet<u64> {
         let below = self.0.iter().filter_map(|path| path.strip_prefix("/").ok());

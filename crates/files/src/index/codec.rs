@@ -78,6 +78,14 @@ fn header(body: &[u8]) -> [u8; HEADER] {
     out
 }
 
+/// Gives bytes a header that is right.
+#[cfg(test)]
+pub(crate) fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let header = header(&bytes[HEADER..]);
+    bytes[..HEADER].copy_from_slice(&header);
+    bytes
+}
+
 /// What follows a header that is right in every bit.
 fn body(bytes: &[u8]) -> Result<&[u8], FilesError> {
     let (head, body) =
@@ -160,7 +168,7 @@ impl Order {
             Some((_, _, false)) => {
                 return Err(invalid("a name is in something that is no directory"));
             }
-            Some((_, length, true)) => length + 1 + entry.name.len(),
+            Some((_, length, true)) => *length + usize::from(*length > 0) + entry.name.len(),
         };
         if length > MAX_PATH {
             return Err(invalid("a path is too long"));
@@ -185,3 +193,6 @@ fn check_link(entry: &Entry, before: &[Entry]) -> Result<(), FilesError> {
         _ => Err(invalid("a hard link leads to nothing before it")),
     }
 }
+
+#[cfg(test)]
+mod tests;
