@@ -32,5 +32,5 @@ pub use error::{LabError, Result};
 pub use image::Image;
 pub use install::{InstallOptions, StoreChoice, default_bin_dir};
 pub use lab::{Lab, LabOptions};
-pub use node::{AgentOptions, CgroupView, Node, Spawned};
+pub use node::{AgentOptions, CgroupView, Node, PodNetwork, Spawned};
 pub use s3::S3;

@@ -2,6 +2,7 @@
 
 mod enter;
 mod files;
+mod pod;
 mod services;
 
 use std::net::Ipv4Addr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use enter::Spawned;
+pub use pod::PodNetwork;
 pub use services::AgentOptions;
 
 use crate::cgroup::Groups;

@@ -139,7 +139,9 @@ fn in_spec(spec: &Spec, kind: NamespaceKind) -> Option<Option<PathBuf>> {
     namespace(spec, typ).map(|n| n.path().clone().filter(|p| !p.as_os_str().is_empty()))
 }
 
-pub(crate) fn path_of(spec: &Spec, typ: LinuxNamespaceType) -> Option<PathBuf> {
+/// The path of the namespace of this kind that a container joins; `None` for one of its own, or the node's.
+#[must_use]
+pub fn path_of(spec: &Spec, typ: LinuxNamespaceType) -> Option<PathBuf> {
     namespace(spec, typ)?.path().clone().filter(|p| !p.as_os_str().is_empty())
 }
 

@@ -154,6 +154,7 @@ async fn prepare(
     let work_dir = PathBuf::from(&begin.work_dir);
     let (spec, criu, version) = (spec.clone(), node.launcher.criu.clone(), node.criu);
     let run_dir = node.run_dir.clone();
+    let addresses = wanted.manifest.network.ips.clone();
     let staged = tokio::task::spawn_blocking(move || {
         let [container] = head.containers.as_slice() else {
             return Err(RestoreError::SeveralContainers);
@@ -162,6 +163,7 @@ async fn prepare(
         let workspace = make_dir(&run_dir.join("relay"))?;
         let stage = Stage {
             container,
+            addresses: &addresses,
             spec: &spec,
             images: &images,
             workspace: &workspace,

@@ -85,14 +85,15 @@ impl Node {
         crate::places::read(&self.dir.join("upper/var/log/lab").join(format!("{what}.log")))
     }
 
-    /// Starts a daemon as child of the node's process 1 and records it; its log survives reboots.
+    /// Starts a daemon as child of the node's process 1 and records it; its log survives reboots, and is written by somebody
+    /// else, as journald does: what a daemon writes to disk is its own.
     fn start_service(&self, name: &str, line: &str, env: &[(String, String)]) -> Result<()> {
         if self.service(name).is_some() {
             return Ok(());
         }
         let start = format!(
             "mkdir -p /var/log/lab /run/lab; ulimit -n \"$(ulimit -Hn)\"; \
-             setsid {line} >>/var/log/lab/{name}.log 2>&1 </dev/null & echo $!"
+             setsid {line} > >(exec cat >>/var/log/lab/{name}.log 2>&1) 2>&1 </dev/null & echo $!"
         );
         let mut started = self.command(&["bash", "-c", &start])?;
         started.envs(env.iter().map(|(key, value)| (key, value)));

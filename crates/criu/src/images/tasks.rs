@@ -35,6 +35,8 @@ mod status {
     pub(super) const VSYSCALL: u32 = 1 << 2;
     pub(super) const VDSO: u32 = 1 << 3;
     pub(super) const VVAR: u32 = 1 << 12;
+    /// Not a mapping: guard pages within one (`MADV_GUARD_INSTALL`, Linux 6.13, CRIU 4.2), listed after all mappings.
+    pub(super) const GUARD: u32 = 1 << 16;
 }
 
 /// One process of a checkpoint.
@@ -109,17 +111,28 @@ fn task(images: &ImageDir, tree: Pstree) -> Result<Task, Error> {
 fn mappings(images: &ImageDir, pid: u32) -> Result<Vec<Vma>, Error> {
     let name = format!("mm-{pid}.img");
     let mm: Mm = images.read(Kind::Mm, &name)?.decode_one(&name)?;
+    let (guards, vmas): (Vec<Vma>, Vec<Vma>) =
+        mm.vmas.into_iter().partition(|v| v.status & status::GUARD != 0);
+    let impossible = |vma: &Vma| {
+        Err(Error::image(&name, format!("impossible mapping {:#x}-{:#x}", vma.start, vma.end)))
+    };
     let mut last = 0;
-    for vma in &mm.vmas {
-        let special = vma.status & status::VSYSCALL != 0;
-        let aligned = vma.start % PAGE_SIZE == 0 && vma.end % PAGE_SIZE == 0;
-        let ordered = vma.start >= last && vma.start < vma.end;
-        if !aligned || !ordered || (vma.end > MAX_ADDRESS && !special) {
-            return Err(Error::image(name, format!("impossible mapping {:#x}", vma.start)));
+    for vma in &vmas {
+        if !is_possible(vma) || vma.start < last {
+            return impossible(vma);
         }
         last = vma.end;
     }
-    Ok(mm.vmas)
+    match guards.iter().find(|guard| !is_possible(guard)) {
+        Some(guard) => impossible(guard),
+        None => Ok(vmas),
+    }
+}
+
+fn is_possible(vma: &Vma) -> bool {
+    let special = vma.status & status::VSYSCALL != 0;
+    let aligned = vma.start % PAGE_SIZE == 0 && vma.end % PAGE_SIZE == 0;
+    aligned && vma.start < vma.end && (vma.end <= MAX_ADDRESS || special)
 }
 
 /// CRIU's `vma_entry_can_be_lazy`.
@@ -176,6 +189,8 @@ pub(crate) mod tests {
             vma(0x30000, 1, private | map::LOCKED, 0x201),
             vma(0x40000, 2, private, status::VDSO | 1),
             vma(0x50000, 4, private, 0x201),
+            // Guard pages stand behind all mappings.
+            vma(0x10000, 1, 0, status::GUARD),
         ];
         write(&images, Kind::Mm, "mm-1.img", &[Mm { vmas, ..Mm::default() }]);
         for (thread, sp, task_state) in [(1, 0x10ff8, 1), (2, 0x50008, 1), (9, 0, 6)] {
@@ -210,6 +225,7 @@ pub(crate) mod tests {
             vec![vma(0x20000, 1, private, 1), vma(0x10000, 1, private, 1)],
             vec![vma(0x10000, 0, private, 1)],
             vec![vma(MAX_ADDRESS, 1, private, 1)],
+            vec![vma(0x10001, 1, 0, status::GUARD)],
         ] {
             write(&images, Kind::Mm, "mm-1.img", &[Mm { vmas, ..Mm::default() }]);
             assert!(matches!(read(&images), Err(Error::Image { .. })));

@@ -5,6 +5,7 @@
 //! sends as memory goes to the receiver of `memory`; nothing of it is written here.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use godwit_capture::{Laziness, Received};
 use godwit_criu::Error;
 use godwit_criu::dump::{DumpRequest, DumpSession, Verdict};
-use godwit_criu::images::{ImageDir, descriptors, stats, tasks};
+use godwit_criu::images::{ImageDir, descriptors, inet, stats, tasks};
 use godwit_criu::launch::Launcher;
 use godwit_criu::mounts::MountPlan;
 use godwit_criu::mounts::capture::{Capture as Mounted, Limits};
@@ -69,6 +70,7 @@ pub(super) struct Dump {
     mounts: MountPlan,
     mounted: Mounted,
     namespaces: NamespacePlan,
+    addresses: Vec<IpAddr>,
     receiving: Option<godwit_capture::PageServer>,
 }
 
@@ -85,6 +87,8 @@ pub(super) struct Dumped {
     pub(super) processes: u64,
     /// What CRIU reports as frozen: milliseconds.
     pub(super) criu_frozen_ms: f64,
+    /// The pod's own addresses: sockets may be bound to them.
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 impl Dump {
@@ -103,6 +107,7 @@ impl Dump {
         let pid = container.pid;
         let mut mounts = MountPlan::of(pid, spec)?;
         let namespaces = NamespacePlan::of(pid, spec)?;
+        let addresses = inet::addresses(Path::new(&format!("/proc/{pid}/ns/net")))?;
         let mut mounted = Mounted::begin(images.path(), Limits::default())?;
         mounted.static_parts(pid, &mut mounts)?;
         let mut request = DumpRequest::new(pid, images.path(), container.rootfs.as_str());
@@ -112,7 +117,7 @@ impl Dump {
         request.page_server = Some(receiving.criu_end);
         let session = DumpSession::start(launcher, namespaces.open(pid)?, request)?;
         let receiving = Some(receiving.server);
-        Ok(Self { pid, session, images, mounts, mounted, namespaces, receiving })
+        Ok(Self { pid, session, images, mounts, mounted, namespaces, addresses, receiving })
     }
 
     /// Waits until CRIU is warm.
@@ -181,7 +186,8 @@ impl Dump {
         let laziness = laziness.collect();
         let criu_frozen_ms = stats::of_dump(dir)?.frozen.as_secs_f64() * 1e3;
         let images = read_images(dir)?;
-        Ok(Dumped { images, received, laziness, processes, criu_frozen_ms })
+        let addresses = self.addresses;
+        Ok(Dumped { images, received, laziness, processes, criu_frozen_ms, addresses })
     }
 
     fn or_abort<T>(&mut self, result: Result<T, CheckpointError>) -> Result<T, CheckpointError> {

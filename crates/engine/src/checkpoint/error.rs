@@ -69,6 +69,14 @@ pub enum CheckpointError {
     /// Something of the container cannot be checkpointed.
     #[error("{0}")]
     Refused(String),
+    /// Something that runs in the container cannot be checkpointed.
+    #[error("{container} cannot be checkpointed: {reason}")]
+    Unfit {
+        /// The container.
+        container: String,
+        /// What, and what to do.
+        reason: godwit_criu::preflight::Refusal,
+    },
     /// CRIU failed or refused.
     #[error(transparent)]
     Criu(#[from] godwit_criu::Error),
@@ -115,6 +123,7 @@ impl CheckpointError {
             Self::Wire(e) => e.code(),
             Self::Fence(_) | Self::Spec(_) => Code::Corrupt,
             Self::Ownership { code, .. } => *code,
+            Self::Unfit { reason, .. } => reason.code(),
             Self::TakenBack => Code::Precondition,
             Self::Detached | Self::ShuttingDown => Code::Unavailable,
             Self::Criu(e) => e.code(),

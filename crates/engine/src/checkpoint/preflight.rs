@@ -1,22 +1,37 @@
 //! What cannot be checkpointed, told before anything is done.
 
+use godwit_criu::preflight::{self, Subject};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::CheckpointError;
-use super::work::Source;
+use super::memory::pids;
+use super::work::{Source, freezer};
+use crate::blocking::blocking;
 
-/// Looks at what the shim told and at the spec.
+/// Looks at what the shim told, at the spec, and at every process of the container.
 ///
 /// # Errors
-/// [`CheckpointError::Refused`] with a sentence that says what to do.
-pub(super) fn check(source: &Source) -> Result<(), CheckpointError> {
-    match refusal(source) {
-        Some(sentence) => Err(CheckpointError::Refused(sentence)),
+/// [`CheckpointError::Refused`] or [`CheckpointError::Unfit`] with a sentence that says what to do.
+pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
+    if let Some(sentence) = of_container(source) {
+        return Err(CheckpointError::Refused(sentence));
+    }
+    let (init, spec, cgroup) =
+        (source.container.pid, source.spec.clone(), freezer(&source.container)?);
+    let found = blocking(move || {
+        let pids: Vec<u32> = pids(&cgroup)?.into_iter().filter_map(|p| p.try_into().ok()).collect();
+        Ok::<_, CheckpointError>(preflight::check(Subject { init, pids: &pids, spec: &spec }))
+    })
+    .await?;
+    match found.into_iter().next() {
+        Some(reason) => {
+            Err(CheckpointError::Unfit { container: source.container.id.clone(), reason })
+        }
         None => Ok(()),
     }
 }
 
-fn refusal(source: &Source) -> Option<String> {
+fn of_container(source: &Source) -> Option<String> {
     let container = &source.container;
     let id = &container.id;
     if container.runtime != "runc" {
@@ -34,34 +49,12 @@ fn refusal(source: &Source) -> Option<String> {
         let n = container.execs;
         return Some(format!("{n} exec sessions are open in {id}: end them first"));
     }
-    host_namespace(source)
-}
-
-/// A namespace of the node cannot be given to another node.
-fn host_namespace(source: &Source) -> Option<String> {
-    const KINDS: [(LinuxNamespaceType, &str); 4] = [
-        (LinuxNamespaceType::Network, "network"),
-        (LinuxNamespaceType::Ipc, "IPC"),
-        (LinuxNamespaceType::Pid, "process"),
-        (LinuxNamespaceType::Mount, "mount"),
-    ];
     let linux = source.spec.linux().as_ref();
     let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
-    let id = &source.container.id;
-    for (kind, name) in KINDS {
-        if !namespaces.iter().any(|n| n.typ() == kind) {
-            return Some(format!(
-                "{id} uses the node's own {name} namespace, which cannot move: give it one of its own"
-            ));
-        }
-    }
-    let shared = namespaces.iter().any(|n| {
-        n.typ() == LinuxNamespaceType::Pid
-            && n.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty())
-    });
-    shared.then(|| {
+    let own_mounts = namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Mount);
+    (!own_mounts).then(|| {
         format!(
-            "{id} shares its process namespace with other containers: that cannot be checkpointed"
+            "{id} uses the node's own mount namespace, which cannot move: give it one of its own"
         )
     })
 }

@@ -36,7 +36,8 @@ pub(super) async fn write(
 ) -> Result<(CommitStage, Manifest), CheckpointError> {
     let sizes = sizes(&memory, stage.accepted_bytes());
     let stage = stage.close().await?;
-    let (container, processes) = (container_head(&source, &dumped, memory), dumped.processes);
+    let container = container_head(&source, &dumped, memory);
+    let Dumped { processes, addresses, .. } = dumped;
     let pages = container.spaces.values().map(|s| s.map.pages()).sum();
     let mut head = Head { packs: packs.table(), containers: vec![container], ..Head::default() };
     let mut usage = FrameUsage::default();
@@ -74,7 +75,7 @@ pub(super) async fn write(
         init_done: Vec::new(),
         objects,
         compat: work.node.compat.clone(),
-        network: Network { tcp: TcpMode::Close, ips: Vec::new() },
+        network: Network { tcp: TcpMode::Close, ips: addresses },
         volumes: Vec::new(),
         encryption: None,
         signature: None,

@@ -100,7 +100,7 @@ impl Work<'_> {
         stop: &Stop,
     ) -> Result<Made, CheckpointError> {
         let source = only_source(peer)?;
-        super::preflight::check(&source)?;
+        super::preflight::check(&source).await?;
 
         journal.enter(Phase::Prepare);
         let stage = self.begin().await?;
@@ -264,7 +264,7 @@ fn only_source(peer: &mut SourcePeer) -> Result<Source, CheckpointError> {
 }
 
 /// The directory by which the container is frozen: its cgroup (v2), or its freezer's (v1).
-fn freezer(container: &Container) -> Result<PathBuf, CheckpointError> {
+pub(super) fn freezer(container: &Container) -> Result<PathBuf, CheckpointError> {
     let freezes =
         |c: &&Cgroup| c.controllers.is_empty() || c.controllers.split(',').any(|c| c == "freezer");
     let found = container.cgroups.iter().find(freezes);

@@ -6,13 +6,14 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use godwit_criu::images::{ImageDir, limits, pagemap, tasks};
+use godwit_criu::images::{ImageDir, inet, limits, pagemap, tasks};
 use godwit_criu::mounts::{MountPlan, restore as mount_sources};
-use godwit_criu::namespaces::NamespacePlan;
+use godwit_criu::namespaces::{NamespacePlan, path_of};
 use godwit_criu::vet;
 use godwit_criu_rpc::CriuVersion;
 use godwit_criu_rpc::relay_plan::{
@@ -23,7 +24,7 @@ use godwit_types::PAGE_SIZE;
 use godwit_wire::agent_op::Plan;
 use godwit_wire::memfd;
 use godwit_wire::pager::{LazyPlan, LazyProcess};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use prost::Message as _;
 
 use super::RestoreError;
@@ -32,6 +33,8 @@ use super::RestoreError;
 pub(super) struct Stage<'a> {
     /// The container of the checkpoint.
     pub(super) container: &'a ContainerHead,
+    /// Addresses that its pod had.
+    pub(super) addresses: &'a [IpAddr],
     /// The spec that it is to run under.
     pub(super) spec: &'a Spec,
     /// An empty directory on tmpfs, root's alone, that outlives the restore.
@@ -68,6 +71,7 @@ impl Stage<'_> {
         if let Some(first) = refusals.into_iter().next() {
             return Err(RestoreError::Vet(first));
         }
+        inet::readdress(&dir, self.addresses, &self.new_addresses()?)?;
         limits::apply(&dir, self.spec, &limits::of_this_process()?)?;
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
@@ -85,6 +89,14 @@ impl Stage<'_> {
             ..Plan::default()
         };
         Ok(Staged { plan, fds })
+    }
+
+    /// The addresses of the network that the new pod joins; a network of its own has none yet.
+    fn new_addresses(&self) -> Result<Vec<IpAddr>, RestoreError> {
+        match path_of(self.spec, LinuxNamespaceType::Network) {
+            Some(path) => Ok(inet::addresses(&path)?),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn write_images(&self) -> Result<(), RestoreError> {
