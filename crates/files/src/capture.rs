@@ -19,11 +19,11 @@ use std::sync::Arc;
 use godwit_image::{PackRegistry, PackSink};
 use godwit_types::Bytes;
 
-use self::baseline::Baseline;
+use self::baseline::{Baseline, Places};
 use self::contents::Contents;
 pub(crate) use self::read::cut;
 use self::walk::Walk;
-use crate::{FileIndex, FilesError, Halt, MappedFiles, Upper};
+use crate::{Entry, FileIndex, FilesError, Halt, MappedFiles, Upper};
 
 /// One writable layer and where its contents go. Blocking.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ pub struct FileStats {
 #[derive(Debug)]
 pub struct Scan {
     index: FileIndex,
+    places: Places,
     contents: Contents,
 }
 
@@ -65,6 +66,8 @@ pub struct Scan {
 pub struct Frozen {
     index: FileIndex,
     contents: Contents,
+    /// What the round had found: given back after the thaw, because that takes time too.
+    _before: Vec<Entry>,
 }
 
 /// A captured layer. All its packs have been accepted by the sink.
@@ -95,14 +98,10 @@ impl Layer {
     /// # Errors
     /// [`FilesError`].
     pub fn scan(&self, parent: Option<&FileIndex>) -> Result<Scan, FilesError> {
-        let instance = self.upper.instance();
-        let baseline = Baseline::of(parent, &instance);
+        let places = Places::of(parent, &self.upper.instance());
         let frames = parent.map(|p| p.frames.clone()).unwrap_or_default();
-        let mut contents = Contents::new(&self.packs, Arc::clone(&self.sink), frames)?;
-        let since = walk::before_round();
-        self.upper.sync()?;
-        let entries = Walk::new(&self.upper, &baseline, &mut contents, &self.halt, since).run()?;
-        Ok(Scan { index: FileIndex { instance, frames: Vec::new(), entries }, contents })
+        let contents = Contents::new(&self.packs, Arc::clone(&self.sink), frames)?;
+        self.round(parent.map_or(&[], |p| &p.entries), &places, contents)
     }
 
     /// A further round: makes the freeze shorter where the one before took long.
@@ -110,13 +109,22 @@ impl Layer {
     /// # Errors
     /// [`FilesError`].
     pub fn rescan(&self, scan: Scan) -> Result<Scan, FilesError> {
-        let Scan { mut index, mut contents } = scan;
-        let baseline = Baseline::of(Some(&index), &index.instance);
+        self.round(&scan.index.entries, &scan.places, scan.contents)
+    }
+
+    fn round(
+        &self,
+        before: &[Entry],
+        places: &Places,
+        mut contents: Contents,
+    ) -> Result<Scan, FilesError> {
+        let (instance, baseline) = (self.upper.instance(), Baseline::of(before, places));
         let since = walk::before_round();
         self.upper.sync()?;
-        let walk = Walk::new(&self.upper, &baseline, &mut contents, &self.halt, since);
-        index.entries = walk.run()?;
-        Ok(Scan { index, contents })
+        let entries = Walk::new(&self.upper, &baseline, &mut contents, &self.halt, since).run()?;
+        let index = FileIndex { instance, frames: Vec::new(), entries };
+        let places = Places::of(Some(&index), &instance);
+        Ok(Scan { index, places, contents })
     }
 
     /// The rest, in the freeze, after CRIU's dump (it makes names of its own for files that have lost theirs). Up to
@@ -131,13 +139,14 @@ impl Layer {
         mapped: &MappedFiles,
         budget: Bytes,
     ) -> Result<Frozen, FilesError> {
-        let Scan { mut index, mut contents } = scan;
-        let baseline = Baseline::of(Some(&index), &index.instance);
+        let Scan { mut index, places, mut contents } = scan;
+        let baseline = Baseline::of(&index.entries, &places);
         contents.enter_freeze(budget.0);
         let since = walk::before_round();
         let walk = Walk::new(&self.upper, &baseline, &mut contents, &self.halt, since);
-        index.entries = walk.frozen(mapped).run()?;
-        Ok(Frozen { index, contents })
+        let entries = walk.frozen(mapped).run()?;
+        let before = std::mem::replace(&mut index.entries, entries);
+        Ok(Frozen { index, contents, _before: before })
     }
 }
 
@@ -147,7 +156,7 @@ impl Frozen {
     /// # Errors
     /// Packs cannot be handed on.
     pub fn finish(self) -> Result<Captured, FilesError> {
-        let Self { mut index, contents } = self;
+        let Self { mut index, contents, .. } = self;
         let (frames, mut stats) = contents.finish()?;
         contents::keep_used(&mut index, &frames)?;
         stats.names = index.entries.len() as u64;

@@ -56,7 +56,7 @@ pub struct Upper {
 
 impl Upper {
     /// Opens the upper directory of a root file system from its mount: type and options as containerd gave them. `None`:
-    /// it is an overlay without one, so nothing can have been written.
+    /// it is an overlay without one, or read-only, so nothing can have been written.
     ///
     /// # Errors
     /// [`FilesError::NotOverlay`] with a sentence for a person, or the directory cannot be opened.
@@ -64,6 +64,10 @@ impl Upper {
         kind: &str,
         options: impl IntoIterator<Item = &'a str>,
     ) -> Result<Option<Self>, FilesError> {
+        let options: Vec<&str> = options.into_iter().flat_map(split_options).collect();
+        if options.contains(&"ro") {
+            return Ok(None);
+        }
         if kind != "overlay" {
             let told = format!(
                 "the container's root file system is of type {kind:?}, whose writable layer cannot be read: use the overlayfs snapshotter"
@@ -71,7 +75,7 @@ impl Upper {
             return Err(FilesError::NotOverlay(told));
         }
         let (mut upper, mut marks) = (None, Marks::Trusted);
-        for option in options.into_iter().flat_map(split_options) {
+        for option in options {
             match option.split_once('=') {
                 Some(("upperdir", path)) => upper = Some(PathBuf::from(unescape(path))),
                 None if option == "userxattr" => marks = Marks::User,
@@ -221,6 +225,7 @@ mod tests {
         let found = Upper::of_mount("overlay", [joined.as_str()]).unwrap().unwrap();
         assert_eq!((found.path(), found.marks()), (upper.as_path(), Marks::User));
         assert!(Upper::of_mount("overlay", ["lowerdir=/a:/b"]).unwrap().is_none());
+        assert!(Upper::of_mount("bind", ["ro", "rbind"]).unwrap().is_none());
     }
 
     #[test]

@@ -8,32 +8,39 @@ use rustix::fs::Statx;
 use super::walk::time;
 use crate::{Entry, FileIndex, Inode, Instance, Node, What};
 
-/// Looks up by inode within one upper directory, by path where it is another one (the container was moved).
+/// The round before, and where in it what was found.
 pub(super) struct Baseline<'a> {
     entries: &'a [Entry],
-    places: Places,
+    places: &'a Places,
 }
 
-enum Places {
+/// By inode within one upper directory, by path where it is another one (the container was moved).
+#[derive(Debug)]
+pub(super) enum Places {
     Inodes(HashMap<u64, u32>),
     Paths(HashMap<PathBuf, u32>),
 }
 
+impl Places {
+    /// Where in the index an upper directory's files are looked up. Takes a microsecond for each name, so it is done before
+    /// the freeze.
+    pub(super) fn of(index: Option<&FileIndex>, instance: &Instance) -> Self {
+        match index {
+            None => Self::Inodes(HashMap::new()),
+            Some(index) if index.instance == *instance => Self::Inodes(by_inode(index)),
+            Some(index) => Self::Paths(by_path(index)),
+        }
+    }
+}
+
 impl<'a> Baseline<'a> {
-    pub(super) fn of(index: Option<&'a FileIndex>, instance: &Instance) -> Self {
-        let Some(index) = index else {
-            return Self { entries: &[], places: Places::Inodes(HashMap::new()) };
-        };
-        let places = match index.instance == *instance {
-            true => Places::Inodes(by_inode(index)),
-            false => Places::Paths(by_path(index)),
-        };
-        Self { entries: &index.entries, places }
+    pub(super) fn of(entries: &'a [Entry], places: &'a Places) -> Self {
+        Self { entries, places }
     }
 
     /// What was found as this inode, or at this path.
     pub(super) fn find(&self, ino: u64, path: &Path) -> Option<&'a Inode> {
-        let at = match &self.places {
+        let at = match self.places {
             Places::Inodes(places) => places.get(&ino),
             Places::Paths(places) => places.get(path),
         };
