@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use rustix::fs::FileType;
+use rustix::mount::{MountFlags, mount};
 
 use super::*;
-use crate::fixture::sys::Mapping;
+use crate::fixture::sys::{Mapping, with_own_mounts};
 use crate::fixture::{
     Change, NET_BIND, Shelf, World, change, changes, look, mark, node, noise, whiteout,
 };
@@ -165,23 +166,43 @@ fn a_moved_layer_is_read_but_not_stored_again() {
 
 #[test]
 fn a_change_within_the_same_tick_is_noticed() {
-    let mut world = World::new();
-    let u = world.upper();
-    std::fs::write(u.join("f"), "one").unwrap();
-    let before = std::fs::symlink_metadata(u.join("f")).unwrap();
-    let captured = world.checkpoint(|| {
-        std::fs::write(u.join("f"), "two").unwrap();
-        // As if no tick had passed: the time of its contents is what it was.
-        let times = std::fs::FileTimes::new().set_modified(before.modified().unwrap());
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(u.join("f"))
-            .unwrap()
-            .set_times(times)
-            .unwrap();
+    for (settled, right) in [(false, true), (true, false)] {
+        let mut world = World::new();
+        let path = world.upper().join("f");
+        std::fs::write(&path, "one").unwrap();
+        let mut parent = world.checkpoint(|| ()).index;
+        std::fs::write(&path, "two").unwrap();
+        // As if no tick had passed since the round: all times are what it saw.
+        let now = paths(&world.checkpoint(|| ()));
+        let Node::Inode(now) = &now[Path::new("f")] else { panic!("a file") };
+        let Node::Inode(then) = &mut parent.entries[1].node else { panic!("a file") };
+        (then.seen, then.modified) = (now.seen, now.modified);
+        then.seen.settled = settled;
+        until_settled(&path);
+        let layer = world.layer();
+        let scan = layer.scan(Some(&parent)).unwrap();
+        let frozen = layer.freeze(scan, &MappedFiles::default(), Bytes(1 << 20)).unwrap();
+        let restored = world.restored(&frozen.finish().unwrap().index, "r");
+        assert_eq!(restored == look(&world.upper()), right, "settled: {settled}");
+    }
+}
+
+#[test]
+fn a_write_through_a_mapping_that_moves_no_time_is_noticed_on_tmpfs() {
+    with_own_mounts(|| {
+        let mut world = World::new();
+        let u = world.upper();
+        mount("tmpfs", &u, "tmpfs", MountFlags::empty(), c"size=1m").unwrap();
+        std::fs::write(u.join("f"), [7; 4096]).unwrap();
+        let mapping = Mapping::of(&u.join("f"));
+        mapping.write(8);
+        until_settled(&u.join("f"));
+        let captured = world.checkpoint(move || {
+            mapping.write(9);
+            drop(mapping);
+        });
+        assert_eq!(world.restored(&captured.index, "r"), look(&u));
     });
-    assert!(captured.stats.read_frozen.0 > 0, "a fresh file is not believed");
-    assert_eq!(world.restored(&captured.index, "r"), look(&u));
 }
 
 #[test]
@@ -191,7 +212,6 @@ fn a_file_with_a_writable_shared_mapping_is_read_in_every_freeze() {
     let path = u.join("mapped");
     std::fs::write(&path, [7; 4096]).unwrap();
     let mapping = Mapping::of(&path);
-    // The page is dirty from here on: a further write moves no time.
     mapping.write(8);
     until_settled(&path);
     let mapped = MappedFiles::of([std::process::id() as i32]).unwrap();
@@ -199,7 +219,6 @@ fn a_file_with_a_writable_shared_mapping_is_read_in_every_freeze() {
     let mapped = mapped.below(&u);
     let layer = world.layer();
     let scan = layer.scan(None).unwrap();
-    mapping.write(9);
     let frozen = layer.freeze(scan, &mapped, Bytes(1 << 20)).unwrap();
     drop(mapping);
     let captured = frozen.finish().unwrap();
@@ -270,6 +289,8 @@ fn a_layer_that_changes_all_the_time_can_be_scanned_and_is_right_in_the_freeze()
             change(&root, &Change::File(at, n, (n % 300_000) as usize));
             change(&root, &Change::Patch(at, (n % 5_000) as u32, n as u8));
             change(&root, &Change::Rename(at, (n % 59) as u8));
+            // A pipe that is opened for reading would stop everything.
+            change(&root, &Change::Node(((n + 3) % 61) as u8, n as u8));
             change(&root, &Change::Remove((n * 7 % 64) as u8));
             change(&root, &Change::Symlink(at, "/dev/null".to_owned()));
             n += 1;
