@@ -10,7 +10,8 @@ use godwit_image::manifest::{
 use godwit_image::{Digest, FrameRef, Head, Manifest, PackKind, PackRegistry, PackTable};
 use godwit_ownership::{Basis, Entry, Pen, state::Kind};
 use godwit_types::{
-    CheckpointId, Generation, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Sizes, Tenant,
+    CheckpointId, Code, Generation, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Sizes,
+    Tenant,
 };
 
 use crate::blob::memory::MemoryStore;
@@ -127,7 +128,10 @@ pub(crate) async fn store_checkpoint(
     let sink = stage.sink();
     let mut writer = registry.writer(PackKind::Data, sink).unwrap();
     let frame = writer.write(new.id.to_string().as_bytes()).unwrap();
-    writer.finish().unwrap();
+    if let Err(error) = writer.finish() {
+        assert_eq!(error.code(), Code::Cancelled, "{error:?}");
+        return Err(StoreError::TooOld { limit: HORIZON / 2 });
+    }
     let stage = stage.close().await?;
     let packs = registry.table();
     let head = Head { packs: packs.clone(), ..Head::default() };

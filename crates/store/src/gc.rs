@@ -12,6 +12,9 @@
 //! after T/2 and no PUT lands later than T/2 after it was sent, so whatever was begun before the list is marked or dead by
 //! the second mark. Intents and pins are read *before* manifests: what a writer removes, it removes after its manifest.
 //!
+//! "Older than the list" needs care: an orphan is listed, its entry lands after all, and then somebody deletes it. So nothing
+//! that a checkpoint names goes before its tombstone is older than T, whatever an old list says.
+//!
 //! # Two sweeps at once
 //! Are safe: a deletion is by key, keys are never used again, and no step depends on being alone.
 //!

@@ -89,9 +89,10 @@ impl PackUploads {
         if state.closed {
             return Err(SinkError::new(Code::Cancelled, "the checkpoint was given up"));
         }
-        if state.stored.insert(name, pack).is_some() {
+        if state.stored.contains_key(&name) {
             return Err(SinkError::new(Code::Internal, "a pack was written twice"));
         }
+        state.stored.insert(name, pack);
         state.in_flight += 1;
         state.bytes += pack.size;
         Ok(())

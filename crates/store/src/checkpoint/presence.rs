@@ -56,13 +56,16 @@ impl TenantStore {
     /// # Errors
     /// The store does not answer, or the tombstone is damaged.
     pub async fn presence(&self, id: CheckpointId) -> Result<Presence, StoreError> {
-        Ok(match self.tombstone(id).await?.map(|t| t.reason) {
-            Some(TombstoneReason::Orphan) => Presence::Doubted,
-            Some(TombstoneReason::Deleted) => Presence::Gone,
-            None => match self.blobs().head(&self.keys.manifest(id)).await? {
-                Some(_) => Presence::Exists,
-                None => Presence::Gone,
-            },
+        let tombstone = self.tombstone(id).await?.map(|t| t.reason);
+        if tombstone == Some(TombstoneReason::Deleted) {
+            return Ok(Presence::Gone);
+        }
+        // A manifest that was deleted never comes back, whatever becomes of the tombstone.
+        let manifest = self.blobs().head(&self.keys.manifest(id)).await?;
+        Ok(match (manifest, tombstone) {
+            (None, _) => Presence::Gone,
+            (Some(_), Some(_)) => Presence::Doubted,
+            (Some(_), None) => Presence::Exists,
         })
     }
 

@@ -34,9 +34,10 @@ impl Sweep<'_> {
         report: &mut SweepReport,
     ) -> Result<(), StoreError> {
         let (unneeded, lists) = (marks.unneeded(), self.lists().await?);
+        let deletable = marks.deletable();
         let mut gone = BTreeSet::new();
         for (_, listed) in &lists.ripe {
-            gone.append(&mut doomed(listed, &unneeded));
+            gone.append(&mut doomed(listed, &deletable));
         }
         self.delete(marks, &mut gone, report).await?;
         let mut new: BTreeSet<Key> = unneeded.difference(&gone).cloned().collect();

@@ -32,6 +32,8 @@ impl Found {
 pub(super) struct Marks {
     pub(super) found: BTreeMap<CheckpointId, Found>,
     needed: BTreeSet<Key>,
+    /// What a checkpoint names that died less than T ago.
+    dying: BTreeSet<Key>,
 }
 
 impl Marks {
@@ -40,6 +42,19 @@ impl Marks {
         let all = self.found.values().flat_map(|f| &f.objects).map(|(_, l)| &l.key);
         all.filter(|key| !self.needed.contains(key)).cloned().collect()
     }
+
+    /// What may be deleted of all that is not needed: not what died after it may have been listed for another reason.
+    pub(super) fn deletable(&self) -> BTreeSet<Key> {
+        self.unneeded().difference(&self.dying).cloned().collect()
+    }
+}
+
+/// Manifests, by what their checkpoints are.
+#[derive(Debug, Default)]
+struct Roots {
+    needed: Vec<Manifest>,
+    /// Not needed, since less than T.
+    dying: Vec<Manifest>,
 }
 
 /// Who needs what, before any manifest is read.
@@ -59,13 +74,18 @@ impl Sweep<'_> {
         let users = self.users().await?;
         let found = self.find().await?;
         let roots = self.roots(&found, &users, report).await?;
-        report.kept = roots.len();
-        let mut marks = Marks { found, needed: users.signs };
+        report.kept = roots.needed.len();
+        let mut marks = Marks { found, needed: users.signs, dying: BTreeSet::new() };
         for id in &users.written {
             marks.need_all(*id);
         }
-        for manifest in &roots {
-            self.need(&mut marks, manifest)?;
+        for manifest in &roots.needed {
+            let keys = self.keys_of(&marks, manifest)?;
+            marks.needed.extend(keys);
+        }
+        for manifest in &roots.dying {
+            let keys = self.keys_of(&marks, manifest)?;
+            marks.dying.extend(keys);
         }
         Ok(marks)
     }
@@ -105,33 +125,61 @@ impl Sweep<'_> {
         Ok(users)
     }
 
-    /// The manifests that are needed.
+    /// The manifests that are needed, or were until lately.
     async fn roots(
         &self,
         found: &BTreeMap<CheckpointId, Found>,
         users: &Users,
         report: &mut SweepReport,
-    ) -> Result<Vec<Manifest>, StoreError> {
+    ) -> Result<Roots, StoreError> {
         let with_manifest = found.iter().filter(|(_, f)| f.part(&Part::Manifest).is_some());
         let dead = self.dead(found).await?;
-        let wanted = with_manifest
+        let (wanted, dead): (Vec<CheckpointId>, Vec<CheckpointId>) = with_manifest
             .map(|(id, _)| *id)
-            .filter(|id| users.used.contains(id) || !dead.contains(id));
+            .partition(|id| users.used.contains(id) || !dead.contains(id));
         let manifests: Vec<Option<Manifest>> = stream::iter(wanted)
             .map(|id| self.tenant.raw_manifest(id))
             .buffered(PARALLEL)
             .try_collect()
             .await?;
-        let mut roots = Vec::new();
+        let mut roots = Roots { needed: Vec::new(), dying: self.dying(found, dead).await? };
         // One that is gone by now was deleted by another sweep.
         for manifest in manifests.into_iter().flatten() {
             let id = manifest.id;
             let in_use = users.used.contains(&id) || users.written.contains(&id);
             if in_use || !self.is_given_up(&manifest, &found[&id], report).await? {
-                roots.push(manifest);
+                roots.needed.push(manifest);
+            } else if !self.is_long_dead(&found[&id]) {
+                roots.dying.push(manifest);
             }
         }
         Ok(roots)
+    }
+
+    /// Whether its tombstone is older than T.
+    fn is_long_dead(&self, found: &Found) -> bool {
+        found.part(&Part::Tombstone).is_some_and(|listed| !self.tenant.is_young(listed, self.now))
+    }
+
+    /// Of the dead ones those that are not dead for long.
+    async fn dying(
+        &self,
+        found: &BTreeMap<CheckpointId, Found>,
+        dead: Vec<CheckpointId>,
+    ) -> Result<Vec<Manifest>, StoreError> {
+        let lately = dead.into_iter().filter(|id| !self.is_long_dead(&found[id]));
+        let manifests: Vec<Option<Manifest>> = stream::iter(lately)
+            .map(|id| async move {
+                match self.tenant.raw_manifest(id).await {
+                    // Nobody could begin to use it.
+                    Err(e) if e.code() == godwit_types::Code::Corrupt => Ok(None),
+                    other => other,
+                }
+            })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
+        Ok(manifests.into_iter().flatten().collect())
     }
 
     /// The checkpoints that were deleted for good.
@@ -153,20 +201,19 @@ impl Sweep<'_> {
         Ok(read.into_iter().flatten().collect())
     }
 
-    /// Marks what a needed checkpoint consists of.
-    fn need(&self, marks: &mut Marks, manifest: &Manifest) -> Result<(), StoreError> {
-        for object in &manifest.objects {
-            marks.needed.insert(self.tenant.keys.object(&object.key)?);
-        }
-        let Some(found) = marks.found.get(&manifest.id) else { return Ok(()) };
+    /// What a needed checkpoint consists of.
+    fn keys_of(&self, marks: &Marks, manifest: &Manifest) -> Result<Vec<Key>, StoreError> {
+        let named = manifest.objects.iter().map(|object| self.tenant.keys.object(&object.key));
+        let mut keys: Vec<Key> = named.collect::<Result<_, _>>()?;
+        let Some(found) = marks.found.get(&manifest.id) else { return Ok(keys) };
         // Around it: report, log, hold, tombstone. Not: packs that no manifest names, old intents and pins.
         let around = found.objects.iter().filter(|(part, listed)| match part {
             Part::Manifest | Part::Tombstone | Part::Hold => true,
             Part::Intent | Part::Pin(_) => false,
             Part::Other => !is_data(&listed.key),
         });
-        marks.needed.extend(around.map(|(_, listed)| listed.key.clone()));
-        Ok(())
+        keys.extend(around.map(|(_, listed)| listed.key.clone()));
+        Ok(keys)
     }
 }
 

@@ -64,7 +64,9 @@ impl Sweep<'_> {
     }
 
     async fn bury(&self, id: CheckpointId) -> Read<bool> {
-        known(self.tenant.write_tombstone(id, TombstoneReason::Orphan, WHY).await)
+        // Ours alone: two sweeps of the same moment must not take each other's for their own.
+        let why = format!("{WHY} (sweep {})", self.id);
+        known(self.tenant.write_tombstone(id, TombstoneReason::Orphan, &why).await)
     }
 
     async fn read_log(&self, manifest: &Manifest) -> Read<bool> {

@@ -103,6 +103,8 @@ pub(super) struct ModelWorld {
     gate: Arc<Gate>,
     shared: Arc<Shared>,
     actors: Vec<Actor>,
+    /// Manifests never change.
+    manifests: BTreeMap<CheckpointId, Arc<Manifest>>,
 }
 
 const SWEEPERS: usize = 2;
@@ -127,7 +129,7 @@ impl ModelWorld {
         for n in 0..ACTORS {
             actors.push(actor(&shared, n, &mut rng));
         }
-        Self { gate, shared, actors }
+        Self { gate, shared, actors, manifests: BTreeMap::new() }
     }
 
     /// One actor goes on until its next request.
@@ -163,7 +165,7 @@ impl ModelWorld {
     }
 
     /// After a DELETE: nothing that is relied on, and nothing that exists, lacks an object.
-    pub(super) async fn check(&self, seed: u64) {
+    pub(super) async fn check(&mut self, seed: u64) {
         let deleted = self.gate.take_deleted();
         if deleted.is_empty() {
             return;
@@ -179,10 +181,19 @@ impl ModelWorld {
             self.check_whole(seed, manifest, "somebody relies on it").await;
         }
         for id in self.existing().await {
-            let bytes = self.gate.inner.get(&self.keys().manifest(id), 1 << 20).await.unwrap();
-            let manifest = Manifest::decode(&bytes).unwrap();
+            let manifest = self.manifest(id).await;
             self.check_whole(seed, &manifest, "it exists").await;
         }
+    }
+
+    async fn manifest(&mut self, id: CheckpointId) -> Arc<Manifest> {
+        if let Some(manifest) = self.manifests.get(&id) {
+            return Arc::clone(manifest);
+        }
+        let bytes = self.gate.inner.get(&self.keys().manifest(id), 1 << 20).await.unwrap();
+        let manifest = Arc::new(Manifest::decode(&bytes).unwrap());
+        self.manifests.insert(id, Arc::clone(&manifest));
+        manifest
     }
 
     async fn check_whole(&self, seed: u64, manifest: &Manifest, why: &str) {
@@ -222,8 +233,7 @@ impl ModelWorld {
         }
         let mut expected: Vec<String> = Vec::new();
         for id in self.existing().await {
-            let bytes = self.gate.inner.get(&self.keys().manifest(id), 1 << 20).await.unwrap();
-            let manifest = Manifest::decode(&bytes).unwrap();
+            let manifest = self.manifest(id).await;
             expected.extend(super::names(&manifest).map(str::to_owned));
             expected.push(format!("{id}/manifest.json"));
         }
@@ -274,22 +284,24 @@ fn any(shared: &Shared, rng: &mut StdRng) -> Option<CheckpointId> {
 async fn committer(shared: Arc<Shared>, mut rng: StdRng) {
     let parents: Vec<CheckpointId> = any(&shared, &mut rng).into_iter().collect();
     let new = new_checkpoint(&parents);
-    match commit(&shared, &new).await {
+    let dies = rng.random_bool(0.1);
+    match commit(&shared, &new, dies).await {
         Ok(()) | Err(StoreError::TooOld { .. } | StoreError::Absent { .. }) => {}
         Err(e) => panic!("{e:?}"),
     }
 }
 
-#[allow(
-    clippy::await_holding_lock,
-    reason = "the guard is dropped before the await, which the lint does not see"
-)]
 async fn commit(
     shared: &Arc<Shared>,
     new: &crate::checkpoint::NewCheckpoint,
+    dies: bool,
 ) -> Result<(), StoreError> {
     let tenant = &shared.tenant;
     let (stage, _) = store_checkpoint(tenant, new).await?;
+    if dies {
+        // Just before its entry.
+        return Ok(());
+    }
     let log = tenant.lineage(&lineage());
     loop {
         let basis = Basis::of(log.newest().await?.as_ref());
