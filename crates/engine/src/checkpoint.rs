@@ -15,6 +15,7 @@
 
 pub(crate) mod dump;
 mod error;
+mod files;
 pub(crate) mod memory;
 mod parent;
 pub(crate) mod peer;

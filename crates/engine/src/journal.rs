@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use godwit_types::{Phase, PhaseTime};
 use godwit_wire::api::Progress;
+use godwit_wire::failpoint;
 use tokio::sync::watch;
 
 /// Bytes done and to be done in the phase that runs.
@@ -92,6 +93,7 @@ impl Journal {
         self.current = Some((phase, Instant::now()));
         self.phase.send_replace(Some(phase));
         tracing::info!(phase = phase.name(), "phase begins");
+        failpoint::site(&format!("phase-{}", phase.name()));
     }
 
     /// The counter of the phase that runs.

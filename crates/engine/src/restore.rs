@@ -154,6 +154,7 @@ async fn prepare(
     let work_dir = PathBuf::from(&begin.work_dir);
     let (spec, criu, version) = (spec.clone(), node.launcher.criu.clone(), node.criu);
     let run_dir = node.run_dir.clone();
+    let rootfs = PathBuf::from(&begin.rootfs);
     let addresses = wanted.manifest.network.ips.clone();
     let staged = tokio::task::spawn_blocking(move || {
         let [container] = head.containers.as_slice() else {
@@ -164,6 +165,8 @@ async fn prepare(
         let stage = Stage {
             container,
             addresses: &addresses,
+            rootfs: &rootfs,
+            packs: &head.packs,
             spec: &spec,
             images: &images,
             workspace: &workspace,

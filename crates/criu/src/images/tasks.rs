@@ -131,7 +131,7 @@ fn mappings(images: &ImageDir, pid: u32) -> Result<Vec<Vma>, Error> {
 
 fn is_possible(vma: &Vma) -> bool {
     let special = vma.status & status::VSYSCALL != 0;
-    let aligned = vma.start % PAGE_SIZE == 0 && vma.end % PAGE_SIZE == 0;
+    let aligned = vma.start.is_multiple_of(PAGE_SIZE) && vma.end.is_multiple_of(PAGE_SIZE);
     aligned && vma.start < vma.end && (vma.end <= MAX_ADDRESS || special)
 }
 

@@ -18,10 +18,12 @@ use godwit_criu::launch::Launcher;
 use godwit_criu::mounts::MountPlan;
 use godwit_criu::mounts::capture::{Capture as Mounted, Limits};
 use godwit_criu::namespaces::NamespacePlan;
+use godwit_files::Frozen;
 use godwit_image::{Sections, Space};
 use godwit_wire::shim_op::Container;
 use oci_spec::runtime::Spec;
 
+use super::files::Files;
 use super::memory::Receiving;
 use super::{CheckpointError, Step};
 
@@ -134,22 +136,32 @@ impl Dump {
         self.session.pidfd()
     }
 
-    /// Frozen: lets CRIU dump, and waits until every page has arrived and the images are complete. The tasks are held.
+    /// Frozen: lets CRIU dump, and waits until every page has arrived, the images are complete and changed files are read.
+    /// The tasks are held.
     ///
     /// # Errors
     /// [`CheckpointError`]; the session is ended.
-    pub(super) fn dump(&mut self, deadline: Instant) -> Result<Received, CheckpointError> {
-        let result = self.dump_held(deadline);
+    pub(super) fn dump(
+        &mut self,
+        deadline: Instant,
+        files: Option<Files>,
+    ) -> Result<(Received, Option<Frozen>), CheckpointError> {
+        let result = self.dump_held(deadline, files);
         self.or_abort(result)
     }
 
-    fn dump_held(&mut self, deadline: Instant) -> Result<Received, CheckpointError> {
+    fn dump_held(
+        &mut self,
+        deadline: Instant,
+        files: Option<Files>,
+    ) -> Result<(Received, Option<Frozen>), CheckpointError> {
         self.session.proceed(deadline)?;
         let server = self.receiving.take().ok_or(CheckpointError::Order(Step::Dump))?;
         let received = server.finish()?;
         self.namespaces.recheck(self.pid)?;
         self.mounted.frozen_parts(self.pid, &mut self.mounts)?;
-        Ok(received)
+        let files = files.map(Files::freeze).transpose()?;
+        Ok((received, files))
     }
 
     /// Frozen: gives the verdict and waits for CRIU's exit. The pod is frozen by its cgroup again.

@@ -83,6 +83,9 @@ pub enum CheckpointError {
     /// Memory cannot be captured.
     #[error(transparent)]
     Capture(#[from] godwit_capture::CaptureError),
+    /// Files cannot be captured.
+    #[error(transparent)]
+    Files(#[from] godwit_files::FilesError),
     /// It does not fit the budget.
     #[error(transparent)]
     Budget(#[from] TooBig),
@@ -128,6 +131,7 @@ impl CheckpointError {
             Self::Detached | Self::ShuttingDown => Code::Unavailable,
             Self::Criu(e) => e.code(),
             Self::Capture(e) => e.code(),
+            Self::Files(e) => e.code(),
             Self::Storing(e) => e.code(),
             Self::Image(e) => e.code(),
             Self::Images { .. } | Self::Order(_) => Code::Internal,

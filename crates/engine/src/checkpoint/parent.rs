@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use godwit_capture::Parent;
-use godwit_image::{ContainerHead, FrameSource, Head, PackTable};
+use godwit_files::FileIndex;
+use godwit_image::{ContainerHead, FrameSource, Head, PackTable, SECTION_FILES};
 use godwit_store::TenantStore;
 use godwit_types::{CheckpointId, OpId, Owner};
 
@@ -42,6 +43,16 @@ impl Earlier {
     pub(super) fn of(&self, container: &str) -> Option<Parent<'_>> {
         let head: &ContainerHead = self.head.containers.iter().find(|c| c.name == container)?;
         Some(Parent { spaces: &head.spaces, frames: &*self.frames })
+    }
+
+    /// The writable layer of its container of this name.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(super) fn files(&self, container: &str) -> Result<Option<FileIndex>, CheckpointError> {
+        let head = self.head.containers.iter().find(|c| c.name == container);
+        let section = head.and_then(|head| head.sections.get(SECTION_FILES));
+        Ok(section.map(|bytes| FileIndex::decode(bytes)).transpose()?)
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use godwit_capture::Assembled;
+use godwit_files::FileIndex;
 use godwit_image::manifest::{
     ByteRange, Container, FORMAT, Network, Object, Source as Origin, TcpMode,
 };
 use godwit_image::{
-    ContainerHead, Digest, EncodedHead, FrameUsage, Head, Manifest, PackRegistry, SECTION_SPEC,
+    ContainerHead, Digest, EncodedHead, FrameUsage, Head, Manifest, PackRegistry, SECTION_FILES,
+    SECTION_SPEC, Sections,
 };
 use godwit_ownership::SourceSpec;
 use godwit_store::TenantStore;
@@ -17,7 +20,7 @@ use jiff::Timestamp;
 
 use super::CheckpointError;
 use super::dump::Dumped;
-use super::work::{Made, Memory, Source, Work};
+use super::work::{Captured, Made, Source, Work};
 use crate::blocking::blocking;
 use crate::journal::Journal;
 
@@ -31,17 +34,22 @@ pub(super) async fn write(
     packs: &Arc<PackRegistry>,
     source: Source,
     dumped: Dumped,
-    memory: Memory,
+    captured: Captured,
     parent: Option<CheckpointId>,
 ) -> Result<(CommitStage, Manifest), CheckpointError> {
-    let sizes = sizes(&memory, stage.accepted_bytes());
+    let sizes = sizes(&captured, stage.accepted_bytes());
     let stage = stage.close().await?;
-    let container = container_head(&source, &dumped, memory);
+    let Captured { assembled, files, .. } = captured;
+    let files = files.map(|files| files.index);
+    let container = container_head(&source, &dumped, assembled, files.as_ref());
     let Dumped { processes, addresses, .. } = dumped;
     let pages = container.spaces.values().map(|s| s.map.pages()).sum();
     let mut head = Head { packs: packs.table(), containers: vec![container], ..Head::default() };
     let mut usage = FrameUsage::default();
     head.count_usage(&mut usage);
+    if let Some(files) = &files {
+        files.count_usage(&mut usage);
+    }
     head.packs.retain(&usage);
     let mut objects: Vec<Object> =
         head.packs.iter().map(|(_, record)| Object::pack(record)).collect();
@@ -86,24 +94,35 @@ pub(super) async fn write(
     Ok((stage, manifest))
 }
 
-fn container_head(source: &Source, dumped: &Dumped, memory: Memory) -> ContainerHead {
+fn container_head(
+    source: &Source,
+    dumped: &Dumped,
+    assembled: Assembled,
+    files: Option<&FileIndex>,
+) -> ContainerHead {
+    let mut sections = Sections::from([(SECTION_SPEC.to_owned(), source.spec_bytes.clone())]);
+    if let Some(files) = files {
+        sections.insert(SECTION_FILES.to_owned(), files.encode());
+    }
     ContainerHead {
         name: source.container.id.clone(),
         images: dumped.images.clone(),
-        spaces: memory.assembled.spaces,
-        sections: [(SECTION_SPEC.to_owned(), source.spec_bytes.clone())].into(),
+        spaces: assembled.spaces,
+        sections,
     }
 }
 
-fn sizes(memory: &Memory, accepted: u64) -> Sizes {
-    let stats = memory.assembled.stats;
+fn sizes(captured: &Captured, accepted: u64) -> Sizes {
+    let stats = captured.assembled.stats;
+    let files = captured.files.as_ref().map(|files| files.stats).unwrap_or_default();
+    let stored = stats.stored + captured.pre_read.stored + files.stored.0;
     Sizes {
         memory: stats.memory(),
         zero: stats.zero_bytes(),
         changed: stats.changed_bytes(),
-        stored: Bytes(stats.stored + memory.pre_read.stored).max(Bytes(accepted)),
+        stored: Bytes(stored).max(Bytes(accepted)),
         uploaded: Bytes(accepted),
-        files: Bytes(0),
+        files: files.contents,
     }
 }
 

@@ -7,19 +7,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use godwit_capture::{Assembled, Baselines, MemoryStats, Received, Stop};
+use godwit_capture::{Assembled, Baselines, MemoryStats, Stop};
 use godwit_image::{PackRegistry, PackSink};
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{ToAgent, ToShim};
 use godwit_store::TenantStore;
 use godwit_store::{CommitStage, PackStage};
-use godwit_types::{CheckpointId, Outcome, Phase};
+use godwit_types::{Bytes, CheckpointId, Outcome, Phase};
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::shim_op::{Cgroup, Container};
 use oci_spec::runtime::Spec;
 use tokio_util::sync::CancellationToken;
 
 use super::dump::{Dump, Dumped, Scratch};
+use super::files::{self, Files};
 use super::memory::{Capture, Receiving, look};
 use super::parent::{Earlier, candidates, new_checkpoint};
 use super::peer::SourcePeer;
@@ -64,12 +65,14 @@ struct Ready {
     baselines: Option<Arc<Baselines>>,
     pre_read: MemoryStats,
     receiving: Receiving,
+    files: Option<Files>,
     _reservation: Reservation,
 }
 
 /// What came out of the freeze.
 struct Frozen {
     dumped: Dumped,
+    files: Option<godwit_files::Frozen>,
     frozen_ms: f64,
 }
 
@@ -114,21 +117,25 @@ impl Work<'_> {
         journal.enter(Phase::PreCopy);
         let ready =
             self.pre_copy(&source, earlier.as_ref(), &packs, stage.sink(), stop, journal).await?;
-        let Ready { capture, baselines, pre_read, receiving, _reservation } = ready;
+        let Ready { capture, baselines, pre_read, receiving, files, _reservation } = ready;
         let dump = self.warm_up(&source, receiving, peer).await?;
 
         journal.enter(Phase::Freeze);
-        let frozen = self.freeze(dump, peer).await?;
+        let frozen = self.freeze(dump, files, peer).await?;
 
         journal.enter(Phase::Upload);
-        let Frozen { dumped, frozen_ms } = frozen;
+        let Frozen { dumped, files, frozen_ms } = frozen;
         let criu_frozen_ms = dumped.criu_frozen_ms;
         let name = source.container.id.clone();
         let parent_id = earlier.as_ref().map(|e| e.id);
-        let (assembled, dumped) =
-            blocking(move || assemble(&capture, dumped, baselines.as_deref(), earlier, &name))
-                .await?;
-        let memory = Memory { assembled, pre_read };
+        let (assembled, dumped, files) = blocking(move || {
+            let files = files.map(godwit_files::Frozen::finish).transpose()?;
+            let (assembled, dumped) =
+                assemble(&capture, dumped, baselines.as_deref(), earlier, &name)?;
+            Ok::<_, CheckpointError>((assembled, dumped, files))
+        })
+        .await?;
+        let memory = Captured { assembled, pre_read, files };
         let (commit, manifest) =
             record::write(self, stage, &packs, source, dumped, memory, parent_id).await?;
         Ok(Made { commit, manifest, frozen_ms, criu_frozen_ms })
@@ -155,29 +162,35 @@ impl Work<'_> {
         journal: &Journal,
     ) -> Result<Ready, CheckpointError> {
         let (budget, gives_away) = (self.node.budget.total(), self.spec.outcome.gives_away());
-        let (cgroup, packs, stop) = (freezer(&source.container)?, Arc::clone(packs), stop.clone());
+        let cgroup = freezer(&source.container)?;
+        let plan = (cgroup.clone(), Arc::clone(packs), Arc::clone(&sink), stop.clone());
         let capture = blocking(move || {
+            let (cgroup, packs, sink, stop) = plan;
             let seen = look(&cgroup, &stop)?;
             Ok(Capture::plan(seen, budget, gives_away, packs, sink, stop)?)
         })
         .await?;
         let capture = Arc::new(capture);
-        let reservation = self.node.budget.reserve(capture.need()).await?;
+        let need = Bytes(capture.need().0 + files::BUDGET.0);
+        let reservation = self.node.budget.reserve(need).await?;
         journal.gauge().expect(capture.private().0);
         let (shared, earlier) = (Arc::clone(&capture), earlier.cloned());
-        let name = source.container.id.clone();
-        let (baselines, pre_read, receiving) = blocking(move || {
-            let parent = earlier.as_ref().and_then(|e| e.of(&name));
+        let (container, packs, stop) = (source.container.clone(), Arc::clone(packs), stop.clone());
+        let (baselines, pre_read, files, receiving) = blocking(move || {
+            let name = &container.id;
+            let known = earlier.as_ref().map(|e| e.files(name)).transpose()?.flatten();
+            let files = Files::scan(&container, cgroup, known.as_ref(), &packs, sink, stop)?;
+            let parent = earlier.as_ref().and_then(|e| e.of(name));
             let (baselines, stats) = match shared.pre_reads() {
                 true => shared.pre_read(parent).map(|(b, stats)| (Some(b), stats))?,
                 false => (None, MemoryStats::default()),
             };
             let receiving = shared.receive(baselines.as_ref())?;
-            Ok((baselines, stats, receiving))
+            Ok((baselines, stats, files, receiving))
         })
         .await?;
         journal.gauge().advance(capture.private().0);
-        Ok(Ready { capture, baselines, pre_read, receiving, _reservation: reservation })
+        Ok(Ready { capture, baselines, pre_read, receiving, files, _reservation: reservation })
     }
 
     /// Starts CRIU and tells the shim of it before anything is frozen.
@@ -205,15 +218,20 @@ impl Work<'_> {
     }
 
     /// From the freeze to CRIU's end; a pod that goes on is thawed here.
-    async fn freeze(&self, dump: Dump, peer: &mut SourcePeer) -> Result<Frozen, CheckpointError> {
+    async fn freeze(
+        &self,
+        dump: Dump,
+        files: Option<Files>,
+        peer: &mut SourcePeer,
+    ) -> Result<Frozen, CheckpointError> {
         let deadline = Instant::now() + self.node.freeze_deadline;
         let since = Instant::now();
         peer.shim().freeze(self.node.freeze_deadline).await?;
-        let (dump, received): (Dump, Received) = blocking(move || {
+        let (dump, received, files) = blocking(move || {
             let mut dump = dump;
-            let received = dump.dump(deadline)?;
+            let (received, files) = dump.dump(deadline, files)?;
             dump.keep()?;
-            Ok((dump, received))
+            Ok::<_, CheckpointError>((dump, received, files))
         })
         .await?;
         let mut frozen_ms = millis(since);
@@ -221,14 +239,15 @@ impl Work<'_> {
             frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
         }
         let dumped = blocking(move || dump.collect(received)).await?;
-        Ok(Frozen { dumped, frozen_ms })
+        Ok(Frozen { dumped, files, frozen_ms })
     }
 }
 
-/// Memory of the container, counted.
-pub(super) struct Memory {
+/// Memory and files of the container, counted.
+pub(super) struct Captured {
     pub(super) assembled: Assembled,
     pub(super) pre_read: MemoryStats,
+    pub(super) files: Option<godwit_files::Captured>,
 }
 
 fn assemble(

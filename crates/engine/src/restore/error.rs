@@ -37,6 +37,9 @@ pub enum RestoreError {
     /// A part of the checkpoint cannot be decoded or encoded.
     #[error("a part of the checkpoint cannot be decoded")]
     Image(#[from] godwit_image::ImageError),
+    /// Files cannot be restored.
+    #[error(transparent)]
+    Files(#[from] godwit_files::FilesError),
     /// An image name that is no file name.
     #[error("the checkpoint names an image {name:?}: it was not written by godwit")]
     HostileName {
@@ -103,6 +106,7 @@ impl RestoreError {
             Self::Store(_) => Code::NotFound,
             Self::Reading(e) => e.code(),
             Self::Criu(e) => e.code(),
+            Self::Files(e) => e.code(),
             Self::Frames(e) => e.code(),
             Self::Image(_) | Self::HostileName { .. } | Self::ShortFrame { .. } => Code::Corrupt,
             Self::Wire(e) => e.code(),

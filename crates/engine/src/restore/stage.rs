@@ -19,7 +19,10 @@ use godwit_criu_rpc::CriuVersion;
 use godwit_criu_rpc::relay_plan::{
     CONTENTS_FILE, RelayPlan, RestoreOptions, SOURCES_FILE, encode_sources,
 };
-use godwit_image::{ContainerHead, FrameSource, PageSource, Space, SpaceHead};
+use godwit_files::{Application, Devices, FileIndex, Halt, Target};
+use godwit_image::{
+    ContainerHead, FrameSource, PackTable, PageSource, SECTION_FILES, Space, SpaceHead,
+};
 use godwit_types::PAGE_SIZE;
 use godwit_wire::agent_op::Plan;
 use godwit_wire::memfd;
@@ -41,6 +44,10 @@ pub(super) struct Stage<'a> {
     pub(super) images: &'a Path,
     /// An empty directory of the node for the relay's private mounts.
     pub(super) workspace: &'a Path,
+    /// Its root file system, mounted.
+    pub(super) rootfs: &'a Path,
+    /// The packs of the checkpoint.
+    pub(super) packs: &'a PackTable,
     /// Reads frames.
     pub(super) frames: &'a Arc<dyn FrameSource>,
     /// Names the checkpoint to any agent: `LazyPlan::source`.
@@ -75,6 +82,7 @@ impl Stage<'_> {
         limits::apply(&dir, self.spec, &limits::of_this_process()?)?;
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
+        self.write_files()?;
         let (pager, fds) = self.pager_plan()?;
         let vpids = tasks::read(&dir)?.into_iter().map(|task| task.vpid).collect();
         let memory = self.container.spaces.values().map(|s| s.map.pages() * PAGE_SIZE).sum();
@@ -152,6 +160,23 @@ impl Stage<'_> {
             }
         }
         file.flush().map_err(failed)
+    }
+
+    /// The writable layer, into the root file system that the shim has mounted and nobody uses yet.
+    fn write_files(&self) -> Result<(), RestoreError> {
+        let Some(section) = self.container.sections.get(SECTION_FILES) else { return Ok(()) };
+        let index = FileIndex::decode(section)?;
+        index.check_frames(self.packs)?;
+        let applied = godwit_files::apply(&Application {
+            root: self.rootfs,
+            target: Target::Merged,
+            index: &index,
+            frames: &**self.frames,
+            devices: Devices::of_spec(self.spec),
+            halt: &Halt::never(),
+        })?;
+        tracing::debug!(names = applied.names, contents = %applied.contents, "files");
+        Ok(())
     }
 
     fn relay_plan(&self) -> Result<RelayPlan, RestoreError> {

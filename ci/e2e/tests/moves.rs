@@ -1,0 +1,96 @@
+//! Real programs move from node 1 to node 2 and back, and check themselves while they do.
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::bed::{Bed, Store};
+use godwit_e2e::container::{Container, SOON};
+use godwit_e2e::demo::Demo;
+use godwit_lab::{Image, LabOptions, Node, wait};
+
+/// Where the programs keep their last line of progress: in the writable layer.
+const PROGRESS: &str = "/progress";
+
+/// The number in the last line of progress.
+fn progress(container: &Container, node: &Node) -> Result<u64> {
+    let bundles = "/run/containerd/io.containerd.runtime.v2.task/default";
+    let text = node.read_file(&format!("{bundles}/{}/rootfs{PROGRESS}", container.id))?;
+    let number = text.split_whitespace().find_map(|word| word.parse().ok());
+    number.with_context(|| format!("no number in {text:?}"))
+}
+
+fn wait_beyond(container: &Container, node: &Node, last: u64) -> Result<u64> {
+    let what = format!("{} on {} to get beyond {last}", container.id, node.name());
+    Ok(wait::until(&what, SOON, || {
+        let listed = container.listed(node).map_err(|e| format!("{e:#}"))?;
+        match progress(container, node) {
+            Ok(now) if now > last => Ok(now),
+            Ok(now) => Err(format!("{listed} at {now}")),
+            Err(error) => Err(format!("{listed}: {error:#}")),
+        }
+    })?)
+}
+
+/// There and back; the number never goes backwards and goes on growing, and nothing stays behind.
+fn there_and_back(bed: &Bed, container: &Container) -> Result<()> {
+    container.run(&bed.n1)?;
+    let mut last = wait_beyond(container, &bed.n1, 3)?;
+    for (from, to) in [(&bed.n1, &bed.n2), (&bed.n2, &bed.n1)] {
+        container.move_to(from, to)?;
+        let now = progress(container, to)?;
+        ensure!(now >= last, "{} went back from {last} to {now}", container.id);
+        last = wait_beyond(container, to, now)?;
+        container.wait_state(to, "running")?;
+        last = wait_beyond(container, to, last + 1)?;
+        ensure!(container.listed(from)? == "ABSENT");
+    }
+    container.remove(&bed.n1)
+}
+
+#[test]
+fn small_programs_move_there_and_back() -> Result<()> {
+    let images = [Image::Shell, Image::Mem];
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &images)?;
+    let script = "i=0; while :; do i=$((i+1)); echo $i >/progress.new; mv /progress.new /progress; sleep 0.05; done";
+    let shell = Container::new("shell", Image::Shell, &["sh", "-c", script]);
+    there_and_back(&bed, &shell).context("a shell counter")?;
+    let counter = Container::new("counter", Image::Mem, &["counter", "--file", PROGRESS]);
+    there_and_back(&bed, &counter).context("a static program")?;
+    let tree = Container::new("tree", Image::Mem, &["forktree", "--file", PROGRESS]);
+    there_and_back(&bed, &tree).context("a tree of processes")
+}
+
+#[test]
+fn memory_that_is_written_discarded_and_forked_while_it_hydrates_is_right() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
+    let words = [
+        "memwriter",
+        "--mib",
+        "512",
+        "--threads",
+        "2",
+        "--disturb",
+        "dontneed,munmap,mremap,fork",
+        "--file",
+        PROGRESS,
+    ];
+    there_and_back(&bed, &Container::new("writer", Image::Mem, &words))
+}
+
+fn demo(store: Store) -> Result<()> {
+    let demo = Demo { store, mib: 300, baseline: false, lab: LabOptions::for_tests() };
+    let report = demo.run(&mut |step| println!("{step}"))?;
+    println!("{report}");
+    ensure!(report.proof.acknowledged_writes > 100, "the client did not work during the move");
+    let (stored, all) = (report.incremental.sizes.stored, report.incremental.sizes.memory);
+    ensure!(stored.0 < all.0 / 4, "the increment stored {stored} of {all}");
+    Ok(())
+}
+
+#[test]
+fn redis_moves_under_load_through_a_directory() -> Result<()> {
+    demo(Store::File)
+}
+
+#[test]
+fn redis_moves_under_load_through_s3_without_touching_a_disk() -> Result<()> {
+    demo(Store::S3)
+}

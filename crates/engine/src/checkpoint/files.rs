@@ -1,0 +1,61 @@
+//! The writable layer of one container: a round while it runs, the difference in the freeze. Blocking; run on threads that may.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use godwit_capture::Stop;
+use godwit_files::{FileIndex, Frozen, Halt, Layer, MappedFiles, Scan, Upper};
+use godwit_image::{PackRegistry, PackSink};
+use godwit_types::Bytes;
+use godwit_wire::shim_op::Container;
+
+use super::CheckpointError;
+use super::memory::pids;
+
+/// Contents that change between the round and the freeze are kept in as much memory; more is stored in the freeze.
+pub(super) const BUDGET: Bytes = Bytes(64 << 20);
+
+/// A layer of which one round was made.
+#[derive(Debug)]
+pub(super) struct Files {
+    layer: Layer,
+    scan: Scan,
+    cgroup: PathBuf,
+}
+
+impl Files {
+    /// Makes a round; `None` for a read-only root file system, which has no layer.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: the layer cannot be read, or its kind is unknown.
+    pub(super) fn scan(
+        container: &Container,
+        cgroup: PathBuf,
+        parent: Option<&FileIndex>,
+        packs: &Arc<PackRegistry>,
+        sink: Arc<dyn PackSink>,
+        stop: Stop,
+    ) -> Result<Option<Self>, CheckpointError> {
+        let [mount] = container.mounts.as_slice() else {
+            let id = &container.id;
+            return Err(CheckpointError::Refused(format!(
+                "{id} has no writable layer of its own (a root file system given as a directory?): run it from an image"
+            )));
+        };
+        let options = mount.options.iter().map(String::as_str);
+        let Some(upper) = Upper::of_mount(&mount.kind, options)? else { return Ok(None) };
+        let halt = Halt::when(move || stop.is_raised());
+        let layer = Layer::new(upper, Arc::clone(packs), sink, halt);
+        let scan = layer.scan(parent)?;
+        Ok(Some(Self { layer, scan, cgroup }))
+    }
+
+    /// Reads what has changed since. All tasks are held, and CRIU's names for deleted open files are there.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub(super) fn freeze(self) -> Result<Frozen, CheckpointError> {
+        let mapped = MappedFiles::of(pids(&self.cgroup)?)?;
+        Ok(self.layer.freeze(self.scan, &mapped, BUDGET)?)
+    }
+}
