@@ -6,6 +6,8 @@
 //! Invariant: nothing here thaws by itself. [`Freezer::thaw`] is called only where ownership permits the tasks to run.
 
 mod stuck;
+mod tasks;
+mod vfork;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,9 @@ pub use stuck::Stuck;
 
 /// Shortest and longest pause between two looks at a v1 freezer, which tells no events. Freezing takes 0.1 to 0.5 ms.
 const LOOKS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(2));
+
+/// Longest time that tasks run between two freezes because one was inside `vfork`.
+const VFORK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a freezer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +87,28 @@ impl Freezer {
     /// As [`Freezer::look`].
     pub fn wait_frozen(&self, until: Instant) -> io::Result<Frost> {
         self.wait(until, |frost| matches!(frost, Frost::Frozen | Frost::Gone))
+    }
+
+    /// Waits until every task has stopped, none of them inside `vfork`: such a task runs on for a moment. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    /// As [`Freezer::look`], [`Freezer::thaw`] and [`Freezer::begin_freeze`].
+    pub fn wait_dumpable(&self, until: Instant) -> io::Result<Frost> {
+        let mut pause = LOOKS.0;
+        loop {
+            let frost = self.wait_frozen(until)?;
+            if frost != Frost::Frozen || !vfork::any(&self.dir) {
+                return Ok(frost);
+            }
+            if Instant::now() >= until {
+                return Ok(Frost::Freezing);
+            }
+            self.thaw()?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(VFORK_PAUSE);
+            self.begin_freeze()?;
+        }
     }
 
     /// Lets the tasks run and waits until the freezer says so. A cgroup that is gone is fine. Blocks the thread.

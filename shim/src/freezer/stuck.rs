@@ -21,25 +21,11 @@ pub struct Stuck {
 /// Tasks of the cgroup and its sub-cgroups that are not in the freezer's trap, at most `limit`.
 pub(super) fn find(dir: &Path, limit: usize) -> Vec<Stuck> {
     let mut found = Vec::new();
-    collect(dir, limit, &mut found);
+    super::tasks::each(dir, &mut |task| {
+        found.extend(unless_stopped(task));
+        found.len() < limit
+    });
     found
-}
-
-fn collect(dir: &Path, limit: usize, found: &mut Vec<Stuck>) {
-    let pids = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    for pid in pids.lines() {
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for task in tasks.flatten() {
-            if found.len() >= limit {
-                return;
-            }
-            found.extend(unless_stopped(&task.path()));
-        }
-    }
-    let Ok(children) = std::fs::read_dir(dir) else { return };
-    for child in children.flatten().filter(|c| c.file_type().is_ok_and(|t| t.is_dir())) {
-        collect(&child.path(), limit, found);
-    }
 }
 
 fn unless_stopped(task: &Path) -> Option<Stuck> {

@@ -479,7 +479,7 @@ fn look(freezer: &Freezer) -> std::io::Result<Frost> {
 fn all_frozen(freezers: &[(String, Freezer)], until: Instant) -> std::io::Result<Vec<StuckTask>> {
     let mut stuck = Vec::new();
     for (container, freezer) in freezers {
-        if freezer.wait_frozen(until)? == Frost::Frozen {
+        if freezer.wait_dumpable(until)? == Frost::Frozen {
             continue;
         }
         let left = NAMED.saturating_sub(stuck.len());
