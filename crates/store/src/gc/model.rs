@@ -62,9 +62,9 @@ async fn run(seed: u64) -> Counted {
     let mut rng = StdRng::seed_from_u64(seed);
     for _ in 0..STEPS {
         match rng.random_range(0..1000) {
-            0..960 => world.poll_one(&mut rng),
-            960..985 => world.let_time_pass(&mut rng).await,
-            985..993 => world.land_one(&mut rng).await,
+            0..920 => world.poll_one(&mut rng),
+            920..960 => world.let_time_pass(&mut rng).await,
+            960..993 => world.land_one(&mut rng).await,
             _ => world.crash_one(&mut rng),
         }
         // Uploads run as tasks of the runtime.

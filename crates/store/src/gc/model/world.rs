@@ -103,6 +103,9 @@ pub(super) struct ModelWorld {
     gate: Arc<Gate>,
     shared: Arc<Shared>,
     actors: Vec<Actor>,
+    /// How much more often sweeps go on than others: they ask for far more, and else everybody they could harm is gone before
+    /// they end.
+    hurry: f64,
     /// Manifests never change.
     manifests: BTreeMap<CheckpointId, Arc<Manifest>>,
 }
@@ -129,12 +132,14 @@ impl ModelWorld {
         for n in 0..ACTORS {
             actors.push(actor(&shared, n, &mut rng));
         }
-        Self { gate, shared, actors, manifests: BTreeMap::new() }
+        let hurry = if seed.is_multiple_of(2) { 0.75 } else { 0.0 };
+        Self { gate, shared, actors, hurry, manifests: BTreeMap::new() }
     }
 
     /// One actor goes on until its next request.
     pub(super) fn poll_one(&mut self, rng: &mut StdRng) {
-        let n = rng.random_range(0..self.actors.len());
+        let among = if rng.random_bool(self.hurry) { SWEEPERS } else { ACTORS };
+        let n = rng.random_range(0..among);
         let mut context = Context::from_waker(Waker::noop());
         if self.actors[n].as_mut().poll(&mut context).is_ready() {
             self.actors[n] = actor(&self.shared, n, rng);
@@ -349,7 +354,7 @@ async fn restorer(shared: Arc<Shared>, mut rng: StdRng) {
         Err(e) => panic!("{e:?}"),
     };
     let reliance = Reliance::begin(&shared, before, reader.manifest().clone());
-    for _ in 0..rng.random_range(1..4) {
+    for _ in 0..rng.random_range(1..24) {
         for object in &reader.manifest().objects {
             let key = shared.tenant.keys.object(&object.key).unwrap();
             let read = shared.tenant.blobs().get(&key, object.size).await;
