@@ -323,10 +323,11 @@ async fn commit(
         shared.known.lock().unwrap().retain(|id| *id != new.id);
     }
     let manifest = tenant.manifest(new.id).await?;
-    let mut counted = shared.counted.lock().unwrap();
-    counted.committed += 1;
-    counted.inherited += usize::from(manifest.parent.is_some());
-    drop(counted);
+    {
+        let mut counted = shared.counted.lock().unwrap();
+        counted.committed += 1;
+        counted.inherited += usize::from(manifest.parent.is_some());
+    }
     stage.committed().await
 }
 
