@@ -20,11 +20,13 @@ mod gone;
 mod hydrating;
 mod input;
 mod kill;
+mod orphaned;
 mod server;
 mod starting;
 mod status;
 mod words;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +44,7 @@ use crate::fence::FenceFile;
 use crate::hooks::{Hooks, Restored};
 use crate::pod::Pod;
 use input::{Input, StartAnswer, StartInput};
+pub use orphaned::settle_orphaned;
 
 /// How long containerd's Start may wait for a restore; less than the two minutes of the kubelet.
 pub(crate) const START_PATIENCE: Duration = Duration::from_secs(100);
@@ -63,6 +66,13 @@ pub struct Places {
     pub agent: PathBuf,
 }
 
+impl Places {
+    /// Where the operations of a pod are served.
+    fn socket(&self, key: &PodKey) -> PathBuf {
+        self.shims.join(format!("{key}.sock"))
+    }
+}
+
 impl Default for Places {
     /// The node's.
     fn default() -> Self {
@@ -79,6 +89,8 @@ impl Default for Places {
 pub struct Operations {
     places: Places,
     running: Mutex<Option<Running>>,
+    /// Containers whose start was given up for a kill.
+    given_up: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
@@ -91,7 +103,7 @@ impl Operations {
     /// Operations that meet their agent at these places.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        Self { places, running: Mutex::default() }
+        Self { places, running: Mutex::default(), given_up: Mutex::default() }
     }
 
     /// The pod's actor; the first call starts it.
@@ -100,7 +112,7 @@ impl Operations {
         if let Some(running) = &*running {
             return Ok(running.inputs.clone());
         }
-        let key = key_of(pod)?;
+        let key = pod.identity().key()?;
         let fence = FenceFile::within(&self.places.fences, &key);
         let found = fence.read()?;
         let machine = ShimMachine::new(key.to_string(), Incarnation::mint(), found);
@@ -114,7 +126,7 @@ impl Operations {
             inputs.clone(),
         );
         tokio::spawn(actor.run(heard));
-        let path = self.places.shims.join(format!("{key}.sock"));
+        let path = self.places.socket(&key);
         let server = match server::serve(&path, inputs.clone()) {
             Ok(server) => {
                 info!(path = %path.display(), "operations are served");
@@ -134,6 +146,10 @@ impl Operations {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn given_up(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts with the log's word; asks again while the agent is away.
     async fn ask_to_start(
         &self,
@@ -144,7 +160,11 @@ impl Operations {
         let restores = matches!(container.origin(), Origin::Restore { .. });
         let patience = if restores { START_PATIENCE } else { PLAIN_PATIENCE };
         let until = tokio::time::Instant::now() + patience;
+        self.given_up().remove(container.id());
         loop {
+            if self.given_up().contains(container.id()) {
+                return Err(Error::Cancelled(format!("{} was killed", container.id())));
+            }
             match ask_once(&inputs, container, until).await? {
                 StartAnswer::No { agent_away: true, .. }
                     if tokio::time::Instant::now() + ASK_AGAIN < until =>
@@ -208,6 +228,8 @@ impl Hooks for Operations {
             // The pager lets its tasks die and sees that they are gone.
             return Ok(());
         }
+        // Between two questions to an agent that is away, nothing else tells the start.
+        self.given_up().insert(container.id().to_owned());
         let (done, given_up) = oneshot::channel();
         let input = Input::GiveUp(Arc::clone(container), done);
         self.actor(pod)?.send(input).await.map_err(|_| over())?;
@@ -231,6 +253,7 @@ impl Hooks for Operations {
     }
 
     async fn deleted(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
+        self.given_up().remove(container.id());
         let Ok(inputs) = self.actor(pod) else { return };
         let (done, settled) = oneshot::channel();
         if inputs.send(Input::Deleted(Arc::clone(container), done)).await.is_ok() {
@@ -251,15 +274,6 @@ impl Hooks for Operations {
             let _ = ended.await;
         }
     }
-}
-
-/// The name of the pod's fence and socket: the Kubernetes pod's uid, or containerd's namespace and the group.
-fn key_of(pod: &Pod) -> Result<PodKey> {
-    let key = match pod.uid() {
-        Some(uid) => PodKey::new(uid),
-        None => PodKey::new(format!("{}+{}", pod.namespace(), pod.group())),
-    };
-    key.map_err(|why| Error::Invalid(why.to_string()))
 }
 
 fn over() -> Error {

@@ -17,6 +17,7 @@ mod start;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use godwit_types::{PodKey, names};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,7 @@ use crate::events::Events;
 use crate::hooks::Hooks;
 use crate::oom::OomWatch;
 use crate::reaper::{Exit, Reaper};
+use crate::spec::Spec;
 
 pub use create::CreateRequest;
 pub use exec::ExecRequest;
@@ -33,9 +35,7 @@ pub use query::{Listed, ProcessState};
 
 /// The containers that share this shim: those of one sandbox, or one.
 pub struct Pod {
-    namespace: String,
-    group: String,
-    uid: Option<String>,
+    identity: PodIdentity,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     oom: Mutex<BTreeMap<String, OomWatch>>,
     reaper: Reaper,
@@ -54,6 +54,30 @@ pub struct PodIdentity {
     pub group: String,
     /// The Kubernetes pod's uid, if there is one.
     pub uid: Option<String>,
+}
+
+impl PodIdentity {
+    /// The pod of a container.
+    #[must_use]
+    pub fn of(spec: &Spec, namespace: &str, container: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            group: spec.group(container).to_owned(),
+            uid: spec.annotation(names::SANDBOX_UID).map(str::to_owned),
+        }
+    }
+
+    /// The name of the pod's fence and socket: the Kubernetes pod's uid, or containerd's namespace and the group.
+    ///
+    /// # Errors
+    /// They make no file name.
+    pub fn key(&self) -> Result<PodKey> {
+        let key = match &self.uid {
+            Some(uid) => PodKey::new(uid.as_str()),
+            None => PodKey::new(format!("{}+{}", self.namespace, self.group)),
+        };
+        key.map_err(|why| Error::Invalid(why.to_string()))
+    }
 }
 
 /// What is left of a process that was deleted.
@@ -75,9 +99,7 @@ impl Pod {
         hooks: Arc<dyn Hooks>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            namespace: identity.namespace,
-            group: identity.group,
-            uid: identity.uid,
+            identity,
             containers: Mutex::default(),
             oom: Mutex::default(),
             reaper,
@@ -88,22 +110,28 @@ impl Pod {
         })
     }
 
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> &PodIdentity {
+        &self.identity
+    }
+
     /// containerd's namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.identity.namespace
     }
 
     /// The sandbox id, or the id of the only container.
     #[must_use]
     pub fn group(&self) -> &str {
-        &self.group
+        &self.identity.group
     }
 
     /// The Kubernetes pod's uid, if there is one.
     #[must_use]
     pub fn uid(&self) -> Option<&str> {
-        self.uid.as_deref()
+        self.identity.uid.as_deref()
     }
 
     /// Waits for children; start pagers and the like with it.

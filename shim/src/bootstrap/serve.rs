@@ -9,7 +9,6 @@ use std::time::Duration;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
-use godwit_types::names::SANDBOX_UID;
 use rustix::process::set_child_subreaper;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -67,11 +66,7 @@ async fn serve(arguments: &Arguments, spec: &Spec, listener: UnixListener) -> Re
         namespace: arguments.namespace.clone(),
     };
     let delivery = tokio::spawn(deliver::run(events.clone(), address));
-    let identity = PodIdentity {
-        namespace: arguments.namespace.clone(),
-        group: spec.group(&arguments.id).to_owned(),
-        uid: spec.annotation(SANDBOX_UID).map(str::to_owned),
-    };
+    let identity = PodIdentity::of(spec, &arguments.namespace, &arguments.id);
     let pod = Pod::new(identity, reaper, events, hooks());
     let mut server = server(listener, &pod)?;
     server.start().await.map_err(|why| Error::Unavailable(format!("serve tasks: {why}")))?;

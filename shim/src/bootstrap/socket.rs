@@ -56,12 +56,14 @@ pub fn bind(path: &Path) -> Result<Option<UnixListener>> {
     Ok(Some(listener))
 }
 
-/// Removes the socket if nobody serves it.
-pub fn remove_stale(path: &Path) {
-    if UnixStream::connect(path).is_err() {
+/// Removes the socket if nobody serves it. Returns whether nobody does.
+pub fn remove_stale(path: &Path) -> bool {
+    let stale = UnixStream::connect(path).is_err();
+    if stale {
         // Its absence is what we want.
         let _ = std::fs::remove_file(path);
     }
+    stale
 }
 
 #[cfg(test)]
@@ -74,7 +76,7 @@ mod tests {
         let path = dir.path().join("new/s");
         let first = bind(&path).unwrap().unwrap();
         assert!(bind(&path).unwrap().is_none());
-        remove_stale(&path);
+        assert!(!remove_stale(&path));
         assert!(path.exists());
         drop(first);
         assert!(bind(&path).unwrap().is_some());

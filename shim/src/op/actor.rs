@@ -109,6 +109,7 @@ impl Actor {
             Input::Accepted(socket) => drop(self.conns.serve(socket)),
             Input::Message(from, message) => self.on_message(from, message).await,
             Input::Answer(from, message) => self.on_answer(from, message).await,
+            Input::Unreadable(conn, why) => self.unreadable(conn, &why).await,
             Input::Ended(conn) => {
                 self.conns.forget(conn);
                 self.feed(Event::Ended(conn)).await;
@@ -174,6 +175,7 @@ impl Actor {
             Ok(means) => means,
             Err(why) => {
                 warn!(%why, "the agent's answer cannot be read");
+                self.unreadable(from, &why).await;
                 return self.conns.close(from);
             }
         };

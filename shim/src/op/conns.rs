@@ -154,6 +154,8 @@ where
                 Ok(None) => break,
                 Err(why) => {
                     warn!(%why, "the connection of an agent is given up");
+                    // Its end follows; an actor that is gone needs no word.
+                    let _ = inputs.send(Input::Unreadable(conn, why)).await;
                     break;
                 }
             };

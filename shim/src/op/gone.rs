@@ -156,7 +156,7 @@ impl Actor {
 }
 
 /// Tells the agent of a death; whether the fence may go. `None`: it is away, and finds the fence by itself.
-async fn settle(path: &std::path::Path, told: TaskGone) -> Option<bool> {
+pub(super) async fn settle(path: &std::path::Path, told: TaskGone) -> Option<bool> {
     let socket = Asked::connect(path).await.ok()?;
     socket.send(told, &[]).await.ok()?;
     loop {

@@ -29,6 +29,8 @@ pub(super) enum Input {
     Message(Conn, Received<ToShimBody>),
     /// The agent that this shim asked says something.
     Answer(Conn, Received<FromAgentBody>),
+    /// What the agent that this shim asked says cannot be read.
+    Unreadable(Conn, WireError),
     /// A connection is over.
     Ended(Conn),
     /// The question of a start is asked, or there is nobody to be asked.
@@ -93,6 +95,7 @@ impl std::fmt::Debug for Input {
             Self::Accepted(_) => "accepted",
             Self::Message(_, message) => message.body.kind(),
             Self::Answer(_, message) => message.body.kind(),
+            Self::Unreadable(..) => "unreadable",
             Self::Ended(_) => "ended",
             Self::Asked(..) => "asked",
             Self::Quiet(..) => "quiet",

@@ -18,13 +18,17 @@ use super::hydrating::Hydrating;
 use super::input::{Asked, Input, StartAnswer, StartInput};
 use super::{START_PATIENCE, describe, words};
 use crate::container::{Container, Origin};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::hooks::Restored;
 use crate::restore::attempt::{self, Attempt, Decision, WorkDir};
 use crate::restore::hydrate;
 
 /// How long CRIU may take to let go of its tasks.
 const RUNS: Duration = Duration::from_secs(100);
+
+/// What is attempted before and after the question of a start.
+const ASK: &str = "ask the agent";
+const READ: &str = "read the agent's answer, shim and agent may be of different versions";
 
 /// The start that is on its way.
 #[derive(Debug)]
@@ -179,27 +183,47 @@ impl Actor {
         if !waits || self.machine.phase() != Phase::Starting {
             return;
         }
-        let question = socket.map_err(|why| why.to_string()).and_then(|socket| {
-            let (body, spec) = self.question().map_err(|why| why.chain())?;
-            Ok((socket, body, spec))
-        });
-        match question {
-            Err(why) => {
-                warn!(why, "the agent cannot be asked");
-                self.feed(Event::AgentAway).await;
-            }
-            Ok((socket, body, spec)) => {
-                let fds: Vec<_> = spec.iter().map(std::os::fd::AsFd::as_fd).collect();
-                if let Err(why) = socket.send(body, &fds).await {
-                    warn!(%why, "the agent cannot be asked");
-                    return self.feed(Event::AgentAway).await;
-                }
-                let conn = self.conns.ask(socket);
-                if let Some(starting) = &mut self.starting {
-                    starting.conn = Some(conn);
-                }
-                self.feed(Event::Asked(conn)).await;
-            }
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(why) if is_away(&why) => return self.agent_away(&why).await,
+            Err(why) => return self.end_start(Code::Unavailable, ASK, chain(&why)).await,
+        };
+        let (body, spec) = match self.question() {
+            Ok(question) => question,
+            Err(why) => return self.end_start(why.code(), ASK, why.chain()).await,
+        };
+        let fds: Vec<_> = spec.iter().map(std::os::fd::AsFd::as_fd).collect();
+        if let Err(why) = socket.send(body, &fds).await {
+            return self.agent_away(&why).await;
+        }
+        let conn = self.conns.ask(socket);
+        if let Some(starting) = &mut self.starting {
+            starting.conn = Some(conn);
+        }
+        self.feed(Event::Asked(conn)).await;
+    }
+
+    async fn agent_away(&mut self, why: &WireError) {
+        warn!(%why, "the agent cannot be asked");
+        self.feed(Event::AgentAway).await;
+    }
+
+    /// The agent answers what this shim cannot read: asking again would bring the same. Nothing but the end of the start may follow,
+    /// and after `Committing` not even that.
+    pub(super) async fn unreadable(&mut self, from: Conn, why: &WireError) {
+        let asked = self.starting.as_ref().is_some_and(|starting| starting.conn == Some(from));
+        if asked && !is_away(why) {
+            self.end_start(Code::Corrupt, READ, chain(why)).await;
+        }
+    }
+
+    /// Ends a start that has no slot yet, with a sentence of this shim's own.
+    async fn end_start(&mut self, code: Code, attempt: &str, why: String) {
+        let sentence = format!("could not {attempt}: {why}");
+        warn!(why = sentence, "a start is given up");
+        if self.machine.phase() == Phase::Starting {
+            self.note_sentence(Some(godwit_wire::Refusal::new(code, sentence)));
+            self.feed(Event::StartDeadline).await;
         }
     }
 
@@ -450,6 +474,12 @@ impl Starting {
             None => words::refusal(why, self.container.id()),
         }
     }
+}
+
+/// Whether asking again may help: nobody answers, or does not any more.
+fn is_away(why: &WireError) -> bool {
+    use WireError::{Closed, Io, NobodyListens, Timeout};
+    matches!(why, Io { .. } | NobodyListens { .. } | Closed | Timeout { .. })
 }
 
 fn answer(starting: &mut Starting, what: StartAnswer) {

@@ -41,7 +41,7 @@ impl Pod {
     /// Nothing of the container is left then.
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<u32> {
         let spec = Spec::read(&request.bundle)?;
-        let container = Container::new(self.identity(&request), spec, self.reaper());
+        let container = Container::new(self.container_identity(&request), spec, self.reaper());
         self.enlist(&container)?;
         let _turn = container.turn().await;
         let created = self.make(&container, &request).await;
@@ -51,7 +51,7 @@ impl Pod {
         created
     }
 
-    fn identity(&self, request: &CreateRequest) -> Identity {
+    fn container_identity(&self, request: &CreateRequest) -> Identity {
         Identity {
             id: request.id.clone(),
             namespace: self.namespace().to_owned(),

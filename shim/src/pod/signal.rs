@@ -8,10 +8,13 @@ use super::Pod;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::process::Process;
+use crate::reaper::Exit;
 use crate::state::{Refusal, State};
 
 /// SIGKILL's number.
 const KILL: u32 = 9;
+/// What a shell adds to the signal that ended a process.
+const SIGNALLED: u32 = 128;
 /// Signals by which somebody wants a container to end: SIGINT, SIGQUIT, SIGKILL, SIGTERM.
 const ENDING: [u32; 4] = [2, 3, KILL, 15];
 
@@ -58,7 +61,15 @@ impl Pod {
             State::Sealed | State::Moved => return kill_held(container),
             // Nothing has run here yet: giving up loses nothing, and Start says so.
             State::Restoring if ENDING.contains(&signal) => {
-                return self.hooks().abort(self, container).await;
+                self.hooks().abort(self, container).await?;
+                // Start answers now.
+                let _turn = container.turn().await;
+                self.end_unstarted(container, signal).await;
+                return Ok(());
+            }
+            State::Created if ENDING.contains(&signal) && container.init_pid().is_none() => {
+                self.end_unstarted(container, signal).await;
+                return Ok(());
             }
             State::Restoring => return Err(container.refuse(Refusal::Restoring)),
             State::Checkpointing | State::Frozen | State::Hydrating if signal == KILL => {
@@ -75,6 +86,13 @@ impl Pod {
             return Err(Error::NotFound(format!("container {} has no process", container.id())));
         }
         container.runc().kill(signal, all).await
+    }
+
+    /// A restore that has no process (not started, refused, given up) ends as if it had: whoever waits for its end is told.
+    async fn end_unstarted(self: &Arc<Self>, container: &Arc<Container>, signal: u32) {
+        if container.state() == State::Created && container.init_pid().is_none() {
+            self.init_exited(container, Exit::now(SIGNALLED + signal)).await;
+        }
     }
 }
 

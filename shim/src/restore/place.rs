@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use crate::cgroup::{Cgroup, unified, v1, v2};
 use crate::container::Container;
+use crate::options::Options;
+use crate::spec::Spec;
 
 /// The cgroup of the container: where its processes are, or else where runc will make it. `None` for a spec that leaves the place
 /// to runc.
@@ -12,8 +14,14 @@ pub fn of(container: &Container) -> Option<Cgroup> {
     if let Some(known) = container.cgroup() {
         return Some((*known).clone());
     }
-    let asked = container.spec().linux.as_ref()?.cgroups_path.as_deref()?;
-    let path = if container.options().systemd_cgroup { systemd(asked)? } else { absolute(asked)? };
+    asked(container.spec(), container.options())
+}
+
+/// Where runc makes the cgroup of a container. `None` for a spec that leaves the place to runc.
+#[must_use]
+pub fn asked(spec: &Spec, options: &Options) -> Option<Cgroup> {
+    let asked = spec.linux.as_ref()?.cgroups_path.as_deref()?;
+    let path = if options.systemd_cgroup { systemd(asked)? } else { absolute(asked)? };
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     if unified() {
         return v2::Group::find(&format!("0::{path}\n"), &mounts).map(Cgroup::V2);
@@ -35,7 +43,8 @@ pub fn directories(cgroup: &Cgroup) -> Vec<PathBuf> {
 }
 
 fn absolute(path: &str) -> Option<String> {
-    let clean = path.starts_with('/') && !path.split('/').any(|part| part == "..");
+    let below_root = path.starts_with('/') && !path.trim_matches('/').is_empty();
+    let clean = below_root && !path.split('/').any(|part| part == "..");
     clean.then(|| path.to_owned())
 }
 
@@ -92,6 +101,7 @@ mod tests {
         assert_eq!(absolute("/default/web").as_deref(), Some("/default/web"));
         assert_eq!(absolute("web"), None);
         assert_eq!(absolute("/a/../b"), None);
+        assert_eq!(absolute("/"), None);
     }
 
     #[test]
