@@ -5,6 +5,7 @@
 mod shim_lifecycle {
     mod kit;
 
+    mod agent;
     mod death;
     mod images;
     mod restart;

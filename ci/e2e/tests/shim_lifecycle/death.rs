@@ -10,7 +10,8 @@ fn shim_dies(view: CgroupView) -> Result<()> {
     let pod =
         ["--detach", "--cpu-shares", "0", "--annotation", "io.kubernetes.cri.sandbox-id=pod1"];
     for (id, state) in [("running", "RUNNING"), ("paused", "PAUSED"), ("stopped", "STOPPED")] {
-        bed.run(&pod, id, &["sleep", "infinity"])?;
+        // Longer than any test, and another than the node's own.
+        bed.run(&pod, id, &["sleep", "98765"])?;
         match state {
             "PAUSED" => drop(bed.node.ctr(&["task", "pause", id])?),
             "STOPPED" => drop(bed.node.ctr(&["task", "kill", "--signal", "SIGKILL", id])?),
@@ -26,7 +27,8 @@ fn shim_dies(view: CgroupView) -> Result<()> {
         bed.node.ctr(&["container", "delete", id])?;
     }
     bed.wait_clean()?;
-    ensure!(bed.node.sh("pgrep --exact sleep || true")?.is_empty(), "nobody sleeps any more");
+    let alive = bed.node.sh("pgrep --list-full --full '^sleep 98765' || true")?;
+    ensure!(alive.is_empty(), "{alive}");
     // The ids are free again.
     bed.run(&pod, "running", &["sleep", "infinity"])?;
     bed.remove("running")?;

@@ -98,10 +98,19 @@ impl Bed {
     pub(super) fn remove(&self, id: &str) -> Result<()> {
         self.node.ctr(&["task", "kill", "--signal", "SIGKILL", id])?;
         self.wait_listed(id, "STOPPED")?;
-        // Its exit status is the task's own.
-        self.node.exec(&["ctr", "task", "delete", id])?;
+        self.delete(id).map(drop)
+    }
+
+    /// Deletes a container that has stopped; returns the status of its task.
+    pub(super) fn delete(&self, id: &str) -> Result<u32> {
+        let deleted = self.node.exec(&["ctr", "task", "delete", id])?;
+        let said = String::from_utf8_lossy(&deleted.stderr).into_owned();
+        ensure!(deleted.status.success(), "{said}");
         self.node.ctr(&["container", "delete", id])?;
-        Ok(())
+        // containerd 2.1 warns of it and exits with 0.
+        let Some((_, status)) = said.split_once("non-zero exit code ") else { return Ok(0) };
+        let digits = status.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        digits.parse().with_context(|| format!("ctr said {said}"))
     }
 
     /// Pids, in the node, of shims of ours.

@@ -39,9 +39,7 @@ fn running_paused_and_stopped_tasks_are_found_again() -> Result<()> {
     ensure!(bed.exec("running", &["echo", "here"])? == "here\n");
     bed.node.ctr(&["task", "resume", "paused"])?;
     ensure!(bed.exec("paused", &["echo", "here"])? == "here\n");
-    let deleted = bed.node.exec(&["ctr", "task", "delete", "stopped"])?;
-    ensure!(deleted.status.code() == Some(137), "its status was kept: {deleted:?}");
-    bed.node.ctr(&["container", "delete", "stopped"])?;
+    ensure!(bed.delete("stopped")? == 137, "its status was kept");
     bed.remove("running")?;
     bed.remove("paused")?;
     bed.wait_clean()
@@ -64,9 +62,7 @@ fn an_exit_while_containerd_is_away_is_told_when_it_is_back() -> Result<()> {
     })?;
     bed.node.start_containerd()?;
     bed.wait_listed("ends", "STOPPED")?;
-    let deleted = bed.node.exec(&["ctr", "task", "delete", "ends"])?;
-    ensure!(deleted.status.code() == Some(9), "{deleted:?}");
-    bed.node.ctr(&["container", "delete", "ends"])?;
+    ensure!(bed.delete("ends")? == 9, "its status was kept");
     bed.wait_clean()
 }
 
@@ -75,39 +71,41 @@ fn a_start_under_way_goes_on_without_containerd() -> Result<()> {
     let bed = Bed::new()?;
     for verb in ["create", "start"] {
         slow_runc(&bed, verb)?;
-        let run = bed.spawn(&["--detach"], verb, &["sleep", "infinity"])?;
+        // An id that is no word of runc's.
+        let id = &format!("slow-{verb}");
+        let run = bed.spawn(&["--detach"], id, &["sleep", "98765"])?;
         wait::until_true("runc to be called", SOON, || {
             exists(&bed.node, "/tmp/waiting").unwrap_or(false)
         })?;
         restart(&bed)?;
         drop(run.wait_with_output()?);
         // It is known although it has no process that runs, and asking does not wait for runc.
-        ensure!(bed.listed(verb)? == "CREATED", "{}", bed.listed(verb)?);
+        ensure!(bed.listed(id)? == "CREATED", "{}", bed.listed(id)?);
         bed.node.write_file("/tmp/go", "")?;
         match verb {
-            "start" => bed.wait_listed(verb, "RUNNING")?,
+            "start" => bed.wait_listed(id, "RUNNING")?,
             _ => {
                 wait::until("runc to have created it", SOON, || {
-                    bed.node.sh("pgrep --exact sleep || pgrep --full 'runc init'")
+                    bed.node.sh("pgrep --full '^sleep 98765' || pgrep --full 'runc init'")
                 })?;
                 bed.node
-                    .ctr(&["task", "start", "--detach", verb])
+                    .ctr(&["task", "start", "--detach", id])
                     .err()
                     .context("its task exists")?;
             }
         }
         bed.node.run(&["rm", "/usr/local/sbin/runc"])?;
-        bed.node.exec(&["ctr", "task", "kill", "--signal", "SIGKILL", verb])?;
+        bed.node.exec(&["ctr", "task", "kill", "--signal", "SIGKILL", id])?;
         wait::until("its task to be deleted", SOON, || {
-            bed.node.ctr(&["task", "delete", "--force", verb]).or_else(|why| {
-                if bed.listed(verb).is_ok_and(|now| now == "ABSENT") {
+            bed.node.ctr(&["task", "delete", "--force", id]).or_else(|why| {
+                if bed.listed(id).is_ok_and(|now| now == "ABSENT") {
                     Ok(String::new())
                 } else {
                     Err(why)
                 }
             })
         })?;
-        bed.node.ctr(&["container", "delete", verb])?;
+        bed.node.ctr(&["container", "delete", id])?;
         bed.wait_clean()?;
     }
     Ok(())
