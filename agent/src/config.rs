@@ -125,27 +125,7 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
 }
 
 fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Bytes, D::Error> {
-    let text = String::deserialize(d)?;
-    parse_size(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "{text:?} is no size: write for example \"512 MiB\" or \"2 GiB\""
-        ))
-    })
-}
-
-fn parse_size(text: &str) -> Option<Bytes> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let shift = match text[digits..].trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return None,
-    };
-    number.checked_mul(1 << shift).map(Bytes)
+    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

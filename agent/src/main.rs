@@ -16,7 +16,7 @@ use anyhow::Context;
 use clap::Parser;
 use godwit_engine::frames::FrameServer;
 use godwit_engine::frames::source::StoreSources;
-use godwit_engine::{look, restore};
+use godwit_engine::{look, restore, sweep};
 use godwit_types::names;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
                 Ok(())
             }
         }),
+        tasks.spawn({
+            let (node, stop) = (Arc::clone(&node), stop.clone());
+            async move {
+                sweep::forever(&node, stop).await;
+                Ok(())
+            }
+        }),
     ];
     tasks.close();
     start::notify_ready();
@@ -103,14 +110,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
 /// Waits for a signal, or for a server that ended by itself: the outer result is about the waiting, the inner one is the
 /// server's.
 async fn until_stopped(
-    ends: [tokio::task::JoinHandle<anyhow::Result<()>>; 4],
+    ends: [tokio::task::JoinHandle<anyhow::Result<()>>; 5],
     stop: &CancellationToken,
 ) -> anyhow::Result<anyhow::Result<()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let [a, b, c, d] = ends;
+    let [a, b, c, d, e] = ends;
     let ended = async move {
-        tokio::select! { r = a => r, r = b => r, r = c => r, r = d => r }
+        tokio::select! { r = a => r, r = b => r, r = c => r, r = d => r, r = e => r }
     };
     Ok(tokio::select! {
         _ = terminate.recv() => Ok(()),

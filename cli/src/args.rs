@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use godwit_types::{CheckpointId, names};
+use godwit_types::{Bytes, CheckpointId, names};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 internal error · 2 wrong usage · 3 not found · 4 already exists · \
@@ -86,6 +86,8 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Remove what is not needed any more; agents do it each hour, within no limits
+    Gc(Gc),
     /// Show the agent, its stores, the pods of this node and what is in progress
     Status,
     /// Print versions
@@ -114,6 +116,38 @@ pub(crate) struct Checkpoint {
     pub(crate) namespace: String,
 }
 
+/// A collection of garbage.
+///
+/// Limits are for each lineage; whatever they say, what is held or being read stays, and so does the newest checkpoint that
+/// the container could be continued from. The bytes of what went follow days later, when nobody can be reading them.
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Keep at most this many checkpoints, the newest ones
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<usize>,
+    /// Delete checkpoints that are older, for example `7d` or `12h`
+    #[arg(long, value_name = "AGE", value_parser = seconds)]
+    pub(crate) max_age: Option<u64>,
+    /// Keep the newest checkpoints that have at most these bytes together, for example `50GiB`
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_bytes: Option<Bytes>,
+}
+
+/// `90s`, `15m`, `12h`, `7d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let span: jiff::SignedDuration = match text.strip_suffix('d') {
+        Some(days) => days
+            .parse()
+            .map(|days: u32| jiff::SignedDuration::from_hours(24 * i64::from(days)))
+            .map_err(|e| e.to_string())?,
+        None => text.parse().map_err(|e: jiff::Error| e.to_string())?,
+    };
+    u64::try_from(span.as_secs()).map_err(|_| "an age is not negative".to_owned())
+}
+
 /// A checkpoint by its id.
 #[derive(Debug, Args)]
 pub(crate) struct One {
@@ -126,6 +160,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn ages_are_read() {
+        assert_eq!(seconds("7d"), Ok(7 * 86_400));
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("12h"), Ok(12 * 3600));
+        assert!(seconds("-1h").is_err() && seconds("soon").is_err() && seconds("xd").is_err());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -28,7 +28,7 @@ async fn open(global: &Global, command: &StoreCommand) -> Result<Store, StoreErr
     config.region = global.s3_region.clone();
     config.path_style = global.s3_path_style.then_some(true);
     let access = match command {
-        StoreCommand::Delete { .. } => Access::Write,
+        StoreCommand::Delete { .. } | StoreCommand::Gc(_) => Access::Write,
         _ => Access::Read,
     };
     Store::open_for(&config, access).await

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use godwit_engine::catalog::Answer;
 use godwit_types::{CheckpointReport, Code, Outcome};
-use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, Request, StoreCommand};
+use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, Gc, Request, StoreCommand};
 use serde::de::DeserializeOwned;
 
 use crate::args::{Checkpoint, Cli, Command, Global, Output};
@@ -48,6 +48,15 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                 let command = StoreCommand::Delete { checkpoint: *checkpoint, force: *force };
                 store(global, command).await?;
             }
+        }
+        Command::Gc(gc) => {
+            let gc = Gc {
+                dry_run: gc.dry_run,
+                keep_last: gc.keep_last,
+                max_age_seconds: gc.max_age,
+                max_bytes: gc.max_bytes.map(|bytes| bytes.0),
+            };
+            store(global, StoreCommand::Gc(gc)).await?;
         }
         Command::Status => status(global).await?,
         Command::Version => println!("godwit {}", env!("CARGO_PKG_VERSION")),
@@ -125,6 +134,7 @@ fn show(global: &Global, answer: &Answer) -> Result<(), Failure> {
             Answer::Show(shown) => print_json(shown),
             Answer::Verify(verified) => print_json(verified),
             Answer::Deleted { .. } => print_json(answer),
+            Answer::Gc(collected) => print_json(collected),
         };
     }
     match answer {
@@ -132,6 +142,7 @@ fn show(global: &Global, answer: &Answer) -> Result<(), Failure> {
         Answer::Show(shown) => table::shown(shown),
         Answer::Verify(verified) => table::verified(verified),
         Answer::Deleted { checkpoint } => println!("deleted {checkpoint}"),
+        Answer::Gc(collected) => table::collected(collected),
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Results for people.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use godwit_engine::catalog::{Listing, Row, Shown, Verified};
+use godwit_engine::catalog::{Collected, Listing, Row, Shown, Verified};
 use godwit_types::{Bytes, CheckpointReport, Outcome};
 use godwit_wire::api::AgentStatus;
 use jiff::Timestamp;
@@ -145,6 +145,20 @@ pub(crate) fn verified(verified: &Verified) {
         "{}: {verdict} ({} objects, {} frames, {} read)",
         verified.checkpoint, verified.objects, verified.frames, verified.read
     );
+}
+
+/// What a collection of garbage did.
+pub(crate) fn collected(collected: &Collected) {
+    let done = if collected.dry_run { "would delete" } else { "deleted" };
+    for id in &collected.deleted {
+        println!("{done} {id}");
+    }
+    for (id, why) in &collected.refused {
+        println!("kept {id}: {why}");
+    }
+    let Collected { kept, orphans, waiting, removed, freed, .. } = collected;
+    println!("{kept} checkpoints are needed, {orphans} were never committed and are given up");
+    println!("{removed} objects removed ({freed}), {waiting} wait for a later collection");
 }
 
 /// The agent.

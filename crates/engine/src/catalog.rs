@@ -1,11 +1,11 @@
-//! What a person does with a store: list, show, verify, delete. The same for the agent's API and for a CLI that goes to the
+//! What a person does with a store: list, show, verify, delete, collect garbage. The same for the agent's API and for a CLI that goes to the
 //! store straight.
 
 use godwit_image::Manifest;
-use godwit_store::{CheckpointRow, DeleteOptions, Depth};
+use godwit_store::{CheckpointRow, DeleteOptions, Depth, Retention, SweepOptions};
 use godwit_store::{Store, StoreError, TenantStore};
 use godwit_types::{Bytes, CheckpointId, LineageName, Outcome, Tenant};
-use godwit_wire::api::StoreCommand;
+use godwit_wire::api::{Gc, StoreCommand};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub enum Answer {
         /// What was deleted.
         checkpoint: CheckpointId,
     },
+    /// Of [`StoreCommand::Gc`].
+    Gc(Collected),
 }
 
 /// All checkpoints of all tenants, newest first.
@@ -115,6 +117,27 @@ pub struct Verified {
     pub faults: Vec<String>,
 }
 
+/// What a collection of garbage did, over all tenants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Whether it only looked.
+    pub dry_run: bool,
+    /// Checkpoints that went because of the limits.
+    pub deleted: Vec<CheckpointId>,
+    /// Checkpoints that are beyond the limits and stay, with the reason.
+    pub refused: Vec<(CheckpointId, String)>,
+    /// Checkpoints that are needed.
+    pub kept: usize,
+    /// Checkpoints that were begun and never committed, and are given up.
+    pub orphans: usize,
+    /// Objects found unneeded for the first time, or not long enough ago: a later collection removes them.
+    pub waiting: usize,
+    /// Objects removed.
+    pub removed: usize,
+    /// Their bytes.
+    pub freed: Bytes,
+}
+
 /// Carries a command out.
 ///
 /// # Errors
@@ -136,7 +159,41 @@ pub async fn execute(store: &Store, command: StoreCommand) -> Result<Answer, Sto
             tenant.delete_checkpoint(checkpoint, &options).await?;
             Ok(Answer::Deleted { checkpoint })
         }
+        StoreCommand::Gc(gc) => collect(store, &gc).await.map(Answer::Gc),
     }
+}
+
+/// Removes what the limits say and what nobody needs, tenant by tenant.
+///
+/// # Errors
+/// The store does not answer, or something that names objects is damaged: nothing of that tenant was removed then.
+pub async fn collect(store: &Store, gc: &Gc) -> Result<Collected, StoreError> {
+    let mut collected = Collected { dry_run: gc.dry_run, ..Collected::default() };
+    let limits = Retention {
+        keep_last: gc.keep_last,
+        max_age_seconds: gc.max_age_seconds,
+        max_bytes: gc.max_bytes,
+    };
+    for name in store.tenants().await? {
+        let tenant = store.tenant(&name);
+        if gc.dry_run {
+            let (rows, _) = tenant.list().await?;
+            let planned = limits.plan(&rows, Timestamp::now());
+            collected.deleted.extend(planned.into_iter().map(|(id, _)| id));
+        } else {
+            let retired = tenant.retire(&limits).await?;
+            collected.deleted.extend(retired.deleted);
+            let refused = retired.refused.into_iter().map(|(id, why)| (id, why.to_string()));
+            collected.refused.extend(refused);
+        }
+        let swept = tenant.sweep(SweepOptions { dry_run: gc.dry_run }).await?;
+        collected.kept += swept.kept;
+        collected.orphans += swept.orphans;
+        collected.waiting += swept.listed + swept.waiting;
+        collected.removed += swept.deleted;
+        collected.freed.0 += swept.freed.0;
+    }
+    Ok(collected)
 }
 
 async fn list(store: &Store) -> Result<Listing, StoreError> {

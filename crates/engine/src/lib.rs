@@ -19,6 +19,7 @@ pub mod node;
 pub mod restore;
 pub mod shim;
 pub mod status;
+pub mod sweep;
 
 pub use error::EngineError;
 pub use node::Node;

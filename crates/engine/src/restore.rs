@@ -23,7 +23,7 @@ use std::sync::Arc;
 use godwit_image::{FrameSource, Manifest};
 use godwit_ownership::{Ending, Event};
 use godwit_ownership::{Target, TargetSpec};
-use godwit_store::TenantStore;
+use godwit_store::{Pin, TenantStore};
 use godwit_types::{CheckpointId, Phase, Tenant};
 use godwit_wire::agent_op::BeginRestore;
 use oci_spec::runtime::Spec;
@@ -59,6 +59,16 @@ impl Wanted {
     }
 }
 
+/// A container that runs, and what follows: its memory.
+pub(crate) struct Resumed {
+    /// The shim's.
+    pub(crate) connection: Connection,
+    /// What was restored.
+    pub(crate) manifest: Manifest,
+    /// Keeps the checkpoint until all memory is there.
+    pub(crate) pin: Pin,
+}
+
 /// Carries a restore through; the connection is given back for what follows the resume.
 ///
 /// # Errors
@@ -69,12 +79,19 @@ pub(crate) async fn restore(
     spec: Spec,
     connection: Connection,
     journal: &mut Journal,
-) -> Result<(Connection, Manifest), RestoreError> {
+) -> Result<Resumed, RestoreError> {
     journal.enter(Phase::Check);
     let mut peer = TargetPeer::new(connection, true, begin.container.clone());
-    match Box::pin(carry_through(node, &begin, &spec, &mut peer, journal)).await {
-        Ok(manifest) => Ok((peer.into_socket(), manifest)),
+    let mut pin = None;
+    match Box::pin(carry_through(node, &begin, &spec, &mut peer, journal, &mut pin)).await {
+        Ok(manifest) => {
+            let pin = pin.ok_or(RestoreError::Interrupted)?;
+            Ok(Resumed { connection: peer.into_socket(), manifest, pin })
+        }
         Err(error) => {
+            if let Some(pin) = pin {
+                release(pin).await;
+            }
             peer.why
                 .get_or_insert_with(|| godwit_wire::Refusal::new(error.code(), error.sentence()));
             peer.close().await;
@@ -89,6 +106,7 @@ async fn carry_through(
     spec: &Spec,
     peer: &mut TargetPeer,
     journal: &mut Journal,
+    pinned: &mut Option<Pin>,
 ) -> Result<Manifest, RestoreError> {
     let wanted = Wanted::find(node, begin).await?;
     let target = ask::target(node, begin, &wanted.store_name, &wanted.manifest)?;
@@ -100,7 +118,8 @@ async fn carry_through(
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
                 journal.enter(Phase::Stage);
-                event = match prepare(node, begin, spec, &wanted, &target, checkpoint).await {
+                let staged = prepare(node, begin, spec, &wanted, &target, checkpoint, pinned).await;
+                event = match staged {
                     Ok(mut staged) => {
                         staged.plan.checkpoint = checkpoint.to_string();
                         staged.plan.at = Some(lineage_at(&target.at));
@@ -138,15 +157,17 @@ async fn prepare(
     wanted: &Wanted,
     target: &TargetSpec,
     checkpoint: CheckpointId,
+    pinned: &mut Option<Pin>,
 ) -> Result<Staged, RestoreError> {
     compat::check(&wanted.manifest.compat, &node.compat)?;
     let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
+    *pinned = Some(pin);
     let head = reader.head().await?;
     let frames: Arc<dyn FrameSource> = Arc::new(reader.frame_source(Arc::new(head.packs.clone())));
     let words = SourceWords {
         store: wanted.store_name.clone(),
         tenant: wanted.tenant.tenant().clone(),
-        checkpoint: pin.checkpoint(),
+        checkpoint,
         op: target.op(),
         owner: target.pen.me.clone(),
     };
@@ -178,6 +199,14 @@ async fn prepare(
         stage.run()
     });
     staged.await.map_err(|_| RestoreError::Interrupted)?
+}
+
+/// One that cannot be released ends by age.
+pub(crate) async fn release(pin: Pin) {
+    let checkpoint = pin.checkpoint();
+    if let Err(error) = pin.release().await {
+        tracing::info!(%checkpoint, error = %error, "a pin is left to its age");
+    }
 }
 
 fn make_dir(path: &std::path::Path) -> Result<PathBuf, RestoreError> {

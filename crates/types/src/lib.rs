@@ -15,4 +15,4 @@ pub use ids::{
 pub use owner::{Incarnation, Outcome, Owner};
 pub use phase::Phase;
 pub use report::{CheckpointReport, PhaseTime, RestoreReport, Sizes};
-pub use sizes::{Bytes, PAGE_SIZE, PageNumber, PageRange};
+pub use sizes::{Bytes, InvalidSize, PAGE_SIZE, PageNumber, PageRange};

@@ -28,6 +28,32 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// A text that is no size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no size: write for example \"512 MiB\" or \"2 GiB\"")]
+pub struct InvalidSize(String);
+
+impl std::str::FromStr for Bytes {
+    type Err = InvalidSize;
+
+    /// A whole number of bytes, or of KiB, MiB, GiB, TiB.
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
+        let invalid = || InvalidSize(text.to_owned());
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
+        let shift = match text[digits..].trim() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            "TiB" => 40,
+            _ => return Err(invalid()),
+        };
+        number.checked_mul(1 << shift).map(Self).ok_or_else(invalid)
+    }
+}
+
 /// A virtual address divided by [`PAGE_SIZE`].
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -83,6 +109,14 @@ impl PageRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let read = |text: &str| text.parse::<Bytes>().ok();
+        assert_eq!(read("512 MiB"), Some(Bytes(512 << 20)));
+        assert_eq!((read("7"), read("2GiB")), (Some(Bytes(7)), Some(Bytes(2 << 30))));
+        assert_eq!((read("2 GB"), read("-1"), read("99999999 TiB")), (None, None, None));
+    }
 
     #[test]
     fn bytes_are_shown_in_the_largest_fitting_unit() {

@@ -67,6 +67,25 @@ pub enum StoreCommand {
         /// Also if it is the only good one of its lineage.
         force: bool,
     },
+    /// Delete what the limits say, then remove the bytes of what is not needed any more.
+    Gc(Gc),
+}
+
+/// A collection of garbage. Limits are for each lineage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gc {
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// How many checkpoints stay, the newest ones.
+    #[serde(default)]
+    pub keep_last: Option<usize>,
+    /// How old the oldest may be: seconds.
+    #[serde(default)]
+    pub max_age_seconds: Option<u64>,
+    /// How many bytes their own objects may have together.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
 }
 
 /// A line of the agent's answer.

@@ -46,7 +46,7 @@ impl OpenSource for StoreSources {
             store.map_err(|e| FrameError { code: Code::NotFound, reason: e.to_string() })?;
         let tenant = store.tenant(&words.tenant);
         let (pin, reader) =
-            tenant.pin(words.checkpoint, words.op, &words.owner).await.map_err(frame_error)?;
+            tenant.repin(words.checkpoint, words.op, &words.owner).await.map_err(frame_error)?;
         let packs = reader.head().await.map_err(frame_error)?.packs;
         Ok(Arc::new(Opened { reader, packs, keeper: keep(pin) }))
     }

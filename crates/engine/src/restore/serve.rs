@@ -7,6 +7,7 @@ use std::time::Duration;
 use godwit_ownership::Target;
 use godwit_ownership::{Ending, Event, Pen};
 use godwit_ownership::{Keeper, KeeperSpec};
+use godwit_store::Pin;
 use godwit_types::{Code, Nonce, OpId, Phase};
 use godwit_wire::agent_op::{AskStart, Noted, Settled, TaskGone, ToAgentBody};
 use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::peer::{Connection, TargetPeer};
-use super::{RestoreError, ask, restore};
+use super::{RestoreError, ask, release, restore};
 use crate::checkpoint::peer::unix_ms;
 use crate::driver::{Driver, Peer, Stop};
 use crate::journal::Journal;
@@ -93,14 +94,16 @@ async fn begin_restore(
     let op: OpId = parse("op", &begin.op)?;
     let _listed = node.progress.enter(op, "restore", &begin.pod_key, watched);
     let name = begin.container.clone();
-    let (connection, manifest) = restore(node, begin, spec, connection, &mut journal).await?;
-    tracing::info!(container = name, checkpoint = %manifest.id, ms = journal.elapsed_ms(), "resumed");
+    let resumed = restore(node, begin, spec, connection, &mut journal).await?;
+    let checkpoint = resumed.manifest.id;
+    tracing::info!(container = name, %checkpoint, ms = journal.elapsed_ms(), "resumed");
     journal.enter(Phase::Hydrate);
-    stop.run_until_cancelled(hydrate(&name, connection)).await.unwrap_or(Ok(()))
+    let hydrated = hydrate(&name, resumed.connection, resumed.pin);
+    stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(()))
 }
 
 /// Waits until the shim says that every page is there. This agent's end changes nothing about that.
-async fn hydrate(container: &str, connection: Connection) -> Result<(), RestoreError> {
+async fn hydrate(container: &str, connection: Connection, pin: Pin) -> Result<(), RestoreError> {
     let Some(message) = connection.recv().await? else { return Ok(()) };
     match message.body {
         ToAgentBody::Hydrated(hydrated) => {
@@ -113,6 +116,7 @@ async fn hydrate(container: &str, connection: Connection) -> Result<(), RestoreE
         }
         other => return Err(other.unexpected("Hydrated or HydrationFailed").into()),
     }
+    release(pin).await;
     connection.send(Noted {}, &[]).await?;
     Ok(())
 }

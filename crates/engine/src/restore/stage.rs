@@ -84,7 +84,9 @@ impl Stage<'_> {
         let relay_plan = self.relay_plan()?.encode();
         self.write_files()?;
         let (pager, fds) = self.pager_plan()?;
-        let vpids = tasks::read(&dir)?.into_iter().map(|task| task.vpid).collect();
+        // Zombies are in no cgroup, by which the shim finds its tasks.
+        let tasks = tasks::read(&dir)?;
+        let vpids = tasks.iter().filter(|task| !task.zombie).map(|task| task.vpid).collect();
         let memory = self.container.spaces.values().map(|s| s.map.pages() * PAGE_SIZE).sum();
         let plan = Plan {
             images_dir: self.images.display().to_string(),

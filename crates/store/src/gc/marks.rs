@@ -11,6 +11,7 @@ use crate::blob::{Key, Listed, list_all};
 use crate::error::StoreError;
 use crate::layout::Part;
 use crate::record::TombstoneReason;
+use crate::store::TenantStore;
 
 /// Intents, tombstones or manifests read at once.
 const PARALLEL: usize = 16;
@@ -114,13 +115,12 @@ impl Sweep<'_> {
                 users.signs.insert(listed.key);
             }
         }
-        let parents: Vec<Option<CheckpointId>> = stream::iter(users.written.iter().copied())
-            // An intent that is gone by now was removed after its manifest, which the next step reads.
-            .map(|id| async move { Ok(self.tenant.intent(id).await?.and_then(|i| i.parent)) })
-            .buffer_unordered(PARALLEL)
-            .try_collect::<Vec<_>>()
-            .await
-            .map_err(|e: StoreError| e)?;
+        let written: Vec<CheckpointId> = users.written.iter().copied().collect();
+        // An intent that is gone by now was removed after its manifest, which the next step reads.
+        let parents = self.read_each(written, |tenant, id| async move {
+            Ok(tenant.intent(id).await?.and_then(|intent| intent.parent))
+        });
+        let parents = parents.await?;
         users.used.extend(parents.into_iter().flatten());
         Ok(users)
     }
@@ -137,11 +137,8 @@ impl Sweep<'_> {
         let (wanted, dead): (Vec<CheckpointId>, Vec<CheckpointId>) = with_manifest
             .map(|(id, _)| *id)
             .partition(|id| users.used.contains(id) || !dead.contains(id));
-        let manifests: Vec<Option<Manifest>> = stream::iter(wanted)
-            .map(|id| self.tenant.raw_manifest(id))
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+        let read = |tenant: TenantStore, id| async move { tenant.raw_manifest(id).await };
+        let manifests = self.read_each(wanted, read).await?;
         let mut roots = Roots { needed: Vec::new(), dying: self.dying(found, dead).await? };
         // One that is gone by now was deleted by another sweep.
         for manifest in manifests.into_iter().flatten() {
@@ -167,19 +164,15 @@ impl Sweep<'_> {
         found: &BTreeMap<CheckpointId, Found>,
         dead: Vec<CheckpointId>,
     ) -> Result<Vec<Manifest>, StoreError> {
-        let lately = dead.into_iter().filter(|id| !self.is_long_dead(&found[id]));
-        let manifests: Vec<Option<Manifest>> = stream::iter(lately)
-            .map(|id| async move {
-                match self.tenant.raw_manifest(id).await {
-                    // Nobody could begin to use it.
-                    Err(e) if e.code() == godwit_types::Code::Corrupt => Ok(None),
-                    other => other,
-                }
-            })
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
-        Ok(manifests.into_iter().flatten().collect())
+        let lately = dead.into_iter().filter(|id| !self.is_long_dead(&found[id])).collect();
+        let manifests = self.read_each(lately, |tenant, id| async move {
+            match tenant.raw_manifest(id).await {
+                // Nobody could begin to use it.
+                Err(e) if e.code() == godwit_types::Code::Corrupt => Ok(None),
+                other => other,
+            }
+        });
+        Ok(manifests.await?.into_iter().flatten().collect())
     }
 
     /// The checkpoints that were deleted for good.
@@ -188,17 +181,27 @@ impl Sweep<'_> {
         found: &BTreeMap<CheckpointId, Found>,
     ) -> Result<BTreeSet<CheckpointId>, StoreError> {
         let tombs = found.iter().filter(|(_, f)| f.part(&Part::Tombstone).is_some());
-        let ids = tombs.map(|(id, _)| *id);
-        let read: Vec<Option<CheckpointId>> = stream::iter(ids)
-            .map(|id| async move {
-                let tombstone = self.tenant.tombstone(id).await?;
-                let dead = tombstone.is_some_and(|t| t.reason == TombstoneReason::Deleted);
-                Ok::<_, StoreError>(dead.then_some(id))
-            })
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
-        Ok(read.into_iter().flatten().collect())
+        let ids = tombs.map(|(id, _)| *id).collect();
+        let read = self.read_each(ids, |tenant, id| async move {
+            let tombstone = tenant.tombstone(id).await?;
+            let dead = tombstone.is_some_and(|t| t.reason == TombstoneReason::Deleted);
+            Ok(dead.then_some(id))
+        });
+        Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    /// Reads something of each checkpoint, several at once, in order. Everything is owned: futures that borrow through a stream
+    /// cannot be told to be [`Send`].
+    async fn read_each<T, F>(
+        &self,
+        ids: Vec<CheckpointId>,
+        read: impl Fn(TenantStore, CheckpointId) -> F,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let reads: Vec<F> = ids.into_iter().map(|id| read(self.tenant.clone(), id)).collect();
+        stream::iter(reads).buffered(PARALLEL).try_collect().await
     }
 
     /// What a needed checkpoint consists of.
