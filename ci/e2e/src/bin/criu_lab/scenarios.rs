@@ -105,12 +105,13 @@ fn own_namespaces(relay: &Path) -> Result<()> {
 }
 
 fn end(bundle: &Bundle, running: &Running) -> Result<()> {
-    crate::bundle::sh(&format!("runc kill {} TERM", bundle.id))?;
+    // The init of a pid namespace hears no other signal that it has no handler for.
+    crate::bundle::sh(&format!("runc kill {} KILL", bundle.id))?;
     let pid = rustix::process::Pid::from_raw(i32::try_from(running.pid)?).context("pid 0")?;
     let status = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())?;
     let status = status.context("not our child")?.1;
     let status = std::process::ExitStatus::from_raw(status.as_raw());
-    ensure!(status.signal() == Some(15), "it ended with {status}");
+    ensure!(status.signal() == Some(9), "it ended with {status}");
     Ok(())
 }
 

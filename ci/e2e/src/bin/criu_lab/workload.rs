@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -14,6 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 const WORDS: usize = 32 << 17;
 /// One word of each page is written now and then.
 const STEP: usize = 512;
+
+/// How long the other thread may take to do anything.
+const STILL: Duration = Duration::from_secs(10);
 
 /// Prints `tick <n>` for ever; ends with an error at the first thing that is wrong.
 pub(crate) fn run() -> Result<()> {
@@ -40,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
         ticks.store(n, SeqCst);
         println!("tick {n} thread {others}");
         std::thread::sleep(Duration::from_millis(20));
-        ensure!(counter.load(SeqCst) > others, "the thread stands still");
+        goes_on(&counter, others)?;
     }
     Ok(())
 }
@@ -84,6 +87,16 @@ fn thread() -> Arc<AtomicU64> {
         }
     });
     counter
+}
+
+/// After a freeze both sleeps are over at once, and this thread may be the first to run.
+fn goes_on(counter: &AtomicU64, from: u64) -> Result<()> {
+    let begun = Instant::now();
+    while counter.load(SeqCst) == from {
+        ensure!(begun.elapsed() < STILL, "the thread stands still");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// A child process at the other end of two pipes.
