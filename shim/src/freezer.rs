@@ -24,6 +24,9 @@ const LOOKS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_m
 /// Longest time that tasks run between two freezes because one was inside `vfork`.
 const VFORK_PAUSE: Duration = Duration::from_millis(20);
 
+/// A freezer that has not frozen within this time is told again.
+const KICK: Duration = Duration::from_millis(20);
+
 /// What a freezer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frost {
@@ -97,17 +100,21 @@ impl Freezer {
     pub fn wait_dumpable(&self, until: Instant) -> io::Result<Frost> {
         let mut pause = LOOKS.0;
         loop {
-            let frost = self.wait_frozen(until)?;
-            if frost != Frost::Frozen || !vfork::any(&self.dir) {
-                return Ok(frost);
+            let frost = self.wait_frozen(until.min(Instant::now() + KICK))?;
+            let over = Instant::now() >= until;
+            match frost {
+                Frost::Gone => return Ok(frost),
+                Frost::Frozen if !vfork::any(&self.dir) => return Ok(frost),
+                _ if over => return Ok(Frost::Freezing),
+                // A v1 freezer misses a task that was about to sleep when it was told: told again, it finds it.
+                Frost::Freezing if !vfork::any(&self.dir) => self.begin_freeze()?,
+                Frost::Frozen | Frost::Freezing | Frost::Thawed => {
+                    self.thaw()?;
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(VFORK_PAUSE);
+                    self.begin_freeze()?;
+                }
             }
-            if Instant::now() >= until {
-                return Ok(Frost::Freezing);
-            }
-            self.thaw()?;
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(VFORK_PAUSE);
-            self.begin_freeze()?;
         }
     }
 

@@ -75,6 +75,14 @@ fn memory_that_is_written_discarded_and_forked_while_it_hydrates_is_right() -> R
     there_and_back(&bed, &Container::new("writer", Image::Mem, &words))
 }
 
+#[test]
+fn a_container_larger_than_the_agents_memory_moves_too() -> Result<()> {
+    let settings = "memory_budget = \"128 MiB\"\n";
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &[Image::Mem])?;
+    let words = ["memwriter", "--mib", "200", "--disturb", "dontneed,mremap", "--file", PROGRESS];
+    there_and_back(&bed, &Container::new("writer", Image::Mem, &words))
+}
+
 fn demo(store: Store) -> Result<()> {
     let demo = Demo { store, mib: 300, baseline: false, lab: LabOptions::for_tests() };
     let report = demo.run(&mut |step| println!("{step}"))?;

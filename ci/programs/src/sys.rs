@@ -1,6 +1,8 @@
 //! Raw memory and processes: what the checks are about.
 #![allow(unsafe_code, reason = "maps, moves and discards memory, forks")]
 
+pub mod held;
+
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};

@@ -7,7 +7,7 @@ use crate::command::run_shown;
 use crate::error::Result;
 use crate::places;
 
-const PROGRAMS: [&str; 3] = ["counter", "forktree", "memwriter"];
+const PROGRAMS: [&str; 4] = ["counter", "forktree", "hold", "memwriter"];
 
 /// Builds the programs (nothing to do when they are up to date) and returns their paths.
 pub(super) fn build() -> Result<Vec<PathBuf>> {

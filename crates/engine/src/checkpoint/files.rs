@@ -12,8 +12,13 @@ use godwit_wire::shim_op::Container;
 use super::CheckpointError;
 use super::memory::pids;
 
-/// Contents that change between the round and the freeze are kept in as much memory; more is stored in the freeze.
-pub(super) const BUDGET: Bytes = Bytes(64 << 20);
+/// Contents that change between the round and the freeze are kept in at most as much memory; more is stored in the freeze.
+const MOST: Bytes = Bytes(64 << 20);
+
+/// The part of the node's budget that one container's files get.
+pub(super) fn share(whole: Bytes) -> Bytes {
+    MOST.min(Bytes(whole.0 / 4))
+}
 
 /// A layer of which one round was made.
 #[derive(Debug)]
@@ -21,6 +26,7 @@ pub(super) struct Files {
     layer: Layer,
     scan: Scan,
     cgroup: PathBuf,
+    budget: Bytes,
 }
 
 impl Files {
@@ -31,6 +37,7 @@ impl Files {
     pub(super) fn scan(
         container: &Container,
         cgroup: PathBuf,
+        budget: Bytes,
         parent: Option<&FileIndex>,
         packs: &Arc<PackRegistry>,
         sink: Arc<dyn PackSink>,
@@ -47,7 +54,7 @@ impl Files {
         let halt = Halt::when(move || stop.is_raised());
         let layer = Layer::new(upper, Arc::clone(packs), sink, halt);
         let scan = layer.scan(parent)?;
-        Ok(Some(Self { layer, scan, cgroup }))
+        Ok(Some(Self { layer, scan, cgroup, budget }))
     }
 
     /// Reads what has changed since. All tasks are held, and CRIU's names for deleted open files are there.
@@ -56,6 +63,6 @@ impl Files {
     /// [`CheckpointError`].
     pub(super) fn freeze(self) -> Result<Frozen, CheckpointError> {
         let mapped = MappedFiles::of(pids(&self.cgroup)?)?;
-        Ok(self.layer.freeze(self.scan, &mapped, BUDGET)?)
+        Ok(self.layer.freeze(self.scan, &mapped, self.budget)?)
     }
 }

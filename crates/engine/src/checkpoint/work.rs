@@ -161,7 +161,9 @@ impl Work<'_> {
         stop: &Stop,
         journal: &Journal,
     ) -> Result<Ready, CheckpointError> {
-        let (budget, gives_away) = (self.node.budget.total(), self.spec.outcome.gives_away());
+        let (whole, gives_away) = (self.node.budget.total(), self.spec.outcome.gives_away());
+        let for_files = files::share(whole);
+        let budget = Bytes(whole.0 - for_files.0);
         let cgroup = freezer(&source.container)?;
         let plan = (cgroup.clone(), Arc::clone(packs), Arc::clone(&sink), stop.clone());
         let capture = blocking(move || {
@@ -171,7 +173,7 @@ impl Work<'_> {
         })
         .await?;
         let capture = Arc::new(capture);
-        let need = Bytes(capture.need().0 + files::BUDGET.0);
+        let need = Bytes(capture.need().0 + for_files.0);
         let reservation = self.node.budget.reserve(need).await?;
         journal.gauge().expect(capture.private().0);
         let (shared, earlier) = (Arc::clone(&capture), earlier.cloned());
@@ -179,7 +181,8 @@ impl Work<'_> {
         let (baselines, pre_read, files, receiving) = blocking(move || {
             let name = &container.id;
             let known = earlier.as_ref().map(|e| e.files(name)).transpose()?.flatten();
-            let files = Files::scan(&container, cgroup, known.as_ref(), &packs, sink, stop)?;
+            let known = known.as_ref();
+            let files = Files::scan(&container, cgroup, for_files, known, &packs, sink, stop)?;
             let parent = earlier.as_ref().and_then(|e| e.of(name));
             let (baselines, stats) = match shared.pre_reads() {
                 true => shared.pre_read(parent).map(|(b, stats)| (Some(b), stats))?,

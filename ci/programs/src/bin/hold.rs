@@ -1,0 +1,48 @@
+//! `hold`: a process with something that cannot be saved, until it is killed. Tells `ready` when it has it.
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use godwit_programs::progress::Progress;
+use godwit_programs::sys::held;
+
+/// Holds something that cannot be saved.
+#[derive(Parser)]
+struct Arguments {
+    /// What.
+    #[arg(value_enum)]
+    what: What,
+    #[command(flatten)]
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// An io_uring instance.
+    IoUring,
+    /// A userfaultfd.
+    Userfaultfd,
+    /// A child that it traces.
+    Traced,
+    /// A mount namespace of its own, in a child.
+    Nested,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let held = match arguments.what {
+        What::IoUring => held::io_uring(),
+        What::Userfaultfd => held::userfaultfd(),
+        What::Traced => held::traced_child(),
+        What::Nested => held::nested_child(),
+    };
+    match held.and_then(|held| arguments.progress.tell("ready 1").map(|()| held)) {
+        Ok(_held) => loop {
+            std::thread::park();
+        },
+        Err(error) => {
+            eprintln!("hold: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
