@@ -22,7 +22,9 @@ pub struct Stuck {
 pub(super) fn find(dir: &Path, limit: usize) -> Vec<Stuck> {
     let mut found = Vec::new();
     super::tasks::each(dir, &mut |task| {
-        found.extend(unless_stopped(task));
+        if found.len() < limit {
+            found.extend(unless_stopped(task));
+        }
         found.len() < limit
     });
     found
