@@ -43,7 +43,7 @@ check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate
 	cargo fmt --all --check
 	cargo clippy $(TESTED) --all-targets -- -D warnings
 	$(DENY) check bans licenses sources
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --quiet
 	cargo test --quiet --package godwit-lab --test crate_graph
 
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
@@ -52,7 +52,7 @@ test-unit: deps ## Tests that need no node
 	cargo test $(TESTED) --exclude godwit-e2e
 
 test-e2e: build ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test criu --test shim_lifecycle --test moves --test ownership --test agent_dies --test refusals -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test refusals -- --test-threads=1
 
 demo: deps ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use godwit_criu_rpc::image_file::Kind;
-use godwit_criu_rpc::images::{Core, Creds, Seccomp, SeccompMode, ThreadCore};
+use godwit_criu_rpc::images::{Core, Creds, Seccomp, SeccompFilter, SeccompMode, ThreadCore};
 use oci_spec::runtime::{Capability, Process, Spec};
 
 use super::Refusal;
@@ -19,25 +19,34 @@ const CAP_SYS_NICE: u32 = 23;
 /// `SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE`.
 const REAL_TIME: [u32; 3] = [1, 2, 6];
 
+/// `SECCOMP_FILTER_FLAG_TSYNC` of `<linux/seccomp.h>`.
+const TSYNC: u32 = 1;
+
 pub(super) fn check(images: &ImageDir, spec: &Spec, tasks: &[Task]) -> Result<Vec<Refusal>, Error> {
     let rules = Rules::of(spec);
     let filters = filters(images)?;
     let mut refusals = Vec::new();
     // A zombie has no credentials that matter.
     for task in tasks.iter().filter(|t| !t.zombie) {
+        // CRIU writes no filter for the other threads where all of them share the leader's: it restores those by TSYNC.
+        let mut synced = false;
         for thread in &task.threads {
             let core = tasks::core(images, *thread)?;
-            rules.thread(*thread, &core, filters, &mut refusals)?;
+            rules.thread(*thread, &core, &filters, synced, &mut refusals)?;
+            if *thread == task.vpid {
+                synced =
+                    core.thread_core.as_ref().is_some_and(|leader| is_synced(leader, &filters));
+            }
         }
     }
     Ok(refusals)
 }
 
-/// How many seccomp filters the image set has.
-fn filters(images: &ImageDir) -> Result<usize, Error> {
-    let Some(file) = images.read_if_there(Kind::Seccomp, "seccomp.img")? else { return Ok(0) };
+/// The seccomp filters of the image set.
+fn filters(images: &ImageDir) -> Result<Vec<SeccompFilter>, Error> {
+    let Some(file) = images.read_if_there(Kind::Seccomp, "seccomp.img")? else { return Ok(vec![]) };
     let seccomp: Seccomp = file.decode_one("seccomp.img")?;
-    Ok(seccomp.seccomp_filters.len())
+    Ok(seccomp.seccomp_filters)
 }
 
 /// What the spec allows.
@@ -70,7 +79,8 @@ impl Rules {
         &self,
         pid: u32,
         core: &Core,
-        filters: usize,
+        filters: &[SeccompFilter],
+        synced: bool,
         out: &mut Vec<Refusal>,
     ) -> Result<(), Error> {
         let missing = |what| Error::image(format!("core-{pid}.img"), format!("has no {what}"));
@@ -81,7 +91,7 @@ impl Rules {
         if self.no_new_privs && creds.no_new_privs != Some(1) {
             out.push(Refusal::NoNewPrivs { pid });
         }
-        if self.seccomp && !is_filtered(thread, filters) {
+        if self.seccomp && !synced && !is_filtered(thread, filters.len()) {
             out.push(Refusal::Seccomp { pid });
         }
         let real_time = REAL_TIME.contains(&thread.sched_policy.unwrap_or(0));
@@ -118,6 +128,24 @@ fn is_filtered(thread: &ThreadCore, filters: usize) -> bool {
     let index = usize::try_from(thread.seccomp_filter.unwrap_or(u32::MAX)).unwrap_or(usize::MAX);
     thread.seccomp_mode() == SeccompMode::Strict
         || (thread.seccomp_mode() == SeccompMode::Filter && index < filters)
+}
+
+/// Whether every filter of the leader's chain is given to all threads of its process.
+fn is_synced(leader: &ThreadCore, filters: &[SeccompFilter]) -> bool {
+    let mut next = leader.seccomp_filter.filter(|_| leader.seccomp_mode() == SeccompMode::Filter);
+    if next.is_none() {
+        return false;
+    }
+    // A chain that does not end within as many steps is none.
+    for _ in filters {
+        let Some(index) = next else { break };
+        let filter = usize::try_from(index).ok().and_then(|index| filters.get(index));
+        match filter {
+            Some(filter) if filter.flags.unwrap_or(0) & TSYNC != 0 => next = filter.prev,
+            _ => return false,
+        }
+    }
+    next.is_none()
 }
 
 fn bounding(process: &Process) -> BTreeSet<u32> {
@@ -199,8 +227,6 @@ pub(super) fn grants(spec: &Spec, capability: Capability) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use godwit_criu_rpc::images::SeccompFilter;
-
     use super::*;
     use crate::images::tasks::tests::{sample, write};
 
@@ -270,6 +296,23 @@ mod tests {
         let privileged = Creds { no_new_privs: None, ..creds() };
         assert_eq!(of(privileged, SeccompMode::Filter, &strict)[0], Refusal::NoNewPrivs { pid: 1 });
         assert_eq!(of(creds(), SeccompMode::Disabled, &strict)[0], Refusal::Seccomp { pid: 1 });
+    }
+
+    #[test]
+    fn threads_pass_without_a_filter_only_where_criu_gives_them_their_leaders() {
+        let filter = |flags, prev| SeccompFilter { filter: vec![0; 8], flags, prev };
+        let leader = ThreadCore {
+            seccomp_mode: Some(SeccompMode::Filter.into()),
+            seccomp_filter: Some(1),
+            ..ThreadCore::default()
+        };
+        let synced = |a, b| is_synced(&leader, &[filter(a, None), filter(b, Some(0))]);
+        assert!(synced(Some(1), Some(1)));
+        assert!(!synced(None, Some(1)));
+        assert!(!synced(Some(1), None));
+        assert!(!is_synced(&leader, &[filter(Some(1), None)]));
+        assert!(!is_synced(&leader, &[filter(Some(1), Some(1)), filter(Some(1), Some(0))]));
+        assert!(!is_synced(&ThreadCore::default(), &[filter(Some(1), None)]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! unprotected that the spec protects.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use godwit_criu_rpc::image_file::Kind;
 use godwit_criu_rpc::images::Mount;
@@ -97,11 +97,29 @@ impl<'a> Table<'a> {
             for (word, flag) in RESTRICTIONS {
                 // Of contradicting words the last one counts; `rw` after `ro` is not worth a special case.
                 if has_option(wanted, word) && !(word == "ro" && has_option(wanted, "rw")) {
-                    refusals.extend(self.lacks(wanted.destination(), word, flag));
+                    let path = wanted.destination();
+                    let hierarchies = self.hierarchies(wanted);
+                    match hierarchies.is_empty() {
+                        true => refusals.extend(self.lacks(path, word, flag)),
+                        false => {
+                            let lack = |one: &PathBuf| self.lacks(one, word, flag);
+                            refusals.extend(hierarchies.iter().filter_map(lack));
+                        }
+                    }
                 }
             }
         }
         refusals
+    }
+
+    /// With cgroup v1, runc makes of the spec's one mount a tmpfs of its own, writable, and in it each hierarchy as the spec says.
+    fn hierarchies(&self, wanted: &oci_spec::runtime::Mount) -> Vec<PathBuf> {
+        let path = wanted.destination();
+        let is_v1 = wanted.typ().as_deref() == Some("cgroup")
+            && self.at(path).is_some_and(|mount| mount.fstype == TMPFS);
+        let paths =
+            self.mounts.iter().map(|m| Path::new("/").join(path_of(m).trim_start_matches('/')));
+        paths.filter(|one| is_v1 && one.parent() == Some(path)).collect()
     }
 
     fn lacks(&self, path: &Path, word: &'static str, flag: MountFlags) -> Option<Refusal> {
