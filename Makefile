@@ -17,7 +17,7 @@ STORE ?= s3
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build check demo test test-unit test-e2e lab-up lab-down
+.PHONY: help deps build check demo bench test test-unit test-e2e lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test-e2e: build ## Tests on real nodes, one after the other (needs root)
 demo: deps ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
+
+bench: deps ## Times of a 1 GiB container against runc alone, as ratios (docs/performance.md)
+	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
+	cargo run --release --package godwit-e2e --bin bench
 
 lab-up: deps ## Start two nodes with containerd (see docs/lab.md)
 	$(LAB) up node

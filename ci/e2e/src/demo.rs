@@ -14,6 +14,7 @@ use godwit_types::CheckpointReport;
 use crate::bed::{Bed, Store};
 use crate::container::{Container, SOON};
 use crate::redis::{self, Client, Load, Seen};
+use crate::runc;
 
 pub use report::{Chain, Fork, Incremental, Move, Proof, Report};
 
@@ -48,7 +49,7 @@ impl Demo {
         say(&format!("Redis on n1: filling {} MiB of random and JSON values", self.mib));
         redis.run(&bed.n1)?;
         let keys = redis::fill(&mut connect(networks.0.address)?, self.mib)?;
-        let config = bed.n1.read_file(&format!("{}/redis/config.json", baseline::BUNDLES))?;
+        let config = bed.n1.read_file(&format!("{}/redis/config.json", runc::BUNDLES))?;
 
         say("moving it to n2 while a client writes and checks every reply");
         let (moved, seen) = moving(&bed, &redis, &networks)?;

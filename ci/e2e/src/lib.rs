@@ -1,6 +1,8 @@
-//! Programs that end-to-end tests and the demo share: what acts on a container from outside.
+//! Programs that end-to-end tests, the demo and the benches share: what acts on a container from outside.
 
 pub mod bed;
+pub mod bench;
 pub mod container;
 pub mod demo;
 pub mod redis;
+pub mod runc;
