@@ -42,6 +42,8 @@ fn a_checkpoint_into_a_directory_leaves_it_running_or_ends_it() -> Result<()> {
     ensure!(bed.node.sh("ls /tmp/first")?.contains("inventory.img"));
     let at = counted(&bed, "count")?;
     wait_counted(&bed, "count", at + 1)?;
+    // containerd names a checkpoint's image by the second, and refuses a second one of the same second.
+    bed.node.sh("ctr images ls --quiet | grep ^containerd.io/checkpoint/ | xargs ctr images rm")?;
     bed.node.ctr(&["task", "checkpoint", "--exit", "--image-path", "/tmp/second", "count"])?;
     bed.wait_listed("count", "STOPPED")?;
     bed.node.exec(&["ctr", "task", "delete", "count"])?;
