@@ -17,7 +17,7 @@ STORE ?= s3
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build check demo bench test test-unit test-e2e lab-up lab-down
+.PHONY: help deps build check demo bench test test-unit test-full test-e2e lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test: check test-unit test-e2e ## Everything that CI holds (needs root)
 test-unit: deps ## Tests that need no node
 	cargo test $(TESTED) --exclude godwit-e2e
 
+test-full: deps ## What `test` leaves out: long searches, and known defects, which fail until they are mended
+	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
+
 test-e2e: build ## Tests on real nodes, one after the other (needs root)
 	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test refusals -- --test-threads=1
 
@@ -58,7 +61,7 @@ demo: deps ## The main job: Redis moves under load, with a report (STORE=s3, the
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
 
-bench: deps ## Times of a 1 GiB container against runc alone, as ratios (docs/performance.md)
+bench: deps ## Times of a 1 GiB container against runc alone, as ratios
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
 	cargo run --release --package godwit-e2e --bin bench
 

@@ -1,14 +1,14 @@
 //! Where operations, fence and restore plug into the life of a pod.
 //!
 //! The life of containers (`pod`) knows nothing of operations. It calls these at named moments and trusts the contracts
-//! below. [`Unfenced`] is the shim without any of it: a plain containerd shim.
+//! below.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pod::Pod;
 
 /// How a restore ended well.
@@ -58,36 +58,4 @@ pub trait Hooks: Send + Sync + 'static {
 
     /// The shim is about to exit; last chance to remove sockets. Called once.
     async fn shutdown(&self, pod: &Arc<Pod>);
-}
-
-/// A shim without operations: every start is free, no restore is possible.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unfenced;
-
-#[async_trait]
-impl Hooks for Unfenced {
-    async fn before_create(&self, _: &Arc<Pod>, _: &Arc<Container>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn before_start(&self, _: &Arc<Pod>, _: &Arc<Container>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn restore(&self, _: &Arc<Pod>, container: &Arc<Container>) -> Result<Restored> {
-        Err(Error::Refused(format!(
-            "{} asks for a restore, which this shim does not do",
-            container.id()
-        )))
-    }
-
-    async fn abort(&self, _: &Arc<Pod>, _: &Arc<Container>) -> Result<()> {
-        Ok(())
-    }
-
-    fn exited(&self, _: &Arc<Pod>, _: &Arc<Container>) {}
-
-    async fn deleted(&self, _: &Arc<Pod>, _: &Arc<Container>) {}
-
-    async fn shutdown(&self, _: &Arc<Pod>) {}
 }

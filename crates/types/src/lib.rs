@@ -14,5 +14,5 @@ pub use ids::{
 };
 pub use owner::{Incarnation, Outcome, Owner};
 pub use phase::Phase;
-pub use report::{CheckpointReport, PhaseTime, RestoreReport, Sizes};
+pub use report::{CheckpointReport, PhaseTime, Sizes};
 pub use sizes::{Bytes, InvalidSize, PAGE_SIZE, PageNumber, PageRange};

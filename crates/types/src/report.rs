@@ -64,28 +64,3 @@ pub struct CheckpointReport {
     /// Time by phase, in order.
     pub phases: Vec<PhaseTime>,
 }
-
-/// What a restore did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RestoreReport {
-    /// The operation.
-    pub op: OpId,
-    /// The checkpoint that was continued or copied.
-    pub checkpoint: CheckpointId,
-    /// The lineage that the container now lives in.
-    pub lineage: LineageName,
-    /// Whether it is a copy (`fork-from`).
-    pub fork: bool,
-    /// From the shim's request until the tasks ran.
-    pub resumed_ms: f64,
-    /// From the shim's request until every page was there; absent while hydrating.
-    pub hydrated_ms: Option<f64>,
-    /// Memory that the restore gives back.
-    pub memory: Bytes,
-    /// Bytes read from the store.
-    pub fetched: Bytes,
-    /// Page faults that had to be answered by the pager.
-    pub faults: u64,
-    /// Time by phase, in order.
-    pub phases: Vec<PhaseTime>,
-}

@@ -223,9 +223,6 @@ pub struct Plan {
     /// Pids of the container, as seen inside it, that must exist at post-restore; empty: not checked.
     #[prost(uint32, repeated, tag = "9")]
     pub tasks: Vec<u32>,
-    /// Containers of the pod that belong to the same take-over, this one included; the barrier waits for all of them.
-    #[prost(string, repeated, tag = "10")]
-    pub barrier: Vec<String>,
     /// Memory that follows later: bytes, for messages to people.
     #[prost(uint64, tag = "11")]
     pub memory_bytes: u64,

@@ -62,7 +62,7 @@ fn threads_that_take_each_others_addresses_see_the_right_bytes() {
 }
 
 #[test]
-#[ignore = "seeds 91 and 94 still find a wrong page in a forked child: see docs/SEMANTICS.md, known limits"]
+#[ignore = "known defect (docs/SEMANTICS.md), fails: make test-full"]
 fn a_storm_of_nothing_but_changes_is_followed() {
     for seed in 90..100 {
         let spec = Spec { pages: 2048, threads: 2, seed, deeds: 800, changes: 95 };
