@@ -8,6 +8,8 @@
 //! moment, because the kernel does not report them in order; pages are not placed meanwhile (the kernel would not let them in).
 
 mod batch;
+mod birth;
+mod story;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,12 +61,6 @@ impl Change {
             Self::Remove(range) => [range.clone(), 0..0],
             _ => [self.frees(), self.fills()],
         }
-    }
-
-    /// First and last page of what it frees and fills: enough to see whether it has happened.
-    fn ends(&self) -> impl Iterator<Item = u64> + use<> {
-        let ranges = [self.frees(), self.fills()].into_iter().filter(|r| !r.is_empty());
-        ranges.flat_map(|r| [r.start, r.end - 1])
     }
 
     /// The pages at which something is mapped afterwards.
@@ -175,11 +171,20 @@ impl Space {
         self.done.set(rank..rank + count)
     }
 
+    /// Changes of several threads were read at once.
+    pub(crate) fn many_at_once(&mut self) {
+        self.batch.many_at_once();
+    }
+
     /// Takes in one change that was read.
     pub(crate) fn change(&mut self, change: Change) {
         match change {
             Change::Remove(range) if self.is_settled() => self.remove(range),
-            change => self.batch.push(change),
+            change => {
+                let mut batch = std::mem::take(&mut self.batch);
+                batch.push(change, &|page| self.lookup(page).is_some());
+                self.batch = batch;
+            }
         }
     }
 
@@ -190,7 +195,10 @@ impl Space {
             return true;
         }
         let quiet = memory.probe(PROBE_PAGE) != Probed::Changing;
-        let ordered = if quiet { self.batch.take_as_happened(memory) } else { None };
+        let mut batch = std::mem::take(&mut self.batch);
+        let missing = |page| self.lookup(page).is_some();
+        let ordered = if quiet { batch.take_as_happened(memory, &missing) } else { None };
+        self.batch = batch;
         match ordered {
             Some(ordered) => self.apply(ordered, born),
             None if self.batch.is_overdue() => {

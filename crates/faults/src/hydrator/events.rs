@@ -24,6 +24,8 @@ pub(super) const ANY_PAGE: PageNumber = PageNumber(1 << 20);
 const TICK: Duration = Duration::from_millis(100);
 /// While a process changes its mappings, or a child is not kept yet.
 const SHORT_TICK: Duration = Duration::from_millis(1);
+/// How often it is asked at once whether a process is quiet.
+const LOOKS: usize = 8;
 /// Batches of 64 events read from one process before the others have their turn.
 const ROUNDS: usize = 16;
 
@@ -54,7 +56,7 @@ impl Shared {
                     unsettled.insert(id)
                 };
             }
-            unsettled.retain(|id| self.member(*id).is_some_and(|m| !self.settle(&m)));
+            unsettled.retain(|id| self.member(*id).is_some_and(|m| !self.settle_soon(&m)));
             self.hand_out();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
@@ -121,6 +123,9 @@ impl Shared {
             member.uffd.read(&mut events)?;
             if events.is_empty() {
                 break;
+            }
+            if events.iter().filter(|e| !matches!(e, Event::Fault { .. })).count() > 1 {
+                space.many_at_once();
             }
             for event in events.drain(..) {
                 if let Some(change) = self.change(member, event, read) {
@@ -202,6 +207,16 @@ impl Shared {
             self.check_finished(member);
         }
         settled
+    }
+
+    /// Looks a few times: threads whose events were read go on within microseconds, and until then no page is placed.
+    fn settle_soon(&self, member: &Arc<Member>) -> bool {
+        (0..LOOKS).any(|look| {
+            if look > 0 {
+                std::thread::yield_now();
+            }
+            self.settle(member)
+        })
     }
 
     pub(super) fn born(&self, born: Vec<Born>) {

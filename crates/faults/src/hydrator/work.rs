@@ -113,7 +113,8 @@ impl Shared {
     }
 
     fn zero(&self, member: &Arc<Member>, page: u64, attempts: u32) {
-        if member.is_gone() {
+        // Closing its descriptor lets the thread go on. As long as this job keeps it open, what the process does stays unread.
+        if member.is_gone() || member.is_closed() {
             return;
         }
         match member.zero(page) {

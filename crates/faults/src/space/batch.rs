@@ -11,19 +11,18 @@
 //! at the source by then belongs to somebody else.
 //!
 //! # How it is found
-//! Take one page. Events free it (UNMAP, the source of a REMAP) or fill it (the target of a REMAP), and must alternate. Whether it is
-//! filled at the quiet moment is asked of the kernel; with the number of either kind this says what came first. Of one kind, the order
-//! of reading is believed. For a child, a page that only one change touched says whether the child has seen that change; for the rest,
-//! the child is a picture of its parent at some point of the order: the one at which the pages that changed were filled or free as they
-//! are in the child.
+//! The order of reading is believed as far as it agrees with what is seen of single pages ([`story`]): whether they were filled at first
+//! (something of theirs is still to be placed), are filled at the quiet moment, and were filled in a child when it was born.
 //!
-//! Not covered: `MREMAP_DONTUNMAP` (frees nothing) or growing in place (fills without an event) on the very pages that were moved to and
-//! freed again within one unquiet moment, and three threads or more that within one such moment reuse each other's addresses in turn.
+//! Not covered: three things at once on the very same page within one unquiet moment, one of them a mapping that grows onto it (the
+//! kernel tells nobody), or three threads or more that reuse each other's addresses in turn.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::birth::Birth;
+use super::story::Story;
 use super::{Change, Memory};
 use crate::uffd::Probed;
 
@@ -35,15 +34,19 @@ pub(super) struct Batch {
     echoes: Vec<Range<u64>>,
     /// Whether a page was filled in a child, by index of its fork and page, as soon as it was worth asking: the child runs on.
     sights: HashMap<(usize, u64), bool>,
+    /// For each change, the pages that are looked at.
+    samples: Vec<Vec<u64>>,
     since: Option<Instant>,
+    /// See [`Self::many_at_once`].
+    many: bool,
 }
 
 /// A batch with more changes, or waiting for longer, is applied as it was read: as many threads that do nothing but change mappings
 /// let no page in meanwhile, and their children wait.
 const MOST: usize = 512;
 const LONGEST: Duration = Duration::from_secs(2);
-/// Pages that are asked for to find the place of one fork. Each costs a system call, under the exclusive lock.
-const MOST_PAGES: usize = 256;
+/// How far a range is searched for a page of which something is still to be placed.
+const FAR: u64 = 64;
 
 /// What happened, in order, and for each child which of the changes it has seen.
 pub(super) struct Ordered {
@@ -56,7 +59,13 @@ impl Batch {
         self.changes.is_empty()
     }
 
-    pub(super) fn push(&mut self, change: Change) {
+    /// Events of several threads waited to be read at once. A thread has one at most, so more than one thread changes mappings.
+    pub(super) fn many_at_once(&mut self) {
+        self.many = true;
+    }
+
+    /// `missing` says of a page whether something is to be placed there, as of the last quiet moment.
+    pub(super) fn push(&mut self, change: Change, missing: &dyn Fn(u64) -> bool) {
         match &change {
             Change::Remap { from, len, .. } => self.echoes.push(*from..from + len),
             Change::Unmap(range) => {
@@ -68,7 +77,9 @@ impl Batch {
             Change::Remove(_) | Change::Fork(_) => {}
         }
         self.since.get_or_insert_with(Instant::now);
+        let samples = change.touches().into_iter().flat_map(|r| samples(&r, missing)).collect();
         self.changes.push(change);
+        self.samples.push(samples);
         self.look_at_children();
     }
 
@@ -81,17 +92,16 @@ impl Batch {
         };
         for (fork, change) in pairs {
             let Change::Fork(child) = &self.changes[fork] else { continue };
-            for page in self.changes[change].ends() {
-                if let Some(filled) = is_filled(child.memory.as_ref(), page) {
-                    self.sights.entry((fork, page)).or_insert(filled);
-                }
+            for page in &self.samples[change] {
+                // A child that is gone says nothing about what it had.
+                let filled = match child.memory.probe(*page) {
+                    Probed::Registered => true,
+                    Probed::Absent => false,
+                    Probed::Changing | Probed::Gone => continue,
+                };
+                self.sights.entry((fork, *page)).or_insert(filled);
             }
         }
-    }
-
-    /// Whether a page was filled in a child when it was looked at.
-    fn in_child(&self, fork: usize, page: u64) -> Option<bool> {
-        self.sights.get(&(fork, page)).copied()
     }
 
     /// Whether it has waited long enough for a quiet moment.
@@ -108,9 +118,14 @@ impl Batch {
     }
 
     /// Takes everything out in the order in which it happened; `None`, and nothing is taken, if it is not quiet any more.
-    pub(super) fn take_as_happened(&mut self, memory: &dyn Memory) -> Option<Ordered> {
-        let order = self.order(memory)?;
-        let seen = |fork| Some((fork, self.seen_by(fork, &order, memory)?));
+    pub(super) fn take_as_happened(
+        &mut self,
+        memory: &dyn Memory,
+        missing: &dyn Fn(u64) -> bool,
+    ) -> Option<Ordered> {
+        let eyes = Eyes { memory, missing };
+        let order = self.order(&eyes)?;
+        let seen = |fork| Some((fork, self.seen_by(fork, &order, &eyes)?));
         let forks = self.forks().map(seen).collect::<Option<_>>()?;
         self.echoes.clear();
         Some(self.take(&order, forks))
@@ -119,6 +134,7 @@ impl Batch {
     fn take(&mut self, order: &[usize], forks: Vec<(usize, Vec<bool>)>) -> Ordered {
         self.since = None;
         self.sights.clear();
+        self.samples.clear();
         let mut slots: Vec<Option<Change>> = self.changes.drain(..).map(Some).collect();
         let forks = forks.into_iter().filter_map(|(fork, seen)| match slots[fork].take() {
             Some(Change::Fork(child)) => Some((child, seen)),
@@ -138,12 +154,12 @@ impl Batch {
 
     /// Indexes of all but the forks, in the order in which they happened: each change after those that came before it on a page that
     /// both touched, else as they were read.
-    fn order(&self, memory: &dyn Memory) -> Option<Vec<usize>> {
+    fn order(&self, eyes: &Eyes<'_>) -> Option<Vec<usize>> {
         let mut left: Vec<usize> = self.moves().collect();
         let mut before: Vec<Vec<usize>> = vec![Vec::new(); self.changes.len()];
         for (at, late) in left.iter().enumerate() {
             for early in &left[..at] {
-                match self.happened_before(*late, *early, memory)? {
+                match self.is_inverted(*early, *late, eyes)? {
                     Some(true) => before[*early].push(*late),
                     Some(false) => before[*late].push(*early),
                     None => {}
@@ -161,99 +177,100 @@ impl Batch {
     }
 
     /// Whether `late`, read after `early`, came before it; inside, `None` if they have no page in common.
-    fn happened_before(
-        &self,
-        late: usize,
-        early: usize,
-        memory: &dyn Memory,
-    ) -> Option<Option<bool>> {
+    fn is_inverted(&self, early: usize, late: usize, eyes: &Eyes<'_>) -> Option<Option<bool>> {
         let (a, b) = (&self.changes[early], &self.changes[late]);
-        let Some(page) = overlap(&b.frees(), &a.fills()) else {
+        let refilled = [overlap(&a.fills(), &b.frees()), overlap(&a.frees(), &b.fills())];
+        let pages: Vec<u64> =
+            refilled.iter().flatten().flat_map(|r| samples(r, eyes.missing)).collect();
+        if pages.is_empty() {
             let shared =
                 a.touches().iter().any(|x| b.touches().iter().any(|y| overlap(x, y).is_some()));
             return Some(shared.then_some(false));
-        };
-        let filled = usize::from(is_filled(memory, page)?);
-        let count = |upto: usize, which: fn(&Change) -> Range<u64>| {
-            self.changes[..upto].iter().filter(|c| which(c).contains(&page)).count()
-        };
-        let all = self.changes.len();
-        let filled_first = filled + count(all, Change::frees) == 1 + count(all, Change::fills);
-        let (free, fill) = (count(late, Change::frees), count(early, Change::fills));
-        // Filled at first: free, fill, free, fill, … Free at first: fill, free, fill, free, …
-        Some(Some(if filled_first { free <= fill } else { free < fill }))
-    }
-
-    /// Which of the ordered changes a child has seen.
-    fn seen_by(&self, fork: usize, order: &[usize], memory: &dyn Memory) -> Option<Vec<bool>> {
-        let position = self.position_of(fork, order, memory)?;
-        let seen = order.iter().enumerate().map(|(at, index)| match &self.changes[*index] {
-            Change::Remove(_) => *index < fork,
-            _ => self.was_seen(*index, fork).unwrap_or(at < position),
-        });
-        Some(seen.collect())
-    }
-
-    /// Whether a child has this change in its address space, if pages that no other change touched can tell.
-    fn was_seen(&self, index: usize, fork: usize) -> Option<bool> {
-        let change = &self.changes[index];
-        if let Some(page) = self.own_page(index, &change.fills()) {
-            return self.in_child(fork, page);
         }
-        let page = self.own_page(index, &change.frees())?;
-        match self.in_child(fork, page)? {
-            true => Some(false),
-            // What is unmapped may have been free before, in part.
-            false => matches!(change, Change::Remap { .. }).then_some(true),
+        let (mut as_read, mut inverted) = (0, 0);
+        for page in pages {
+            let story = self.story(self.moves(), page, eyes)?;
+            as_read = story.cost_of(early, late).max(as_read);
+            inverted = story.cost_of(late, early).max(inverted);
         }
+        Some(Some(inverted < as_read))
     }
 
-    /// The first or last page of a range, if no other change touched it.
-    fn own_page(&self, index: usize, range: &Range<u64>) -> Option<u64> {
-        let ends = [range.start, range.end.saturating_sub(1)];
-        ends.into_iter().filter(|_| !range.is_empty()).find(|page| {
-            let mut others = self.changes.iter().enumerate().filter(|(i, _)| *i != index);
-            !others.any(|(_, c)| c.frees().contains(page) || c.fills().contains(page))
-        })
+    /// What these changes did to a page.
+    fn story(
+        &self,
+        order: impl Iterator<Item = usize>,
+        page: u64,
+        eyes: &Eyes<'_>,
+    ) -> Option<Story> {
+        let mut story = Story::new((eyes.missing)(page).then_some(true), eyes.is_filled(page)?, self.many);
+        order.for_each(|index| story.add(index, &self.changes[index], page));
+        Some(story)
     }
 
-    /// Before how many of the ordered changes the fork came, most likely.
-    fn position_of(&self, fork: usize, order: &[usize], memory: &dyn Memory) -> Option<usize> {
-        let as_read = order.iter().filter(|i| **i < fork).count();
-        let mut pages: Vec<u64> = order.iter().flat_map(|i| self.changes[*i].ends()).collect();
-        pages.sort_unstable();
-        pages.dedup();
-        let mut wrong = vec![0u32; order.len() + 1];
-        for page in pages.into_iter().take(MOST_PAGES) {
-            let Some(in_child) = self.in_child(fork, page) else { continue };
-            let mut filled = is_filled(memory, page)?;
-            for position in (0..=order.len()).rev() {
-                if let Some(undone) = order.get(position) {
-                    filled = self.before(*undone, page, filled);
-                }
-                wrong[position] += u32::from(filled != in_child);
+    /// Which of the ordered changes a child has seen: those that were read before it, unless its pages tell otherwise.
+    fn seen_by(&self, fork: usize, order: &[usize], eyes: &Eyes<'_>) -> Option<Vec<bool>> {
+        let told = |index: &usize| match self.changes[*index] {
+            Change::Remove(_) => Some(*index < fork),
+            _ => None,
+        };
+        let mut birth = Birth::new(order.iter().map(told).collect());
+        for page in self.telling_pages(order) {
+            let story = self.story(order.iter().copied(), page, eyes)?;
+            let places = story.indexes().filter_map(|i| order.iter().position(|o| *o == i));
+            birth.add(places.collect(), story.gaps(self.sights.get(&(fork, page)).copied()));
+        }
+        Some(birth.decide(|at| order[at] < fork))
+    }
+
+    /// The pages that were looked at, and of each two changes that share pages, one.
+    fn telling_pages(&self, order: &[usize]) -> BTreeSet<u64> {
+        let mut pages: BTreeSet<u64> = self.samples.iter().flatten().copied().collect();
+        for (at, late) in order.iter().enumerate() {
+            for early in &order[..at] {
+                let (a, b) = (self.changes[*early].touches(), self.changes[*late].touches());
+                let shared = a.iter().flat_map(|x| b.iter().filter_map(|y| overlap(x, y)));
+                pages.extend(shared.map(|range| range.start));
             }
         }
-        (0..wrong.len()).min_by_key(|k| (wrong[*k], k.abs_diff(as_read)))
-    }
-
-    /// Whether a page was filled before a change, if it was or was not after it.
-    fn before(&self, index: usize, page: u64, after: bool) -> bool {
-        let change = &self.changes[index];
-        change.frees().contains(&page) || after && !change.fills().contains(&page)
+        pages
     }
 }
 
-fn is_filled(memory: &dyn Memory, page: u64) -> Option<bool> {
-    match memory.probe(page) {
-        Probed::Changing => None,
-        Probed::Registered => Some(true),
-        Probed::Absent | Probed::Gone => Some(false),
+/// What can be found out about a page of the process, at a quiet moment.
+struct Eyes<'a> {
+    memory: &'a dyn Memory,
+    /// Whether something was to be placed there when the batch began: it was filled then.
+    missing: &'a dyn Fn(u64) -> bool,
+}
+
+impl Eyes<'_> {
+    /// `None` if it is not quiet any more.
+    fn is_filled(&self, page: u64) -> Option<bool> {
+        match self.memory.probe(page) {
+            Probed::Changing => None,
+            Probed::Registered => Some(true),
+            Probed::Absent | Probed::Gone => Some(false),
+        }
     }
 }
 
-/// The first page that both ranges have.
-fn overlap(a: &Range<u64>, b: &Range<u64>) -> Option<u64> {
-    let start = a.start.max(b.start);
-    (start < a.end.min(b.end)).then_some(start)
+/// A few pages that stand for a range: its ends, its middle, and one that matters.
+fn samples(range: &Range<u64>, missing: &dyn Fn(u64) -> bool) -> Vec<u64> {
+    if range.is_empty() {
+        return Vec::new();
+    }
+    let middle = range.start + (range.end - range.start) / 2;
+    let matters = range.clone().take(FAR as usize).find(|page| missing(*page));
+    let mut pages: Vec<u64> =
+        [range.start, middle, range.end - 1].into_iter().chain(matters).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
+/// The pages that both ranges have.
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> Option<Range<u64>> {
+    let (start, end) = (a.start.max(b.start), a.end.min(b.end));
+    (start < end).then_some(start..end)
 }
