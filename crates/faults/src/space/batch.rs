@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::birth::Birth;
-use super::story::Story;
+use super::story::{Beliefs, Story};
 use super::{Change, Memory};
 use crate::uffd::Probed;
 
@@ -37,8 +37,8 @@ pub(super) struct Batch {
     /// For each change, the pages that are looked at.
     samples: Vec<Vec<u64>>,
     since: Option<Instant>,
-    /// See [`Self::many_at_once`].
-    many: bool,
+    /// What was learned of the process.
+    beliefs: Beliefs,
 }
 
 /// A batch with more changes, or waiting for longer, is applied as it was read: as many threads that do nothing but change mappings
@@ -61,7 +61,7 @@ impl Batch {
 
     /// Events of several threads waited to be read at once. A thread has one at most, so more than one thread changes mappings.
     pub(super) fn many_at_once(&mut self) {
-        self.many = true;
+        self.beliefs.many = true;
     }
 
     /// `missing` says of a page whether something is to be placed there, as of the last quiet moment.
@@ -124,6 +124,7 @@ impl Batch {
         missing: &dyn Fn(u64) -> bool,
     ) -> Option<Ordered> {
         let eyes = Eyes { memory, missing };
+        self.learn(&eyes)?;
         let order = self.order(&eyes)?;
         let seen = |fork| Some((fork, self.seen_by(fork, &order, &eyes)?));
         let forks = self.forks().map(seen).collect::<Option<_>>()?;
@@ -150,6 +151,18 @@ impl Batch {
 
     fn moves(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.changes.len()).filter(|i| !matches!(self.changes[*i], Change::Fork(_)))
+    }
+
+    /// A process whose mappings grow has them grow again.
+    fn learn(&mut self, eyes: &Eyes<'_>) -> Option<()> {
+        let pages: BTreeSet<u64> = self.samples.iter().flatten().copied().collect();
+        for page in pages {
+            if self.beliefs.grow {
+                break;
+            }
+            self.beliefs.grow = self.story(self.moves(), page, eyes)?.has_grown();
+        }
+        Some(())
     }
 
     /// Indexes of all but the forks, in the order in which they happened: each change after those that came before it on a page that
@@ -203,7 +216,7 @@ impl Batch {
         page: u64,
         eyes: &Eyes<'_>,
     ) -> Option<Story> {
-        let mut story = Story::new((eyes.missing)(page).then_some(true), eyes.is_filled(page)?, self.many);
+        let mut story = Story::new((eyes.missing)(page).then_some(true), eyes.is_filled(page)?, self.beliefs);
         order.for_each(|index| story.add(index, &self.changes[index], page));
         Some(story)
     }

@@ -33,27 +33,48 @@ impl Deed {
 pub(super) struct Story {
     at_first: Option<bool>,
     at_last: bool,
-    inverted: u32,
+    beliefs: Beliefs,
     deeds: Vec<(usize, Deed)>,
 }
 
 /// It cannot have been: something filled what was filled, or freed without an event.
 const IMPOSSIBLE: u32 = 1000;
-/// A mapping must have grown onto the page, unseen.
-const GREW: u32 = 3;
-/// Two events were read in the wrong order, of a process of which only one thread changes mappings as far as we know.
-const INVERTED: u32 = 4;
-/// Two events were read in the wrong order, of a process of which several threads change mappings.
-const INVERTED_AMONG_MANY: u32 = 2;
+
+/// How hard it is to believe what explains a page.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beliefs {
+    /// More than one thread changes mappings.
+    pub(super) many: bool,
+    /// Mappings grow.
+    pub(super) grow: bool,
+}
+
+impl Beliefs {
+    /// A mapping has grown onto the page, unseen.
+    fn grew(self) -> u32 {
+        if self.grow { 3 } else { 20 }
+    }
+
+    /// The first of two events was read so many events after the second. Whoever delays an event is mostly a thread that it wakes, with
+    /// one event of its own.
+    fn inverted(self, events: usize) -> u32 {
+        let events = u32::try_from(events).unwrap_or(IMPOSSIBLE).min(100);
+        if self.many { 1 + events } else { 3 + events }
+    }
+}
+
 /// More deeds on one page are believed as they were read.
 const MOST: usize = 10;
 
 impl Story {
-    /// Whether the page was filled before it all, if known, and whether it is filled after it all; and whether more than one thread is
-    /// known to have changed mappings.
-    pub(super) fn new(at_first: Option<bool>, at_last: bool, many: bool) -> Self {
-        let inverted = if many { INVERTED_AMONG_MANY } else { INVERTED };
-        Self { at_first, at_last, inverted, deeds: Vec::new() }
+    /// Whether the page was filled before it all, if known, and whether it is filled after it all.
+    pub(super) fn new(at_first: Option<bool>, at_last: bool, beliefs: Beliefs) -> Self {
+        Self { at_first, at_last, beliefs, deeds: Vec::new() }
+    }
+
+    /// Whether a mapping has certainly grown onto the page: it was freed, by nothing else filled, and is filled.
+    pub(super) fn has_grown(&self) -> bool {
+        self.at_last && !self.deeds.is_empty() && self.deeds.iter().all(|(_, d)| !d.after())
     }
 
     /// Adds what a change did to the page, if anything.
@@ -77,10 +98,10 @@ impl Story {
         merge.cheapest(&fills, &frees, self.at_first)
     }
 
-    fn step(from: Option<bool>, to: Option<bool>) -> u32 {
+    fn step(&self, from: Option<bool>, to: Option<bool>) -> u32 {
         match (from, to) {
             (Some(true), Some(false)) => IMPOSSIBLE,
-            (Some(false), Some(true)) => GREW,
+            (Some(false), Some(true)) => self.beliefs.grew(),
             _ => 0,
         }
     }
@@ -130,7 +151,7 @@ impl Merge<'_> {
         state: Option<bool>,
     ) -> u32 {
         if fills.is_empty() && frees.is_empty() {
-            return Story::step(state, Some(self.story.at_last));
+            return self.story.step(state, Some(self.story.at_last));
         }
         let next = |mine: &[(usize, Deed)], others: &[(usize, Deed)]| {
             let (index, deed) = *mine.first()?;
@@ -138,8 +159,10 @@ impl Merge<'_> {
             if index == self.second && waits(self.first) {
                 return None;
             }
-            let inverted = others.iter().filter(|(other, _)| *other < index).count() as u32;
-            let cost = inverted * self.story.inverted + Story::step(state, deed.before());
+            let late = others.iter().filter(|(other, _)| *other < index);
+            let inverted: u32 =
+                late.map(|(other, _)| self.story.beliefs.inverted(index - other)).sum();
+            let cost = inverted + self.story.step(state, deed.before());
             Some((cost, Some(deed.after())))
         };
         let fill = next(fills, frees).map(|(c, s)| c + self.cheapest(&fills[1..], frees, s));
