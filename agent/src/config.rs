@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) operations: usize,
     /// CRIU.
     pub(crate) criu: PathBuf,
+    /// containerd's socket.
+    pub(crate) containerd: PathBuf,
     /// Stores by name.
     pub(crate) stores: BTreeMap<String, StoreConfig>,
 }
@@ -70,6 +72,7 @@ impl Default for Config {
             freeze_deadline: Duration::from_secs(10),
             operations: 4,
             criu: PathBuf::from("/usr/sbin/criu"),
+            containerd: PathBuf::from("/run/containerd/containerd.sock"),
             stores: local_store(),
         }
     }
@@ -147,6 +150,7 @@ mod tests {
         assert_eq!(example.freeze_deadline, default.freeze_deadline);
         assert_eq!(example.operations, default.operations);
         assert_eq!(example.criu, default.criu);
+        assert_eq!(example.containerd, default.containerd);
         assert_eq!(example.default_store, default.default_store);
         assert_eq!(example.stores.len(), 1);
     }

@@ -74,6 +74,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         launcher,
         criu: version,
         compat: compat::of_this_node(&criu, "runc"),
+        containerd: config.containerd,
         run_dir,
         operations: Semaphore::new(config.operations),
         progress: Operations::default(),

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod catalog;
 pub mod checkpoint;
 pub mod compat;
+pub mod containerd;
 mod cpu;
 pub mod driver;
 mod error;

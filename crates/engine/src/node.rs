@@ -47,6 +47,8 @@ pub struct Node {
     pub criu: CriuVersion,
     /// What it can run.
     pub compat: Compat,
+    /// containerd's socket.
+    pub containerd: PathBuf,
     /// Directory of what need not outlive a reboot, on tmpfs.
     pub run_dir: PathBuf,
     /// Operations at the same time.

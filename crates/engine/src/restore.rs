@@ -13,6 +13,7 @@
 
 mod ask;
 mod error;
+mod fits;
 pub(crate) mod peer;
 pub mod serve;
 mod stage;
@@ -30,6 +31,7 @@ use oci_spec::runtime::Spec;
 
 use crate::checkpoint::peer::lineage_at;
 use crate::compat;
+use crate::containerd;
 use crate::driver::{Driver, Stop};
 use crate::frames::source::SourceWords;
 use crate::journal::Journal;
@@ -160,6 +162,8 @@ async fn prepare(
     pinned: &mut Option<Pin>,
 ) -> Result<Staged, RestoreError> {
     compat::check(&wanted.manifest.compat, &node.compat)?;
+    let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
+    fits::image(&wanted.manifest, &here, &begin.container)?;
     let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
     *pinned = Some(pin);
     let head = reader.head().await?;
@@ -175,12 +179,13 @@ async fn prepare(
     let work_dir = PathBuf::from(&begin.work_dir);
     let (spec, criu, version) = (spec.clone(), node.launcher.criu.clone(), node.criu);
     let run_dir = node.run_dir.clone();
-    let rootfs = PathBuf::from(&begin.rootfs);
+    let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = wanted.manifest.network.ips.clone();
     let staged = tokio::task::spawn_blocking(move || {
         let [container] = head.containers.as_slice() else {
             return Err(RestoreError::SeveralContainers);
         };
+        fits::memory(container, &spec, &name)?;
         let images = make_dir(&work_dir.join("images"))?;
         let workspace = make_dir(&run_dir.join("relay"))?;
         let stage = Stage {

@@ -77,6 +77,9 @@ pub enum CheckpointError {
         /// What, and what to do.
         reason: godwit_criu::preflight::Refusal,
     },
+    /// Its image is not known.
+    #[error(transparent)]
+    Containerd(#[from] crate::containerd::ContainerdError),
     /// CRIU failed or refused.
     #[error(transparent)]
     Criu(#[from] godwit_criu::Error),
@@ -129,6 +132,7 @@ impl CheckpointError {
             Self::Unfit { reason, .. } => reason.code(),
             Self::TakenBack => Code::Precondition,
             Self::Detached | Self::ShuttingDown => Code::Unavailable,
+            Self::Containerd(e) => e.code(),
             Self::Criu(e) => e.code(),
             Self::Capture(e) => e.code(),
             Self::Files(e) => e.code(),

@@ -39,7 +39,7 @@ pub(super) async fn write(
 ) -> Result<(CommitStage, Manifest), CheckpointError> {
     let sizes = sizes(&captured, stage.accepted_bytes());
     let stage = stage.close().await?;
-    let Captured { assembled, files, .. } = captured;
+    let Captured { image, assembled, files, .. } = captured;
     let files = files.map(|files| files.index);
     let container = container_head(&source, &dumped, assembled, files.as_ref());
     let Dumped { processes, addresses, .. } = dumped;
@@ -73,8 +73,8 @@ pub(super) async fn write(
         source: origin(work),
         containers: vec![Container {
             name: source.container.id.clone(),
-            image: String::new(),
-            image_digest: String::new(),
+            image: image.name,
+            image_digest: image.chain_id,
             spec_digest: Digest::of(&source.spec_bytes),
             processes: u32::try_from(processes).unwrap_or(u32::MAX),
             pages,

@@ -27,6 +27,7 @@ use super::peer::SourcePeer;
 use super::{CheckpointError, Step, record};
 use crate::blocking::blocking;
 use crate::budget::Reservation;
+use crate::containerd::{self, RootImage};
 use crate::driver::Peer as _;
 use crate::journal::{Journal, millis};
 use crate::node::Node;
@@ -104,6 +105,7 @@ impl Work<'_> {
     ) -> Result<Made, CheckpointError> {
         let source = only_source(peer)?;
         super::preflight::check(&source).await?;
+        let image = self.image().await?;
 
         journal.enter(Phase::Prepare);
         let stage = self.begin().await?;
@@ -135,10 +137,15 @@ impl Work<'_> {
             Ok::<_, CheckpointError>((assembled, dumped, files))
         })
         .await?;
-        let memory = Captured { assembled, pre_read, files };
+        let memory = Captured { image, assembled, pre_read, files };
         let (commit, manifest) =
             record::write(self, stage, &packs, source, dumped, memory, parent_id).await?;
         Ok(Made { commit, manifest, frozen_ms, criu_frozen_ms })
+    }
+
+    async fn image(&self) -> Result<RootImage, CheckpointError> {
+        let (namespace, container) = (&self.request.namespace, &self.request.container);
+        Ok(containerd::image_of(&self.node.containerd, namespace, container).await?)
     }
 
     async fn begin(&self) -> Result<PackStage, CheckpointError> {
@@ -246,8 +253,9 @@ impl Work<'_> {
     }
 }
 
-/// Memory and files of the container, counted.
+/// Image, memory and files of the container, counted.
 pub(super) struct Captured {
+    pub(super) image: RootImage,
     pub(super) assembled: Assembled,
     pub(super) pre_read: MemoryStats,
     pub(super) files: Option<godwit_files::Captured>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use godwit_types::Code;
+use godwit_types::{Bytes, Code};
 
 use crate::compat::Mismatch;
 use crate::node::UnknownStore;
@@ -25,6 +25,39 @@ pub enum RestoreError {
     /// This node cannot run it.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+    /// The image of the container that starts is not known.
+    #[error(transparent)]
+    Containerd(#[from] crate::containerd::ContainerdError),
+    /// Files would differ under the processes.
+    #[error(
+        "the checkpoint is of the image {source_image} ({source_chain}), and {container} is of {image} ({chain}), \
+         whose files differ: run it from the image of the checkpoint"
+    )]
+    OtherImage {
+        /// The container that starts.
+        container: String,
+        /// The source's.
+        source_image: String,
+        /// Chain id of the source's layers.
+        source_chain: String,
+        /// That of the container that starts.
+        image: String,
+        /// Chain id of its layers.
+        chain: String,
+    },
+    /// The processes would be killed for the lack of memory while it comes back.
+    #[error(
+        "NeedsMemory: the checkpoint's processes have {need} of memory, and {container} may use {limit}: give it a \
+         limit above that"
+    )]
+    NeedsMemory {
+        /// The container that starts.
+        container: String,
+        /// Private and formerly shared pages.
+        need: Bytes,
+        /// Its limit.
+        limit: Bytes,
+    },
     /// The checkpoint asks for more than the new spec gives.
     #[error(transparent)]
     Vet(#[from] godwit_criu::vet::Refusal),
@@ -100,11 +133,14 @@ impl RestoreError {
             Self::Annotations
             | Self::Id(_)
             | Self::Mismatch(_)
+            | Self::OtherImage { .. }
+            | Self::NeedsMemory { .. }
             | Self::Vet(_)
             | Self::NoMounts
             | Self::SeveralContainers => Code::Refused,
             Self::Store(_) => Code::NotFound,
             Self::Reading(e) => e.code(),
+            Self::Containerd(e) => e.code(),
             Self::Criu(e) => e.code(),
             Self::Files(e) => e.code(),
             Self::Frames(e) => e.code(),

@@ -1,0 +1,141 @@
+//! What containerd knows and the shim does not: which image a container was made from.
+//!
+//! A name may mean another image tomorrow, and a manifest's digest changes with the compression of its layers. What must be
+//! the same on another node are the files below the writable layer: their identity is the chain id (OCI image
+//! specification, "Layer ChainID"), which containerd has as the parent of the container's snapshot.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use containerd_client::Client;
+use containerd_client::services::v1::GetContainerRequest;
+use containerd_client::services::v1::snapshots::StatSnapshotRequest;
+use containerd_client::tonic::{self, Request, Status, metadata::MetadataValue};
+use godwit_types::Code;
+
+/// For both questions; containerd answers from a local database.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The image of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootImage {
+    /// The name it was asked for by.
+    pub name: String,
+    /// Chain id of its layers: `sha256:…`.
+    pub chain_id: String,
+}
+
+/// Why the image of a container is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerdError {
+    /// Nobody answers.
+    #[error(
+        "containerd does not answer at {socket}: start it, or name its socket as `containerd` in agent.toml"
+    )]
+    Away {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why, where the connection tells.
+        #[source]
+        source: Option<tonic::transport::Error>,
+    },
+    /// It answers something else.
+    #[error("containerd does not tell the image of {container}")]
+    Told {
+        /// The container.
+        container: String,
+        /// Its words.
+        #[source]
+        status: Box<Status>,
+    },
+    /// A root file system that is nobody's image.
+    #[error(
+        "{container} was not made from an image, so that no other node can have the same files: run it from one"
+    )]
+    NoImage {
+        /// The container.
+        container: String,
+    },
+}
+
+impl ContainerdError {
+    /// What it means to the caller.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Away { .. } => Code::Unavailable,
+            Self::NoImage { .. } => Code::Refused,
+            Self::Told { status, .. } => match status.code() {
+                tonic::Code::NotFound => Code::NotFound,
+                tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Code::Unavailable,
+                _ => Code::Internal,
+            },
+        }
+    }
+}
+
+/// Asks containerd at `socket`.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub async fn image_of(
+    socket: &Path,
+    namespace: &str,
+    container: &str,
+) -> Result<RootImage, ContainerdError> {
+    let asked = tokio::time::timeout(PATIENCE, ask(socket, namespace, container)).await;
+    let away = |_| ContainerdError::Away { socket: socket.to_owned(), source: None };
+    asked.map_err(away)?
+}
+
+async fn ask(
+    socket: &Path,
+    namespace: &str,
+    container: &str,
+) -> Result<RootImage, ContainerdError> {
+    let client = Client::from_path(socket).await.map_err(|error| ContainerdError::Away {
+        socket: socket.to_owned(),
+        source: Some(error),
+    })?;
+    let told = |status: Status| ContainerdError::Told {
+        container: container.to_owned(),
+        status: Box::new(status),
+    };
+    let no_image = || ContainerdError::NoImage { container: container.to_owned() };
+    let request = within(namespace, GetContainerRequest { id: container.to_owned() });
+    let answer = client.containers().get(request.map_err(told)?).await.map_err(told)?;
+    let known = answer.into_inner().container.ok_or_else(no_image)?;
+    if known.snapshot_key.is_empty() {
+        return Err(no_image());
+    }
+    let stat = StatSnapshotRequest { snapshotter: known.snapshotter, key: known.snapshot_key };
+    let request = within(namespace, stat).map_err(told)?;
+    let answer = client.snapshots().stat(request).await.map_err(told)?;
+    let parent = answer.into_inner().info.map(|info| info.parent).unwrap_or_default();
+    match parent.is_empty() {
+        true => Err(no_image()),
+        false => Ok(RootImage { name: known.image, chain_id: parent }),
+    }
+}
+
+/// A request in a namespace of containerd (`pkg/namespaces/grpc.go`).
+fn within<T>(namespace: &str, message: T) -> Result<Request<T>, Status> {
+    let value = MetadataValue::try_from(namespace)
+        .map_err(|_| Status::invalid_argument(format!("{namespace:?} is no namespace")))?;
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", value);
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_containerd_that_is_away_is_named_by_its_socket() {
+        let error = image_of(Path::new("/nowhere/containerd.sock"), "default", "web").await;
+        let error = error.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.to_string().contains("/nowhere/containerd.sock"), "{error}");
+    }
+}
