@@ -2,21 +2,51 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
-use godwit_e2e::container::{Container, SOON};
-use godwit_lab::{Image, LabOptions, Node, wait};
+use godwit_e2e::container::{Container, RUNTIME, SOON};
+use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
+use godwit_types::names;
+
+/// The store, which both nodes see.
+const STORE: &str = "/lab/shared/store";
+/// Bundles of the namespace `default`.
+const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
 
 fn sleeper(id: &str) -> Container {
     Container::new(id, Image::Shell, &["sleep", "infinity"])
 }
 
-/// The sentence with which a checkpoint is refused. The container runs on.
+/// Every file of the store: logs, intents, pins, manifests, packs. But for the first entry of a log (they are numbered
+/// downward), which says that this node runs the container: its first checkpoint begins with it, whatever comes of that.
+fn stored(node: &Node) -> Result<String> {
+    let first_entry = u64::MAX - 1;
+    Ok(node.sh(&format!("find {STORE} -type f | grep -v '/log/{first_entry}$' | sort"))?)
+}
+
+/// The sentence with which a checkpoint is refused. The container runs on, the store is as it was.
 fn refused(container: &Container, node: &Node, flags: &[&str]) -> Result<String> {
+    let before = stored(node)?;
     let told = container.checkpoint(node, flags);
     let sentence = match told {
         Ok(report) => anyhow::bail!("{} was checkpointed: {report:?}", container.id),
         Err(error) => format!("{error:#}"),
     };
     ensure!(container.listed(node)? == "RUNNING", "{} does not run on", container.id);
+    let after = stored(node)?;
+    ensure!(before == after, "{sentence:?} left something: {before}\nand now: {after}");
+    Ok(sentence)
+}
+
+/// The sentence with which a restore is refused. Nothing runs, the store is as it was.
+fn not_restored(container: &Container, node: &Node, checkpoint: &str) -> Result<String> {
+    let before = stored(node)?;
+    let sentence = match container.restore(node, checkpoint) {
+        Ok(()) => anyhow::bail!("{} was restored", container.id),
+        Err(error) => format!("{error:#}"),
+    };
+    ensure!(container.listed(node)? != "RUNNING", "{} runs", container.id);
+    container.remove(node)?;
+    let after = stored(node)?;
+    ensure!(before == after, "{sentence:?} left something: {before}\nand now: {after}");
     Ok(sentence)
 }
 
@@ -29,12 +59,14 @@ fn expect(told: &str, words: &str) -> Result<()> {
 fn holds(bed: &Bed, what: &str, options: &[&str]) -> Result<Container> {
     let held = Container::new(what, Image::Mem, &["hold", what, "--file", "/ready"]).with(options);
     held.run(&bed.n1)?;
-    let bundles = "/run/containerd/io.containerd.runtime.v2.task/default";
-    let ready = format!("{bundles}/{what}/rootfs/ready");
+    let ready = format!("{BUNDLES}/{what}/rootfs/ready");
     wait::until("the program to be ready", SOON, || bed.n1.read_file(&ready))
         .with_context(|| format!("hold {what} is {:?}", held.listed(&bed.n1)))?;
     Ok(held)
 }
+
+/// A socket whose server is a process of the node.
+const PEER: &str = "type=bind,src=/run/containerd/containerd.sock,dst=/peer.sock,options=bind:rw";
 
 #[test]
 fn what_a_process_has_open_or_is() -> Result<()> {
@@ -44,6 +76,15 @@ fn what_a_process_has_open_or_is() -> Result<()> {
         ("userfaultfd", &["--privileged"], "uses userfaultfd, which cannot be saved"),
         ("traced", &["--privileged"], "detach the debugger or tracer first"),
         ("nested", &["--privileged"], "made a mnt namespace of its own"),
+        ("device", &["--privileged"], "uses the device /held-device"),
+        ("mapped-device", &["--privileged"], "uses the device /held-block"),
+        ("fuse", &["--privileged"], "serves a FUSE file system"),
+        (
+            "unix-peer",
+            &["--mount", PEER],
+            "unix socket /run/containerd/containerd.sock of a process outside",
+        ),
+        ("vfork", &[], "(hold) is in state D"),
     ] {
         let held = holds(&bed, what, options)?;
         expect(&refused(&held, &bed.n1, &[])?, words)?;
@@ -58,6 +99,17 @@ fn what_a_container_shares_or_is_doing() -> Result<()> {
     let on_host = sleeper("net").with(&["--net-host"]);
     on_host.run(&bed.n1)?;
     expect(&refused(&on_host, &bed.n1, &[])?, "uses the node's network")?;
+    for (kind, words) in [
+        ("network", "uses the node's network"),
+        ("pid", "shares its pid namespace"),
+        ("ipc", "uses the node's IPC namespace"),
+    ] {
+        let name = if kind == "network" { "net" } else { kind };
+        let joined = sleeper(&format!("joined-{kind}"))
+            .with(&["--with-ns", &format!("{kind}:/proc/1/ns/{name}")]);
+        joined.run(&bed.n1)?;
+        expect(&refused(&joined, &bed.n1, &[])?, words)?;
+    }
 
     let first = sleeper("first");
     first.run(&bed.n1)?;
@@ -74,6 +126,100 @@ fn what_a_container_shares_or_is_doing() -> Result<()> {
         bed.n1.ctr(&["task", "ps", "first"]).is_ok_and(|ps| ps.contains("long"))
     })?;
     expect(&refused(&first, &bed.n1, &[])?, "exec")
+}
+
+#[test]
+fn how_a_container_is_run() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    bed.n1.write_file("/etc/godwit/crun.toml", "BinaryName = \"crun\"\n")?;
+    let crun = sleeper("crun").with(&["--runtime-config-path", "/etc/godwit/crun.toml"]);
+    crun.run(&bed.n1)?;
+    expect(&refused(&crun, &bed.n1, &[])?, "is run by crun")?;
+
+    let tty = sleeper("tty");
+    let line = format!(
+        "ctr run --tty --runtime {RUNTIME} {} tty sleep infinity",
+        Image::Shell.reference()
+    );
+    let script = ["script", "--quiet", "--return", "--command", &line, "/dev/null"];
+    let _terminal = bed.n1.spawn(&script)?;
+    wait::until_true("the container with a terminal", SOON, || {
+        tty.listed(&bed.n1).is_ok_and(|state| state == "RUNNING")
+    })?;
+    expect(&refused(&tty, &bed.n1, &[])?, "has a terminal")?;
+    expect(&refused(&tty, &bed.n1, &["--stop"])?, "start it without -t")
+}
+
+/// A writer of so many MiB that has written all of them.
+fn writer(bed: &Bed, id: &str, mib: u64) -> Result<Container> {
+    let words = ["memwriter", "--mib", &mib.to_string(), "--file", "/ready"];
+    let writer = Container::new(id, Image::Mem, &words);
+    writer.run(&bed.n1)?;
+    let ready = format!("{BUNDLES}/{id}/rootfs/ready");
+    wait::until("the writer to be ready", SOON, || bed.n1.read_file(&ready))?;
+    Ok(writer)
+}
+
+/// The manifest of a checkpoint, as the store has it.
+fn manifest(node: &Node, checkpoint: &str) -> Result<(String, serde_json::Value)> {
+    let find = format!("find {STORE} -path '*{checkpoint}*' -name manifest.json");
+    let path = node.sh(&find)?.trim().to_owned();
+    let manifest = serde_json::from_str(&node.read_file(&path)?)?;
+    Ok((path, manifest))
+}
+
+#[test]
+fn what_does_not_fit() -> Result<()> {
+    let settings = "memory_budget = \"128 MiB\"\n";
+    let images = [Image::Shell, Image::Mem];
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &images)?;
+    let large = writer(&bed, "large", 512)?;
+    expect(&refused(&large, &bed.n1, &[])?, "raise the memory budget")?;
+    expect(&refused(&large, &bed.n1, &["--stop"])?, "raise the memory budget")?;
+    large.remove(&bed.n1)?;
+
+    let small = writer(&bed, "small", 32)?;
+    let id = small.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    small.remove(&bed.n1)?;
+    let (path, manifest) = manifest(&bed.n2, &id)?;
+    let image = &manifest["containers"][0];
+    ensure!(image["image"] == Image::Mem.reference(), "{image}");
+
+    let narrow = small.clone().with(&["--memory-limit", "16777216"]);
+    expect(&not_restored(&narrow, &bed.n2, &id)?, "NeedsMemory")?;
+    let other = Container::new("small", Image::Shell, &["sleep", "infinity"]);
+    let told = not_restored(&other, &bed.n2, &id)?;
+    expect(&told, "run it from the image of the checkpoint")?;
+    expect(&told, image["image_digest"].as_str().context("a chain id")?)?;
+
+    let mut of_another_processor = manifest.clone();
+    let features = of_another_processor["compat"]["cpu_features"].as_array_mut();
+    features.context("features")?.push("amx_future".into());
+    bed.n2.write_file(&path, of_another_processor.to_string())?;
+    expect(&not_restored(&small, &bed.n2, &id)?, "processor lacks amx_future")?;
+    bed.n2.write_file(&path, manifest.to_string())?;
+
+    while_it_hydrates(&bed, &small, &id)
+}
+
+/// No refusal has spoilt the checkpoint: it is continued, slowly, and is not checkpointed until all of it is there.
+fn while_it_hydrates(bed: &Bed, small: &Container, id: &str) -> Result<()> {
+    let quick = bed.n2.read_file(names::AGENT_CONFIG)?;
+    configure(bed, &format!("{quick}max_bytes_per_second = 1048576\n"))?;
+    small.restore(&bed.n2, id)?;
+    small.wait_state(&bed.n2, "hydrating")?;
+    expect(&refused(small, &bed.n2, &[])?, "still being restored")?;
+    configure(bed, &quick)?;
+    small.wait_state(&bed.n2, "running")?;
+    small.checkpoint(&bed.n2, &["--stop"])?;
+    Ok(())
+}
+
+fn configure(bed: &Bed, text: &str) -> Result<()> {
+    bed.n2.write_file(names::AGENT_CONFIG, text)?;
+    bed.n2.kill_agent()?;
+    bed.n2.start_agent(&AgentOptions::default())?;
+    Ok(())
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! compatibility and volumes are the engine's.
 
 mod files;
+mod host;
 mod process;
 mod unix;
 
@@ -27,13 +28,15 @@ pub enum Refusal {
         pid: u32,
     },
     /// A userfaultfd.
-    #[error("process {pid} uses userfaultfd, which cannot be saved")]
+    #[error(
+        "process {pid} uses userfaultfd, which cannot be saved; configure the program to do without it"
+    )]
     Userfaultfd {
         /// The process.
         pid: u32,
     },
     /// An open file of another kind that CRIU does not know.
-    #[error("process {pid} has {what} open, which cannot be saved")]
+    #[error("process {pid} has {what} open, which cannot be saved; close it first")]
     UnsupportedFile {
         /// The process.
         pid: u32,
@@ -41,7 +44,7 @@ pub enum Refusal {
         what: String,
     },
     /// An open or mapped device.
-    #[error("process {pid} uses the device {path}, whose state cannot be saved")]
+    #[error("process {pid} uses the device {path}, whose state cannot be saved; close it first")]
     Device {
         /// The process.
         pid: u32,
@@ -72,7 +75,7 @@ pub enum Refusal {
     },
     /// A process in a namespace of its own.
     #[error(
-        "process {pid} made a {kind} namespace of its own inside the container, which cannot be saved"
+        "process {pid} made a {kind} namespace of its own inside the container, which cannot be saved; end it first"
     )]
     NestedNamespace {
         /// The process.
@@ -102,24 +105,28 @@ pub enum Refusal {
     },
     /// A terminal.
     #[error(
-        "the container has a terminal; containers with a tty or an attached stdin cannot be moved"
+        "the container has a terminal; containers with a tty or an attached stdin cannot be moved; start it without"
     )]
     Terminal,
     /// The node's pid namespace, or that of another container.
     #[error(
-        "the container shares its pid namespace (hostPID or shareProcessNamespace); its pids could not be had again elsewhere"
+        "the container shares its pid namespace (hostPID or shareProcessNamespace); its pids could not be had again elsewhere; give it one of its own"
     )]
     SharedPid,
     /// The node's network.
     #[error(
-        "the container uses the node's network (hostNetwork); its connections and ports belong to this node"
+        "the container uses the node's network (hostNetwork); its connections and ports belong to this node; give it a network of its own"
     )]
     HostNetwork,
     /// The node's IPC namespace.
-    #[error("the container uses the node's IPC namespace (hostIPC)")]
+    #[error(
+        "the container uses the node's IPC namespace (hostIPC), whose objects belong to this node; give it one of its own"
+    )]
     HostIpc,
     /// A user namespace.
-    #[error("the container has a user namespace (hostUsers: false), which is not supported yet")]
+    #[error(
+        "the container has a user namespace (hostUsers: false), which is not supported yet; run it without one"
+    )]
     UserNamespace,
 }
 
@@ -149,6 +156,11 @@ pub struct Subject<'a> {
 #[must_use]
 pub fn check(subject: Subject<'_>) -> Vec<Refusal> {
     let mut refusals = of_spec(subject.spec);
+    for refusal in host::check(subject.init) {
+        if !refusals.contains(&refusal) {
+            refusals.push(refusal);
+        }
+    }
     let members: BTreeSet<u32> = subject.pids.iter().copied().collect();
     for pid in &members {
         refusals.extend(process::check(*pid, subject.init, &members));

@@ -26,6 +26,16 @@ enum What {
     Traced,
     /// A mount namespace of its own, in a child.
     Nested,
+    /// A device that is open.
+    Device,
+    /// A device that is mapped and not open any more.
+    MappedDevice,
+    /// A FUSE file system at `/fuse` that it serves (and never answers for).
+    Fuse,
+    /// A connection to the gRPC server at the unix socket `/peer.sock`.
+    UnixPeer,
+    /// A thread that waits in `vfork` for a child which executes nothing.
+    Vfork,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +45,11 @@ fn main() -> ExitCode {
         What::Userfaultfd => held::userfaultfd(),
         What::Traced => held::traced_child(),
         What::Nested => held::nested_child(),
+        What::Device => held::device(),
+        What::MappedDevice => held::mapped_device(),
+        What::Fuse => held::fuse(),
+        What::UnixPeer => held::unix_peer(),
+        What::Vfork => held::vfork(),
     };
     match held.and_then(|held| arguments.progress.tell("ready 1").map(|()| held)) {
         Ok(_held) => loop {

@@ -20,6 +20,8 @@ const KNOWN_ANONYMOUS: &[&str] = &[
 ];
 /// `<linux/major.h>`: memory devices, terminals, consoles, pseudo terminals.
 const MEM: u32 = 1;
+/// `/dev/zero`, whose mappings are memory without a file.
+const ZERO: (u32, u32) = (MEM, 5);
 const TTY: [u32; 4] = [4, 5, 136, 137];
 const MISC: u32 = 10;
 /// `/dev/net/tun` and `/dev/fuse`.
@@ -28,7 +30,7 @@ const FUSE_MINOR: u32 = 229;
 
 pub(super) fn check(pid: u32) -> Vec<Refusal> {
     let mut refusals = open_files(pid);
-    for refusal in mappings(pid) {
+    for refusal in mapped_files(pid) {
         if !refusals.contains(&refusal) {
             refusals.push(refusal);
         }
@@ -82,26 +84,48 @@ fn device_refusal(pid: u32, path: &str, block: bool, major: u32, minor: u32) -> 
     }
 }
 
-fn mappings(pid: u32) -> Vec<Refusal> {
+fn mapped_files(pid: u32) -> Vec<Refusal> {
     let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-    of_maps(pid, &String::from_utf8_lossy(&maps))
+    let maps = String::from_utf8_lossy(&maps);
+    let refusal = |mapping: Mapping<'_>| {
+        if mapping.name.starts_with("anon_inode:") {
+            return anonymous(pid, mapping.name);
+        }
+        let meta = fs::metadata(format!("/proc/{pid}/map_files/{}", mapping.place)).ok()?;
+        let kind = meta.file_type();
+        let number = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+        let device = kind.is_block_device() || (kind.is_char_device() && number != ZERO);
+        device.then(|| Refusal::Device { pid, path: mapping.name.to_owned() })
+    };
+    of_maps(&maps).into_iter().filter_map(refusal).collect()
 }
 
+/// A mapped file.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping<'a> {
+    /// Its addresses, as `map_files` names it too.
+    place: &'a str,
+    name: &'a str,
+}
+
+/// Every mapped file once.
 /// `7f…-7f… rw-s 00000000 00:0f 123   /dev/dri/card0`
-fn of_maps(pid: u32, maps: &str) -> Vec<Refusal> {
-    let names: BTreeSet<&str> = maps
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5))
-        .filter(|name| name.starts_with("/dev/") || name.starts_with("anon_inode:"))
-        .collect();
-    let refusal = |name: &str| {
-        if name.starts_with("anon_inode:") {
-            return anonymous(pid, name);
-        }
-        let harmless = name.starts_with("/dev/shm/") || name.starts_with("/dev/zero");
-        (!harmless).then(|| Refusal::Device { pid, path: name.to_owned() })
+fn of_maps(maps: &str) -> Vec<Mapping<'_>> {
+    let mut seen = BTreeSet::new();
+    let first_of_file = |line| {
+        let (place, file, name) = parse_mapping(line)?;
+        seen.insert(file).then_some(Mapping { place, name })
     };
-    names.into_iter().filter_map(refusal).collect()
+    maps.lines().filter_map(first_of_file).collect()
+}
+
+/// Place, device with inode, name (which may have spaces); `None` for memory without a file.
+fn parse_mapping(line: &str) -> Option<(&str, (&str, &str), &str)> {
+    let mut fields = line.splitn(6, ' ');
+    let place = fields.next()?;
+    let (device, inode) = (fields.nth(2)?, fields.next()?);
+    let name = fields.next()?.trim_start();
+    (inode != "0").then_some((place, (device, inode), name))
 }
 
 #[cfg(test)]
@@ -131,18 +155,27 @@ mod tests {
     }
 
     #[test]
-    fn mapped_devices_and_rings_are_found() {
+    fn every_mapped_file_is_looked_at_once() {
         let maps = "\
-7f00-7f01 rw-s 00000000 00:0f 123                        /dev/dri/card0
-7f01-7f02 rw-s 00000000 00:0f 124                        anon_inode:[io_uring]
-7f02-7f03 rw-s 00000000 00:15 5                          /dev/shm/x (deleted)
-7f03-7f04 rw-s 00000000 00:01 6                          /dev/zero (deleted)
-7f04-7f05 r-xp 00000000 08:01 7                          /usr/bin/x
+7f00-7f01 rw-s 00000000 00:0f 123                        /dev/dri/card 0
+7f01-7f02 rw-s 00001000 00:0f 123                        /dev/dri/card 0
+7f02-7f03 rw-p 00000000 00:00 0
+7f03-7f04 rw-p 00000000 00:00 0                          [stack]
+7f04-7f05 rw-s 00000000 00:0e 124                        anon_inode:[io_uring]
 ";
-        let found = of_maps(9, maps);
-        assert_eq!(found.len(), 2);
-        assert!(found.contains(&Refusal::IoUring { pid: 9 }));
-        assert!(found.contains(&Refusal::Device { pid: 9, path: "/dev/dri/card0".into() }));
+        let mapping = |place, name| Mapping { place, name };
+        assert_eq!(
+            of_maps(maps),
+            [
+                mapping("7f00-7f01", "/dev/dri/card 0"),
+                mapping("7f04-7f05", "anon_inode:[io_uring]")
+            ]
+        );
+    }
+
+    #[test]
+    fn files_that_this_process_has_mapped_are_no_devices() {
+        assert_eq!(mapped_files(std::process::id()), []);
     }
 
     #[test]

@@ -39,8 +39,11 @@ pub(super) fn check(init: u32, members: &BTreeSet<u32>) -> Vec<Refusal> {
     let owners = owners(members);
     // Without the diagnosis (a kernel without it) CRIU's own error tells.
     let sockets = in_network_of(init).unwrap_or_default();
+    // A peer lives where its server does: mostly in the container's network or in the node's.
+    let nodes = in_network_of(std::process::id()).unwrap_or_default();
+    let named = sockets.iter().chain(&nodes);
     let names: BTreeMap<u32, &str> =
-        sockets.iter().filter_map(|s| Some((s.inode, s.name.as_deref()?))).collect();
+        named.filter_map(|s| Some((s.inode, s.name.as_deref()?))).collect();
     let mut refusals = Vec::new();
     for socket in &sockets {
         let (Some(pid), Some(peer)) = (owners.get(&socket.inode), socket.peer) else { continue };

@@ -1,5 +1,8 @@
 //! What cannot be checkpointed, told before anything is done.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use godwit_criu::preflight::{self, Subject};
 use oci_spec::runtime::LinuxNamespaceType;
 
@@ -34,7 +37,7 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
 fn of_container(source: &Source) -> Option<String> {
     let container = &source.container;
     let id = &container.id;
-    if container.runtime != "runc" {
+    if Path::new(&container.runtime).file_name() != Some(OsStr::new("runc")) {
         let runtime = &container.runtime;
         return Some(format!(
             "{id} is run by {runtime}, whose containers cannot be checkpointed: use runc"
