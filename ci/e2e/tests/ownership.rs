@@ -1,11 +1,12 @@
 //! One owner: what the log permits, seen from outside.
 
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::Container;
-use godwit_lab::{Image, LabOptions};
+use godwit_lab::{AgentOptions, Image, LabOptions, wait};
 
 const ROUNDS: usize = 200;
 
@@ -60,4 +61,26 @@ fn a_point_of_a_running_container_is_copied_and_not_continued() -> Result<()> {
     // The source's lineage goes on: it is still the one that may be checkpointed.
     web.checkpoint(&bed.n1, &["--stop"])?;
     Ok(())
+}
+
+#[test]
+fn a_container_that_was_deleted_while_the_agent_was_away_can_be_started_again() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let web = counter();
+    web.run(&bed.n1)?;
+    web.checkpoint(&bed.n1, &[])?;
+    bed.n1.kill_agent()?;
+    web.remove(&bed.n1)?;
+    let fences = || bed.n1.sh("ls /var/lib/godwit/fences");
+    ensure!(fences()?.contains("web"), "the fence waits for the agent: {:?}", fences()?);
+    let refused = web.run(&bed.n1).unwrap_err().to_string();
+    ensure!(refused.contains("settle"), "{refused}");
+    web.remove(&bed.n1)?;
+    // The agent leaves a fence alone that somebody may be at work with.
+    bed.n1.sh("touch -d '1 minute ago' /var/lib/godwit/fences/*")?;
+    bed.n1.start_agent(&AgentOptions::default())?;
+    let gone = || fences().is_ok_and(|names| names.is_empty());
+    wait::until_true("the fence to go", Duration::from_secs(20), gone)?;
+    web.run(&bed.n1)?;
+    web.wait_state(&bed.n1, "running")
 }

@@ -13,6 +13,7 @@ mod cpu;
 pub mod driver;
 mod error;
 pub mod frames;
+mod gone;
 pub mod journal;
 pub mod log;
 pub mod look;

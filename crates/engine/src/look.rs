@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::peer::{bytes, lineage_at, unix_ms};
 use crate::driver::{Driver, Peer, Stop};
+use crate::gone;
 use crate::log::StoreLog;
 use crate::node::Node;
 use crate::shim::{Shim, ShimError};
@@ -53,7 +54,7 @@ pub fn shims(directory: &Path) -> Vec<PodKey> {
     names.filter_map(|name| PodKey::new(name.strip_suffix(".sock")?).ok()).collect()
 }
 
-/// Looks at every pod once.
+/// Looks at every pod once, and at what pods that are gone have left.
 pub async fn all(node: &Node) {
     for key in shims(Path::new(names::SHIM_SOCKETS)) {
         match one(node, &key).await {
@@ -64,6 +65,7 @@ pub async fn all(node: &Node) {
             }
         }
     }
+    gone::all(node).await;
 }
 
 /// Looks at every pod each minute, until cancelled.
@@ -105,7 +107,7 @@ pub async fn one(node: &Node, key: &PodKey) -> Result<Ending, LookError> {
 }
 
 /// T/2 of the default horizon: an operation that is older settles only by reclaiming.
-const OLD_MS: u64 = 12 * 3600 * 1000;
+pub(crate) const OLD_MS: u64 = 12 * 3600 * 1000;
 
 fn is_old(status: &shim_op::Status) -> Result<bool, LookError> {
     let sealed = status.seal.as_ref().map(|seal| &seal.entry);

@@ -55,7 +55,8 @@ pub struct Fence {
     /// has an entry there, and is kept through later attempts until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Seq>,
-    /// The pod object is gone (without Kubernetes: its task was deleted): what is left is to settle and to remove the fence.
+    /// The pod object is gone (without Kubernetes: its task was deleted) and no task of it lived any more when this was written: what
+    /// is left is to settle and to remove the fence. Nothing starts under it meanwhile, so its death needs no other proof.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Gone>,
 }

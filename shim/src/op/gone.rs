@@ -112,10 +112,18 @@ impl Actor {
             let _ = done.send(());
             return;
         }
+        if !Self::proved_dead(container) {
+            // Its fence stays as it is: the next start under this name proves the death, or is refused.
+            warn!(container = container.id(), "deleted, and its cgroups are not empty");
+            let _ = done.send(());
+            return;
+        }
         let status = container.init().exit().map_or(255, |exit| exit.status);
         let lived_s = self.past.lived(container);
-        let wanted =
-            !given && lived_s.is_some() && (status == 0 || WANTED_DEATHS.contains(&status));
+        let wanted = !given
+            && !container.is_unfilled()
+            && lived_s.is_some()
+            && (status == 0 || WANTED_DEATHS.contains(&status));
         self.feed(Event::Gone(if wanted { Gone::Wanted } else { Gone::Lost })).await;
         let fence = self.machine.fence().and_then(|fence| fence.encode().ok()).unwrap_or_default();
         let told = TaskGone {
@@ -127,7 +135,7 @@ impl Actor {
             status,
             lived_s: lived_s.unwrap_or(0),
             wanted,
-            proved_dead: Self::proved_dead(container),
+            proved_dead: true,
         };
         let (path, file) = (self.places.agent.clone(), self.fence.clone());
         self.pod.tasks().spawn(async move {

@@ -20,7 +20,7 @@ const SETTLING: Duration = Duration::from_secs(2);
 const KILLED: u32 = 137;
 
 /// Takes away what a dead shim has left for its pod, one of whose containers is `container`. `proved_dead`: no task of any
-/// container of the pod lives.
+/// container of the pod lives; else the fence stays as it is, and the next start under its name proves the death or is refused.
 ///
 /// # Errors
 /// The fence cannot be read or written; then it stands as it was.
@@ -32,8 +32,8 @@ pub async fn settle_orphaned(
 ) -> Result<()> {
     let key = pod.key()?;
     server::remove_stale(&places.socket(&key));
-    if pod.uid.is_some() {
-        // The pod object outlives the shim: the kubelet makes its next life, and the fence is for that one.
+    // The pod object of Kubernetes outlives the shim: the kubelet makes its next life, and the fence is for that one.
+    if pod.uid.is_some() || !proved_dead {
         return Ok(());
     }
     let file = FenceFile::within(&places.fences, &key);
@@ -50,7 +50,7 @@ pub async fn settle_orphaned(
         status: KILLED,
         lived_s: 0,
         wanted: false,
-        proved_dead,
+        proved_dead: true,
     };
     let settled = tokio::time::timeout(SETTLING, settle(&places.agent, told)).await;
     if matches!(settled, Ok(Some(true))) {
@@ -105,6 +105,16 @@ mod tests {
         settle_orphaned(&places, &pod, "web", true).await.unwrap();
         let marked = Fence { gone: Some(Gone::Lost), ..fence };
         assert_eq!(file.read().unwrap(), Some(marked));
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_may_live_is_not_marked_as_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (places, pod, fence) = (places(dir.path()), pod(None), owned());
+        let file = FenceFile::within(&places.fences, &pod.key().unwrap());
+        file.write(&fence).unwrap();
+        settle_orphaned(&places, &pod, "web", false).await.unwrap();
+        assert_eq!(file.read().unwrap(), Some(fence));
     }
 
     #[tokio::test]

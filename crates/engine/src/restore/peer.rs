@@ -105,6 +105,7 @@ impl TargetPeer {
             .why
             .clone()
             .unwrap_or_else(|| godwit_wire::Refusal::new(why.code(), why.told(&self.name)));
+        let refusal = godwit_wire::Refusal { store_away: *why == Refusal::StoreAway, ..refusal };
         self.answered = true;
         if self.held.is_none() {
             self.socket.send(refusal, &[]).await?;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_ownership::Target;
-use godwit_ownership::{Ending, Event, Pen};
-use godwit_ownership::{Keeper, KeeperSpec};
+use godwit_ownership::{Ending, Event};
 use godwit_store::Pin;
-use godwit_types::{Code, Nonce, OpId, Phase};
+use godwit_types::{Code, OpId, Phase};
 use godwit_wire::agent_op::{AskStart, Noted, Settled, TaskGone, ToAgentBody};
 use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::peer::{Connection, TargetPeer};
 use super::{RestoreError, ask, release, restore};
-use crate::checkpoint::peer::unix_ms;
-use crate::driver::{Driver, Peer, Stop};
+use crate::driver::{Driver, Stop};
+use crate::gone::{self, GonePod};
 use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::node::Node;
@@ -154,51 +153,20 @@ async fn decide_start(
     }
 }
 
-/// The shim's word about its dead tasks, for the keeper.
-struct Dead {
-    proved: bool,
-    remove_fence: bool,
-}
-
-#[async_trait::async_trait]
-impl Peer for Dead {
-    async fn tell(&mut self, _: godwit_ownership::ToShim) -> Option<godwit_ownership::ToAgent> {
-        None
-    }
-
-    async fn hear(&mut self) -> Option<godwit_ownership::ToAgent> {
-        std::future::pending().await
-    }
-
-    async fn prove_dead(&mut self) -> bool {
-        self.proved
-    }
-
-    async fn remove_fence(&mut self) {
-        self.remove_fence = true;
-    }
-}
-
 async fn task_gone(
     node: &Node,
     gone: TaskGone,
     connection: Connection,
 ) -> Result<(), RestoreError> {
     let Some(fence) = ask::fence(&gone.fence)? else { return Err(RestoreError::NoFence) };
-    let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
-    let log = StoreLog::new(tenant, &fence.at.lineage);
-    let pen = Pen {
-        me: node.owner(&gone.pod_uid, parse("incarnation", &gone.incarnation)?),
-        op: None,
-        nonce: Nonce::mint(),
-        at_ms: unix_ms(),
+    let pod = GonePod {
+        uid: gone.pod_uid,
+        fence,
+        wanted: gone.wanted,
+        proved_dead: gone.proved_dead,
+        slot_expired: false,
     };
-    let spec = KeeperSpec { pen, fence, wanted: gone.wanted, slot_expired: false };
-    let mut dead = Dead { proved: gone.proved_dead, remove_fence: false };
-    let mut driver = Driver::new(Keeper::new(spec), &log, &mut dead, Duration::MAX);
-    let ending = driver.feed(Event::Begin).await;
-    tracing::debug!(pod = gone.pod_key, ?ending, "the death of tasks");
-    let remove_fence = dead.remove_fence;
+    let remove_fence = gone::settle(node, pod).await?;
     connection.send(Settled { remove_fence }, &[]).await?;
     Ok(())
 }
