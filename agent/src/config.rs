@@ -1,12 +1,17 @@
 //! `/etc/godwit/agent.toml`: the keys are described in the file `agent.toml` beside this crate.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_store::StoreConfig;
 use godwit_types::{Bytes, names};
 use serde::{Deserialize, Deserializer};
+
+/// For how long a restored container may wait for memory.
+const HYDRATION_DEADLINES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,9 @@ pub(crate) struct Config {
     /// Longest freeze.
     #[serde(deserialize_with = "duration")]
     pub(crate) freeze_deadline: Duration,
+    /// Longest wait for memory of a restored container while none comes.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) hydration_deadline: Duration,
     /// Operations at the same time.
     pub(crate) operations: usize,
     /// CRIU.
@@ -70,6 +78,7 @@ impl Default for Config {
             default_store: "local".to_owned(),
             memory_budget: Bytes(2 << 30),
             freeze_deadline: Duration::from_secs(10),
+            hydration_deadline: Duration::from_secs(300),
             operations: 4,
             criu: PathBuf::from("/usr/sbin/criu"),
             containerd: PathBuf::from("/run/containerd/containerd.sock"),
@@ -119,6 +128,9 @@ impl Config {
         if config.freeze_deadline.is_zero() || config.freeze_deadline > Duration::from_secs(600) {
             return Err(invalid("freeze_deadline must be from 1ms to 10min".to_owned()));
         }
+        if !HYDRATION_DEADLINES.contains(&config.hydration_deadline) {
+            return Err(invalid("hydration_deadline must be from 1s to 1day".to_owned()));
+        }
         Ok(config)
     }
 }
@@ -148,6 +160,7 @@ mod tests {
         let default = Config::default();
         assert_eq!(example.memory_budget, default.memory_budget);
         assert_eq!(example.freeze_deadline, default.freeze_deadline);
+        assert_eq!(example.hydration_deadline, default.hydration_deadline);
         assert_eq!(example.operations, default.operations);
         assert_eq!(example.criu, default.criu);
         assert_eq!(example.containerd, default.containerd);
@@ -161,6 +174,7 @@ mod tests {
         assert!(parse("default_store = \"x\"").unwrap_err().contains("only: local"));
         assert!(parse("operations = 0").unwrap_err().contains("1 to 64"));
         assert!(parse("freeze_deadline = \"1h\"").unwrap_err().contains("10min"));
+        assert!(parse("hydration_deadline = \"0s\"").unwrap_err().contains("1day"));
         assert!(parse("memry = 1").unwrap_err().contains("memry"));
     }
 }

@@ -71,6 +71,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         default_store: config.default_store,
         budget: Budget::new(config.memory_budget),
         freeze_deadline: config.freeze_deadline,
+        hydration_deadline: config.hydration_deadline,
         launcher,
         criu: version,
         compat: compat::of_this_node(&criu, "runc"),

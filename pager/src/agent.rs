@@ -4,7 +4,8 @@
 //! survives the loss of an agent: it is asked for again, of the next one.
 //!
 //! # The deadline
-//! Runs while something is wanted, from the last frame that arrived. When it passes, everything that is wanted has failed for good.
+//! Runs while something is wanted, from the last frame that arrived. When it passes, everything that is wanted has failed for good. It is
+//! the one that the plans name, the longest if they differ; else that of the command line.
 
 mod ask;
 mod backlog;
@@ -25,7 +26,7 @@ use backlog::Backlog;
 pub(crate) struct Terms {
     /// The agent's socket.
     pub(crate) path: PathBuf,
-    /// See the module.
+    /// See the module; for plans that name none.
     pub(crate) deadline: Duration,
     /// Slots of each connection.
     pub(crate) slots: u32,
@@ -52,8 +53,9 @@ impl Agent {
     }
 
     /// A checkpoint that frames will be wanted of; its number.
-    pub(crate) fn add_source(&self, source: Vec<u8>) -> u32 {
+    pub(crate) fn add_source(&self, source: Vec<u8>, deadline: Option<Duration>) -> u32 {
         let mut backlog = self.lock();
+        backlog.deadline = backlog.deadline.max(deadline);
         backlog.sources.push(source);
         backlog.sources.len() as u32 - 1
     }

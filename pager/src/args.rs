@@ -15,7 +15,7 @@ pub(crate) struct Args {
     /// Where an agent serves frames.
     #[arg(long, default_value = names::AGENT_FRAMES_SOCKET)]
     pub(crate) frames: PathBuf,
-    /// Seconds for which no frame may arrive while some are wanted: after that the container is given up.
+    /// Seconds for which no frame may arrive while some are wanted: after that the container is given up. For plans that do not say.
     #[arg(long, default_value_t = 300)]
     deadline: u64,
     /// Frames of 128 KiB in shared memory.

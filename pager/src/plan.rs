@@ -1,6 +1,7 @@
 //! The plan of one container: page maps out of a memfd.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use godwit_faults::{Layout, Process};
 use godwit_image::{PageMap, limits};
@@ -17,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) source: Vec<u8>,
     /// By pid inside the container. Their source number is to be set.
     pub(crate) processes: Vec<(i32, Process)>,
+    /// How long no frame may arrive, if the plan says.
+    pub(crate) deadline: Option<Duration>,
 }
 
 /// Reads the plan of a [`Load`] and the page maps that came with it.
@@ -39,7 +42,8 @@ pub(crate) fn read(load: &Load, maps: OwnedFd) -> Result<Plan, PagerError> {
         let layout = Layout::new(&map)?;
         processes.push((process.vpid, Process { layout, source: 0, hot: hot(process) }));
     }
-    Ok(Plan { source: plan.source, processes })
+    let deadline = (plan.deadline_ms > 0).then(|| Duration::from_millis(plan.deadline_ms));
+    Ok(Plan { source: plan.source, processes, deadline })
 }
 
 fn hot(process: &LazyProcess) -> Vec<PageRange> {

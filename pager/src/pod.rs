@@ -83,7 +83,7 @@ impl Pod {
             return Err(invalid("it was loaded already"));
         }
         let plan = plan::read(&load, maps)?;
-        let source = self.agent.add_source(plan.source);
+        let source = self.agent.add_source(plan.source, plan.deadline);
         let cgroups: Vec<PathBuf> = load.cgroups.iter().map(PathBuf::from).collect();
         let group = self.hydrator.add_group(MemoryLimit::of(&cgroups));
         self.teller.name(group, load.container.clone());

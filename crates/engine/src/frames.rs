@@ -8,10 +8,11 @@ mod fetch;
 mod slots;
 pub mod source;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +32,8 @@ use self::slots::SharedSlots;
 const URGENT: usize = 16;
 /// Ranged GETs in flight for what will be needed: few, so that they do not fill the wire before an urgent one.
 const PREFETCH: usize = 4;
+/// Before a checkpoint that could not be opened is opened again.
+const REOPEN: Duration = Duration::from_millis(500);
 
 type Connection = AsyncSocket<FromFrames, ToFrames>;
 
@@ -157,6 +160,7 @@ impl FrameServer {
             counts: Arc::clone(&self.counts),
             slots: None,
             sources: HashMap::new(),
+            unopened: HashMap::new(),
         }
     }
 }
@@ -169,6 +173,14 @@ struct Session {
     counts: Arc<FrameCounts>,
     slots: Option<Arc<SharedSlots>>,
     sources: HashMap<u32, Arc<dyn OpenedSource>>,
+    /// Those that may be opened later.
+    unopened: HashMap<u32, Unopened>,
+}
+
+/// A checkpoint that could not be opened.
+struct Unopened {
+    words: Vec<u8>,
+    tried: Instant,
 }
 
 /// What became of one want.
@@ -182,7 +194,7 @@ impl Session {
     }
 
     async fn converse(&mut self) -> Result<(), WireError> {
-        self.connection.greet(std::time::Duration::from_secs(5)).await?;
+        self.connection.greet(Duration::from_secs(5)).await?;
         // As many answers as there are slots can be waiting at most.
         let (answers, outgoing) = mpsc::channel(MAX_SLOTS as usize);
         let sender = send_answers(Arc::clone(&self.connection), outgoing);
@@ -201,20 +213,38 @@ impl Session {
                     self.slots = Some(Arc::new(SharedSlots::new(memory, slots)?));
                 }
                 ToFramesBody::Source(source) => self.add_source(source).await,
-                ToFramesBody::Need(need) => self.need(need, &answers, &tasks)?,
+                ToFramesBody::Need(need) => {
+                    self.reopen(&need).await;
+                    self.need(need, &answers, &tasks)?;
+                }
             }
         }
     }
 
     /// A source that cannot be opened is left out: its wants are answered with the reason's kind when they come.
     async fn add_source(&mut self, source: Source) {
-        match self.open.open(&source.source).await {
-            Ok(opened) => {
-                self.sources.insert(source.number, opened);
-            }
+        let Source { number, source: words } = source;
+        let opened = match self.open.open(&words).await {
+            Ok(opened) => opened,
             Err(error) => {
-                let failed: Arc<dyn OpenedSource> = Arc::new(fetch::Unopened::new(error));
-                self.sources.insert(source.number, failed);
+                if error.code == Code::Unavailable {
+                    self.unopened.insert(number, Unopened { words, tried: Instant::now() });
+                }
+                Arc::new(fetch::Unopened::new(error))
+            }
+        };
+        self.sources.insert(number, opened);
+    }
+
+    /// Opens what is wanted and could not be opened when it was named: the store may answer by now.
+    async fn reopen(&mut self, need: &Need) {
+        let wanted: BTreeSet<u32> = need.wants.iter().map(|want| want.source).collect();
+        for number in wanted {
+            let due = |unopened: &Unopened| unopened.tried.elapsed() >= REOPEN;
+            if self.unopened.get(&number).is_some_and(due)
+                && let Some(unopened) = self.unopened.remove(&number)
+            {
+                self.add_source(Source { number, source: unopened.words }).await;
             }
         }
     }
@@ -273,3 +303,6 @@ impl From<FrameError> for Refusal {
         Self::new(error.code, error.reason)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ pub struct Node {
     pub budget: Budget,
     /// Longest freeze.
     pub freeze_deadline: Duration,
+    /// Longest wait for memory of a restored container while none comes.
+    pub hydration_deadline: Duration,
     /// How CRIU is started.
     pub launcher: Launcher,
     /// CRIU's version.

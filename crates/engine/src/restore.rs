@@ -178,7 +178,7 @@ async fn prepare(
     let source = serde_json::to_vec(&words).map_err(RestoreError::Words)?;
     let work_dir = PathBuf::from(&begin.work_dir);
     let (spec, criu, version) = (spec.clone(), node.launcher.criu.clone(), node.criu);
-    let run_dir = node.run_dir.clone();
+    let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = wanted.manifest.network.ips.clone();
     let staged = tokio::task::spawn_blocking(move || {
@@ -198,6 +198,7 @@ async fn prepare(
             workspace: &workspace,
             frames: &frames,
             source,
+            deadline,
             criu: &criu,
             version,
         };

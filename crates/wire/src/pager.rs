@@ -124,6 +124,10 @@ pub struct LazyPlan {
     /// One for each process that has lazy pages.
     #[prost(message, repeated, tag = "2")]
     pub processes: Vec<LazyProcess>,
+    /// For how long no frame may arrive while some are wanted, before the container is given up: milliseconds; 0: the pager's own
+    /// default.
+    #[prost(uint64, tag = "3")]
+    pub deadline_ms: u64,
 }
 
 /// Where the page map of one process lies in the memfd of a [`LazyPlan`].

@@ -52,14 +52,21 @@ impl Agent {
     fn give_up(&self) {
         let mut backlog = self.lock();
         let trouble = backlog.trouble.clone();
-        let lost = backlog.give_up(self.terms.deadline);
+        let deadline = backlog.deadline.unwrap_or(self.terms.deadline);
+        let lost = backlog.give_up(deadline);
         drop(backlog);
+        let reason = nothing_came(deadline, &trouble);
         for want in lost {
-            let seconds = self.terms.deadline.as_secs();
-            let reason = format!("nothing has come from the agent for {seconds} s ({trouble})");
-            self.fail(&want, Code::Unavailable, reason);
+            self.fail(&want, Code::Unavailable, reason.clone());
         }
     }
+}
+
+fn nothing_came(deadline: Duration, trouble: &str) -> String {
+    let trouble = if trouble.is_empty() { "it does not answer" } else { trouble };
+    format!(
+        "no memory has come from the agent for {deadline:?} ({trouble}): see that godwit-agent runs on this node and reaches its store"
+    )
 }
 
 fn outgoing(backlog: &mut Backlog) -> Option<Outgoing> {

@@ -56,6 +56,8 @@ impl Link {
 #[derive(Default)]
 pub(super) struct Backlog {
     pub(super) sources: Vec<Vec<u8>>,
+    /// What plans say about the deadline.
+    pub(super) deadline: Option<Duration>,
     urgent: VecDeque<Want>,
     prefetch: VecDeque<Want>,
     later: Vec<(Instant, Want, Lane)>,

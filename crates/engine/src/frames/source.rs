@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use godwit_image::{PackName, PackTable};
-use godwit_store::StoreError;
-use godwit_store::{CheckpointReader, Pin};
+use godwit_store::{CheckpointReader, Key, Pin, Store, StoreError};
 use godwit_types::{CheckpointId, Code, OpId, Owner, Tenant};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -30,6 +30,9 @@ pub struct SourceWords {
     pub owner: Owner,
 }
 
+/// What every store has, and nothing else has: where it is missing, the store is not there (a directory that is not mounted).
+const STORE_ID: &str = "godwit.json";
+
 /// Opens checkpoints of a node's stores.
 #[derive(Debug)]
 pub struct StoreSources(pub Arc<Node>);
@@ -44,19 +47,44 @@ impl OpenSource for StoreSources {
         let store = self.0.store(Some(&words.store)).map(|(_, store)| store.clone());
         let store =
             store.map_err(|e| FrameError { code: Code::NotFound, reason: e.to_string() })?;
-        let tenant = store.tenant(&words.tenant);
-        let (pin, reader) =
-            tenant.repin(words.checkpoint, words.op, &words.owner).await.map_err(frame_error)?;
-        let packs = reader.head().await.map_err(frame_error)?.packs;
-        Ok(Arc::new(Opened { reader, packs, keeper: keep(pin) }))
+        match opened(&store, &words).await {
+            Ok(opened) => Ok(Arc::new(opened)),
+            Err(error) => Err(frame_error(&store, &error).await),
+        }
     }
 }
 
+async fn opened(store: &Store, words: &SourceWords) -> Result<Opened, StoreError> {
+    let tenant = store.tenant(&words.tenant);
+    let (pin, reader) = tenant.repin(words.checkpoint, words.op, &words.owner).await?;
+    let packs = reader.head().await?.packs;
+    let (store, keeper, away) = (store.clone(), keep(pin), AtomicBool::new(false));
+    Ok(Opened { store, reader, packs, keeper, away })
+}
+
 struct Opened {
+    store: Store,
     reader: CheckpointReader,
     packs: PackTable,
     /// Renews the pin; releases it when told to end.
     keeper: JoinHandle<()>,
+    /// The last read failed; told once.
+    away: AtomicBool,
+}
+
+impl Opened {
+    /// Tells when memory cannot be read any more, and when it can again.
+    fn note(&self, error: Option<&FrameError>) {
+        let was_away = self.away.swap(error.is_some(), Ordering::Relaxed);
+        let checkpoint = self.reader.manifest().id;
+        match error {
+            Some(error) if !was_away => {
+                tracing::warn!(%checkpoint, why = error.reason, "memory cannot be read; it is tried again until the deadline of its container");
+            }
+            None if was_away => tracing::info!(%checkpoint, "memory can be read again"),
+            _ => {}
+        }
+    }
 }
 
 #[async_trait]
@@ -67,8 +95,12 @@ impl OpenedSource for Opened {
 
     async fn read(&self, pack: &PackName, range: Range<u64>) -> Result<Bytes, FrameError> {
         // Each frame is compared with its digest when it is decoded.
-        let bytes = self.reader.pack_bytes(pack, range).await.map_err(frame_error)?;
-        Ok(bytes.into_unchecked())
+        let read = match self.reader.pack_bytes(pack, range).await {
+            Ok(bytes) => Ok(bytes.into_unchecked()),
+            Err(error) => Err(frame_error(&self.store, &error).await),
+        };
+        self.note(read.as_ref().err());
+        read
     }
 }
 
@@ -90,6 +122,66 @@ fn keep(mut pin: Pin) -> JoinHandle<()> {
     })
 }
 
-fn frame_error(error: StoreError) -> FrameError {
-    FrameError { code: error.code(), reason: error.to_string() }
+/// What a pager is told. Time mends everything but damage, and the loss of the checkpoint in a store that is there: credentials are
+/// renewed, directories are mounted again.
+async fn frame_error(store: &Store, error: &StoreError) -> FrameError {
+    let reason = error.to_string();
+    match error.code() {
+        code @ (Code::Corrupt | Code::Internal) => FrameError { code, reason },
+        Code::NotFound if is_there(store).await => FrameError { code: Code::NotFound, reason },
+        Code::NotFound => {
+            let reason = format!("the store {} is not there: {reason}", store.name());
+            FrameError { code: Code::Unavailable, reason }
+        }
+        _ => FrameError { code: Code::Unavailable, reason },
+    }
+}
+
+/// Whether the store is there and answers.
+async fn is_there(store: &Store) -> bool {
+    match Key::new(STORE_ID) {
+        Ok(key) => matches!(store.blobs().head(&key).await, Ok(Some(_))),
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use godwit_store::{Absence, BlobError, StoreConfig};
+
+    use super::*;
+
+    async fn told(store: &Store, error: impl Into<StoreError>) -> Code {
+        frame_error(store, &error.into()).await.code
+    }
+
+    #[tokio::test]
+    async fn a_missing_checkpoint_is_final_only_in_a_store_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, away) = (dir.path().join("store"), dir.path().join("away"));
+        let config = StoreConfig::from_url(&format!("file://{}", here.display())).unwrap();
+        let store = Store::open(&config).await.unwrap();
+        let id = CheckpointId::mint();
+        let missing = || StoreError::Absent { id, absence: Absence::NoManifest };
+        assert_eq!(told(&store, missing()).await, Code::NotFound);
+        std::fs::rename(&here, &away).unwrap();
+        assert_eq!(told(&store, missing()).await, Code::Unavailable);
+        std::fs::rename(&away, &here).unwrap();
+        assert_eq!(told(&store, missing()).await, Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn damage_is_final_and_a_store_that_refuses_or_is_late_is_asked_again() {
+        let store = Store::open(&StoreConfig::from_url("memory://x").unwrap()).await.unwrap();
+        let (name, action) = (store.name().to_owned(), "read k".to_owned());
+        let (store_name, asked) = (name.clone(), action.clone());
+        let denied = BlobError::Denied { store: name, action, source: "no".into() };
+        let late = BlobError::Deadline { store: store_name, action: asked, limit: Duration::ZERO };
+        assert_eq!(told(&store, denied).await, Code::Unavailable);
+        assert_eq!(told(&store, late).await, Code::Unavailable);
+        let key = Key::new("k").unwrap();
+        assert_eq!(told(&store, StoreError::Digest { key }).await, Code::Corrupt);
+    }
 }

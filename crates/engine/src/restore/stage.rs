@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use godwit_criu::images::{ImageDir, inet, limits, pagemap, tasks};
 use godwit_criu::mounts::{MountPlan, restore as mount_sources};
@@ -52,6 +53,8 @@ pub(super) struct Stage<'a> {
     pub(super) frames: &'a Arc<dyn FrameSource>,
     /// Names the checkpoint to any agent: `LazyPlan::source`.
     pub(super) source: Vec<u8>,
+    /// Longest wait for memory while none comes.
+    pub(super) deadline: Duration,
     /// The real CRIU.
     pub(super) criu: &'a Path,
     /// Its version.
@@ -218,7 +221,8 @@ impl Stage<'_> {
             let vpid = i32::try_from(*vpid).map_err(|_| RestoreError::NoMounts)?;
             processes.push(LazyProcess { vpid, offset, length, ..LazyProcess::default() });
         }
-        let plan = LazyPlan { source: self.source.clone(), processes };
+        let deadline_ms = self.deadline.as_millis() as u64;
+        let plan = LazyPlan { source: self.source.clone(), processes, deadline_ms };
         let fd = memfd::sealed("godwit-page-maps", &maps)?;
         Ok((plan.encode_to_vec(), vec![fd]))
     }

@@ -15,7 +15,9 @@
 //! * Wants of one message are neighbours, best first: a run within one pack is worth one ranged GET of 1–4 MiB.
 //! * A second `Need` for a slot in flight with the same `turn`, urgent this time, moves it to the urgent lane. A turn is answered once,
 //!   also if its second `Need` comes after the answer was sent.
-//! * [`Failed`] with `Unavailable` is asked again by the pager until its deadline; every other code is the end of the container.
+//! * [`Failed`] with `Unavailable` is asked again by the pager until its deadline ([`super::LazyPlan`]); every other code is the end of
+//!   the container. So the agent says anything else only of what time cannot mend: damage, and a checkpoint that is not in a store that
+//!   is there. A [`Source`] that could not be opened is opened again when it is wanted again.
 //! * It pins the checkpoint while the connection lasts.
 
 use crate::Refusal;
