@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use godwit_types::names::{FORK_FROM, RESTORE_FROM};
@@ -81,6 +82,7 @@ pub struct Container {
     exec_holds: watch::Sender<usize>,
     cgroup: Mutex<Option<Arc<Cgroup>>>,
     prepared: Mutex<Option<(Prepared, ChildEnds)>>,
+    unfilled: AtomicBool,
 }
 
 /// While it lives, no process is executed in the container: new ones wait.
@@ -111,6 +113,7 @@ impl Container {
             exec_holds: watch::channel(0).0,
             cgroup: Mutex::default(),
             prepared: Mutex::default(),
+            unfilled: AtomicBool::new(false),
         })
     }
 
@@ -218,6 +221,17 @@ impl Container {
     /// Takes its turn: runc calls that change the container come one after another. Queries and Kill do not take it.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
+    }
+
+    /// It is killed because its memory cannot be completed: nobody wanted this end.
+    pub fn note_unfilled(&self) {
+        self.unfilled.store(true, Ordering::Release);
+    }
+
+    /// Whether it was killed because its memory could not be completed.
+    #[must_use]
+    pub fn is_unfilled(&self) -> bool {
+        self.unfilled.load(Ordering::Acquire)
     }
 
     /// Hands everything that its processes have written to containerd. For a frozen container; the caller sets the

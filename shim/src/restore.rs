@@ -13,3 +13,4 @@ pub mod lazy;
 pub mod pager;
 pub mod place;
 pub mod relay;
+pub mod work_dir;

@@ -20,8 +20,9 @@ use super::{START_PATIENCE, describe, words};
 use crate::container::{Container, Origin};
 use crate::error::{Error, Result, chain};
 use crate::hooks::Restored;
-use crate::restore::attempt::{self, Attempt, Decision, WorkDir};
+use crate::restore::attempt::{self, Attempt, Decision};
 use crate::restore::hydrate;
+use crate::restore::work_dir::WorkDir;
 
 /// How long CRIU may take to let go of its tasks.
 const RUNS: Duration = Duration::from_secs(100);

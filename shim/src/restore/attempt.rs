@@ -9,12 +9,11 @@
 //! **The release is the point of no return**: before it every failure ends with the proof that nothing runs; after it a failure of
 //! runc or CRIU means that the container is killed.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use godwit_types::{OpId, names};
+use godwit_types::names;
 use godwit_wire::agent_op::Plan;
 use godwit_wire::failpoint::site;
 use godwit_wire::relay::{RELAY_PLAN_ENV, RELAY_SOCKET_ENV};
@@ -28,6 +27,7 @@ use super::lazy::{LazySocket, LazyStream, Said};
 use super::pager::{Pager, PagerPlan};
 use super::place;
 use super::relay::{Criu, RelaySocket};
+use super::work_dir::WorkDir;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::reaper::Reaper;
@@ -39,8 +39,6 @@ const RUNC_ENDS: Duration = Duration::from_secs(20);
 const CRIU_ENDS: Duration = Duration::from_secs(5);
 /// How long CRIU may take from the relay to `post-restore`, and from the release to its end.
 const CRIU_WORKS: Duration = Duration::from_secs(90);
-/// CRIU's log of a restore in its work directory.
-const LOG: &str = "restore.log";
 
 /// What is restored, and how.
 #[derive(Debug)]
@@ -56,10 +54,6 @@ pub struct Attempt {
     /// The attempt's directory.
     pub work: WorkDir,
 }
-
-/// The directory of one attempt, on tmpfs; removed when dropped.
-#[derive(Debug)]
-pub struct WorkDir(PathBuf);
 
 /// All tasks are at `post-restore`.
 #[derive(Debug)]
@@ -99,50 +93,6 @@ pub struct Failure {
     pub proved_dead: bool,
     /// Its directory, with CRIU's log.
     pub work: WorkDir,
-}
-
-impl WorkDir {
-    /// Makes the directory of an attempt.
-    ///
-    /// # Errors
-    /// It is there already, or cannot be made.
-    pub fn make(op: OpId) -> Result<Self> {
-        let parent = Path::new(names::RUN_DIR).join("restores");
-        let path = parent.join(op.to_string());
-        let attempt = || format!("make {}", path.display());
-        let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700).recursive(true).create(&parent).map_err(Error::io(attempt()))?;
-        builder.recursive(false).create(&path).map_err(Error::io(attempt()))?;
-        Ok(Self(path))
-    }
-
-    /// Its path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Where CRIU writes its log.
-    #[must_use]
-    pub fn log(&self) -> PathBuf {
-        self.0.join(LOG)
-    }
-
-    /// CRIU's first error, if it wrote one.
-    #[must_use]
-    pub fn first_error(&self) -> Option<String> {
-        let log = std::fs::read_to_string(self.log()).ok()?;
-        let line = log.lines().find(|line| line.contains("Error ("))?;
-        Some(line.trim().to_owned())
-    }
-}
-
-impl Drop for WorkDir {
-    fn drop(&mut self) {
-        if let Err(why) = std::fs::remove_dir_all(&self.0) {
-            warn!(%why, dir = %self.0.display(), "removing the directory of a restore failed");
-        }
-    }
 }
 
 impl Attempt {

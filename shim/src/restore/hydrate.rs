@@ -9,9 +9,9 @@ use godwit_wire::Refusal;
 use godwit_wire::pager::Totals;
 use tracing::{error, info};
 
-use super::attempt::WorkDir;
 use super::dead;
 use super::pager::Pager;
+use super::work_dir::WorkDir;
 use crate::container::Container;
 use crate::state::State;
 
@@ -42,10 +42,12 @@ pub async fn supervise(
         ),
         Err(why) => {
             if container.state() != State::Stopped {
+                // Before the kill: whoever deletes it must not take this for an end that somebody wanted.
+                container.note_unfilled();
                 error!(
                     container = container.id(),
                     why = why.reason,
-                    "memory cannot be completed: the container is killed"
+                    "memory cannot be completed: the container is killed; delete it and restore its checkpoint again"
                 );
             }
             if let Some(cgroup) = container.cgroup()
