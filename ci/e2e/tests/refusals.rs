@@ -136,6 +136,11 @@ fn how_a_container_is_run() -> Result<()> {
     crun.run(&bed.n1)?;
     expect(&refused(&crun, &bed.n1, &[])?, "is run by crun")?;
 
+    let mapped = "0:100000:65536";
+    let users = sleeper("users").with(&["--uidmap", mapped, "--gidmap", mapped]);
+    users.run(&bed.n1)?;
+    expect(&refused(&users, &bed.n1, &[])?, "has a user namespace")?;
+
     let tty = sleeper("tty");
     let line = format!(
         "ctr run --tty --runtime {RUNTIME} {} tty sleep infinity",
@@ -148,6 +153,29 @@ fn how_a_container_is_run() -> Result<()> {
     })?;
     expect(&refused(&tty, &bed.n1, &[])?, "has a terminal")?;
     expect(&refused(&tty, &bed.n1, &["--stop"])?, "start it without -t")
+}
+
+#[test]
+fn what_the_new_spec_does_not_grant() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let capability = ["--cap-add", "CAP_SYS_ADMIN"];
+    let mount = ["--mount", "type=bind,src=/etc,dst=/more,options=rbind:ro"];
+    let whole = sleeper("web").with(&capability).with(&mount);
+    whole.run(&bed.n1)?;
+    let id = whole.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    whole.remove(&bed.n1)?;
+
+    let weak = sleeper("web").with(&mount);
+    let told = not_restored(&weak, &bed.n2, &id)?;
+    expect(&told, "has the capability CAP_SYS_ADMIN, which the container's spec does not grant")?;
+    let bare = sleeper("web").with(&capability);
+    expect(&not_restored(&bare, &bed.n2, &id)?, "has a mount at /more")?;
+    let other = ["--mount", "type=bind,src=/etc,dst=/other,options=rbind:ro"];
+    let more = whole.clone().with(&other);
+    expect(&not_restored(&more, &bed.n2, &id)?, "spec mounts /other")?;
+
+    whole.restore(&bed.n2, &id)?;
+    whole.wait_state(&bed.n2, "running")
 }
 
 /// A writer of so many MiB that has written all of them.

@@ -20,7 +20,7 @@ use crate::images::{ImageDir, tasks};
 pub enum Refusal {
     /// A capability that the spec's bounding set lacks.
     #[error(
-        "process {pid} of the checkpoint has the capability {capability}, which the container's spec does not grant"
+        "process {pid} of the checkpoint has the capability {capability}, which the container's spec does not grant: start it with the options of the checkpointed container"
     )]
     Capability {
         /// The thread, inside the container.
@@ -30,7 +30,7 @@ pub enum Refusal {
     },
     /// A user or group that no process of this spec could have become.
     #[error(
-        "process {pid} of the checkpoint runs as {what} {id}, which the container's spec does not allow"
+        "process {pid} of the checkpoint runs as {what} {id}, which the container's spec does not allow: start it with the options of the checkpointed container"
     )]
     Id {
         /// The thread, inside the container.
@@ -42,7 +42,7 @@ pub enum Refusal {
     },
     /// The spec demands a seccomp filter, and a process has none.
     #[error(
-        "process {pid} of the checkpoint has no seccomp filter, but the container's spec demands one"
+        "process {pid} of the checkpoint has no seccomp filter, but the container's spec demands one: start it with the options of the checkpointed container"
     )]
     Seccomp {
         /// The thread, inside the container.
@@ -50,7 +50,7 @@ pub enum Refusal {
     },
     /// The spec demands `no_new_privs`.
     #[error(
-        "process {pid} of the checkpoint may gain privileges, but the container's spec forbids it (no_new_privs)"
+        "process {pid} of the checkpoint may gain privileges, but the container's spec forbids it (no_new_privs): start it with the options of the checkpointed container"
     )]
     NoNewPrivs {
         /// The thread, inside the container.
@@ -58,14 +58,16 @@ pub enum Refusal {
     },
     /// A scheduling policy or priority that needs CAP_SYS_NICE.
     #[error(
-        "process {pid} of the checkpoint has a raised priority, but the container's spec does not grant CAP_SYS_NICE"
+        "process {pid} of the checkpoint has a raised priority, but the container's spec does not grant CAP_SYS_NICE: start it with the options of the checkpointed container"
     )]
     Priority {
         /// The thread, inside the container.
         pid: u32,
     },
     /// A mount that the spec lacks.
-    #[error("the checkpoint has a mount at {path}, which the container's spec does not have")]
+    #[error(
+        "the checkpoint has a mount at {path}, which the container's spec does not have: start it with the volumes of the checkpointed container"
+    )]
     Mount {
         /// Where.
         path: String,
@@ -79,7 +81,9 @@ pub enum Refusal {
         path: String,
     },
     /// A mount that is less restricted than the spec's.
-    #[error("the mount {path} of the checkpoint lacks the flag {flag} of the container's spec")]
+    #[error(
+        "the mount {path} of the checkpoint lacks the flag {flag} of the container's spec: start it with the options of the checkpointed container"
+    )]
     MountFlag {
         /// Where.
         path: String,
@@ -87,7 +91,9 @@ pub enum Refusal {
         flag: &'static str,
     },
     /// A path that the spec hides or protects and the checkpoint does not.
-    #[error("{path} is {protection} by the container's spec, but not in the checkpoint")]
+    #[error(
+        "{path} is {protection} by the container's spec, but not in the checkpoint: start it with the options of the checkpointed container"
+    )]
     Unprotected {
         /// Where.
         path: String,
@@ -104,7 +110,7 @@ pub enum Refusal {
     },
     /// A device that the spec does not have.
     #[error(
-        "the checkpoint has the device {path} ({major}:{minor}), which the container's spec does not have"
+        "the checkpoint has the device {path} ({major}:{minor}), which the container's spec does not have: start it with the options of the checkpointed container"
     )]
     Device {
         /// Where.
@@ -116,7 +122,7 @@ pub enum Refusal {
     },
     /// An open file of a kind that needs a capability.
     #[error(
-        "the checkpoint has an open {kind}, which needs {capability}; the container's spec does not grant it"
+        "the checkpoint has an open {kind}, which needs {capability}; the container's spec does not grant it: start it with the options of the checkpointed container"
     )]
     File {
         /// What kind.

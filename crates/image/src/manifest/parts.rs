@@ -36,7 +36,7 @@ pub struct Container {
     /// The image's name, for people.
     #[serde(default)]
     pub image: String,
-    /// What must be the same at the target: the image's manifest digest or chain id, as the runtime writes it.
+    /// What must be the same at the target: the chain id of the image's layers, as the runtime writes it.
     pub image_digest: String,
     /// BLAKE3 of its `config.json`.
     pub spec_digest: Digest,
