@@ -47,10 +47,8 @@ impl OpenSource for StoreSources {
         let store = self.0.store(Some(&words.store)).map(|(_, store)| store.clone());
         let store =
             store.map_err(|e| FrameError { code: Code::NotFound, reason: e.to_string() })?;
-        match opened(&store, &words).await {
-            Ok(opened) => Ok(Arc::new(opened)),
-            Err(error) => Err(frame_error(&store, &error).await),
-        }
+        let opened = tried(&store, || opened(&store, &words)).await?;
+        Ok(Arc::new(opened))
     }
 }
 
@@ -95,12 +93,10 @@ impl OpenedSource for Opened {
 
     async fn read(&self, pack: &PackName, range: Range<u64>) -> Result<Bytes, FrameError> {
         // Each frame is compared with its digest when it is decoded.
-        let read = match self.reader.pack_bytes(pack, range).await {
-            Ok(bytes) => Ok(bytes.into_unchecked()),
-            Err(error) => Err(frame_error(&self.store, &error).await),
-        };
-        self.note(read.as_ref().err());
-        read
+        let read = || self.reader.pack_bytes(pack, range.clone());
+        let bytes = tried(&self.store, read).await;
+        self.note(bytes.as_ref().err());
+        Ok(bytes?.into_unchecked())
     }
 }
 
@@ -122,18 +118,33 @@ fn keep(mut pin: Pin) -> JoinHandle<()> {
     })
 }
 
-/// What a pager is told. Time mends everything but damage, and the loss of the checkpoint in a store that is there: credentials are
-/// renewed, directories are mounted again.
-async fn frame_error(store: &Store, error: &StoreError) -> FrameError {
-    let reason = error.to_string();
-    match error.code() {
-        code @ (Code::Corrupt | Code::Internal) => FrameError { code, reason },
-        Code::NotFound if is_there(store).await => FrameError { code: Code::NotFound, reason },
-        Code::NotFound => {
-            let reason = format!("the store {} is not there: {reason}", store.name());
-            FrameError { code: Code::Unavailable, reason }
-        }
-        _ => FrameError { code: Code::Unavailable, reason },
+/// Reads, and says of a failure what a pager is told. Time mends everything but damage, and the loss of the checkpoint in a store that
+/// is there: credentials are renewed, directories are mounted again.
+async fn tried<T, F>(store: &Store, read: impl Fn() -> F) -> Result<T, FrameError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    // Only what is missing after the store was seen there is missing in it: it may have come back just now.
+    let mut seen = false;
+    loop {
+        let error = match read().await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let reason = error.to_string();
+        return Err(match error.code() {
+            code @ (Code::Corrupt | Code::Internal) => FrameError { code, reason },
+            Code::NotFound if !is_there(store).await => {
+                let reason = format!("the store {} is not there: {reason}", store.name());
+                FrameError { code: Code::Unavailable, reason }
+            }
+            Code::NotFound if !seen => {
+                seen = true;
+                continue;
+            }
+            Code::NotFound => FrameError { code: Code::NotFound, reason },
+            _ => FrameError { code: Code::Unavailable, reason },
+        });
     }
 }
 
@@ -153,35 +164,58 @@ mod tests {
 
     use super::*;
 
-    async fn told(store: &Store, error: impl Into<StoreError>) -> Code {
-        frame_error(store, &error.into()).await.code
+    async fn told<E: Into<StoreError>>(store: &Store, error: impl Fn() -> E) -> Code {
+        let failed = tried(store, || std::future::ready(Err::<(), _>(error().into()))).await;
+        failed.unwrap_err().code
+    }
+
+    fn in_directory(path: &std::path::Path) -> StoreConfig {
+        StoreConfig::from_url(&format!("file://{}", path.display())).unwrap()
+    }
+
+    fn missing() -> StoreError {
+        StoreError::Absent { id: CheckpointId::mint(), absence: Absence::NoManifest }
     }
 
     #[tokio::test]
     async fn a_missing_checkpoint_is_final_only_in_a_store_that_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let (here, away) = (dir.path().join("store"), dir.path().join("away"));
-        let config = StoreConfig::from_url(&format!("file://{}", here.display())).unwrap();
-        let store = Store::open(&config).await.unwrap();
-        let id = CheckpointId::mint();
-        let missing = || StoreError::Absent { id, absence: Absence::NoManifest };
-        assert_eq!(told(&store, missing()).await, Code::NotFound);
+        let store = Store::open(&in_directory(&here)).await.unwrap();
+        assert_eq!(told(&store, missing).await, Code::NotFound);
         std::fs::rename(&here, &away).unwrap();
-        assert_eq!(told(&store, missing()).await, Code::Unavailable);
+        assert_eq!(told(&store, missing).await, Code::Unavailable);
         std::fs::rename(&away, &here).unwrap();
-        assert_eq!(told(&store, missing()).await, Code::NotFound);
+        assert_eq!(told(&store, missing).await, Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_comes_back_after_a_failed_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&in_directory(&dir.path().join("store"))).await.unwrap();
+        let reads = std::cell::Cell::new(0);
+        let read = || {
+            reads.set(reads.get() + 1);
+            std::future::ready(if reads.get() > 1 { Ok(7) } else { Err(missing()) })
+        };
+        assert_eq!(tried(&store, read).await.unwrap(), 7);
     }
 
     #[tokio::test]
     async fn damage_is_final_and_a_store_that_refuses_or_is_late_is_asked_again() {
         let store = Store::open(&StoreConfig::from_url("memory://x").unwrap()).await.unwrap();
-        let (name, action) = (store.name().to_owned(), "read k".to_owned());
-        let (store_name, asked) = (name.clone(), action.clone());
-        let denied = BlobError::Denied { store: name, action, source: "no".into() };
-        let late = BlobError::Deadline { store: store_name, action: asked, limit: Duration::ZERO };
+        let named = || (store.name().to_owned(), "read k".to_owned());
+        let denied = || {
+            let (store, action) = named();
+            BlobError::Denied { store, action, source: "no".into() }
+        };
+        let late = || {
+            let (store, action) = named();
+            BlobError::Deadline { store, action, limit: Duration::ZERO }
+        };
         assert_eq!(told(&store, denied).await, Code::Unavailable);
         assert_eq!(told(&store, late).await, Code::Unavailable);
-        let key = Key::new("k").unwrap();
-        assert_eq!(told(&store, StoreError::Digest { key }).await, Code::Corrupt);
+        let damaged = || StoreError::Digest { key: Key::new("k").unwrap() };
+        assert_eq!(told(&store, damaged).await, Code::Corrupt);
     }
 }
