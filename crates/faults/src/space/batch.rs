@@ -216,7 +216,8 @@ impl Batch {
         page: u64,
         eyes: &Eyes<'_>,
     ) -> Option<Story> {
-        let mut story = Story::new((eyes.missing)(page).then_some(true), eyes.is_filled(page)?, self.beliefs);
+        let mut story =
+            Story::new((eyes.missing)(page).then_some(true), eyes.is_filled(page)?, self.beliefs);
         order.for_each(|index| story.add(index, &self.changes[index], page));
         Some(story)
     }

@@ -45,7 +45,9 @@ impl Birth {
             for page in &self.pages {
                 let possible: Vec<usize> =
                     (0..page.gaps.len()).filter(|g| page.is_possible(*g, &self.seen)).collect();
-                let (Some(least), Some(most)) = (possible.first(), possible.last()) else { continue };
+                let (Some(least), Some(most)) = (possible.first(), possible.last()) else {
+                    continue;
+                };
                 for (at, change) in page.changes.iter().enumerate() {
                     if self.seen[*change].is_none() && (at < *least || at >= *most) {
                         self.seen[*change] = Some(at < *least);

@@ -59,7 +59,7 @@ impl Beliefs {
     /// one event of its own.
     fn inverted(self, events: usize) -> u32 {
         let events = u32::try_from(events).unwrap_or(IMPOSSIBLE).min(100);
-        if self.many { 1 + events } else { 3 + events }
+        if self.many { 2 + events } else { 4 + events }
     }
 }
 

@@ -334,12 +334,7 @@ impl World {
 }
 
 /// Every mapped page is known for what it is.
-fn agrees(
-    who: &str,
-    space: &Space,
-    kernel: &Kernel,
-    either: &[Range<u64>],
-) -> Result<(), String> {
+fn agrees(who: &str, space: &Space, kernel: &Kernel, either: &[Range<u64>]) -> Result<(), String> {
     for (here, page) in &kernel.0.lock().unwrap().pages {
         let known = space.lookup(*here).map(|r| r.first);
         let discarded = known.is_none() && either.iter().any(|r| r.contains(here));
