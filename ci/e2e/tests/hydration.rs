@@ -1,0 +1,289 @@
+//! What happens to a container whose memory is still on its way when a part of the node, or the store, is lost: it goes on with the
+//! right memory, or it is killed and that is told. It never sees a page that is not its own: the program in it looks at every page.
+
+use std::io::{BufRead as _, BufReader};
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::bed::{Bed, Store};
+use godwit_e2e::container::{Container, SOON};
+use godwit_lab::{AgentOptions, Image, LabOptions, Node, Spawned, wait};
+use godwit_types::names;
+
+/// Where the program keeps its last line of progress: in the writable layer.
+const PROGRESS: &str = "/progress";
+/// Where all that it prints goes, on its node.
+const PRINTED: &str = "/var/log/writer.log";
+/// So slow that memory is on its way for as long as a test needs: a quarter of a GiB in half a minute.
+const SLOW: &str = "max_bytes_per_second = 8388608\n";
+/// The directory that both nodes see, and where it is put away.
+const STORE: &str = "/lab/shared/store";
+const AWAY: &str = "/lab/shared/away";
+
+/// For memory that never comes, and for memory that comes late.
+const SHORT: &str = "5s";
+const LONG: &str = "5min";
+
+/// A stopped writer of 256 MiB, and a second node whose agent reads slowly.
+struct Scene {
+    bed: Bed,
+    writer: Container,
+    checkpoint: String,
+}
+
+impl Scene {
+    fn new(deadline: &str) -> Result<Self> {
+        let settings = format!("hydration_deadline = \"{deadline}\"\n");
+        let bed = Bed::up(&LabOptions::for_tests(), Store::File, &settings, &[Image::Mem])?;
+        // Without munmap: a new mapping beside ones that hydrate is one of its own, and mremap moves one at a time.
+        let all = "dontneed,mremap,fork";
+        let words =
+            ["memwriter", "--mib", "256", "--threads", "2", "--disturb", all, "--file", PROGRESS];
+        let log = format!("file://{PRINTED}");
+        let writer = Container::new("writer", Image::Mem, &words).with(&["--log-uri", &log]);
+        writer.run(&bed.n1)?;
+        wait_beyond(&writer, &bed.n1, 3)?;
+        let checkpoint = writer.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+        writer.remove(&bed.n1)?;
+        let scene = Self { bed, writer, checkpoint };
+        scene.read_at("", SLOW)?;
+        Ok(scene)
+    }
+
+    /// The node on which it hydrates.
+    fn node(&self) -> &Node {
+        &self.bed.n2
+    }
+
+    /// Changes how fast the agent of that node may read; the store's section is the last one of its configuration.
+    fn read_at(&self, from: &str, to: &str) -> Result<()> {
+        let text = self.node().read_file(names::AGENT_CONFIG)?;
+        let text = text.strip_suffix(from).context("the end of the configuration")?;
+        self.node().write_file(names::AGENT_CONFIG, format!("{text}{to}"))?;
+        self.restart_agent()
+    }
+
+    fn restart_agent(&self) -> Result<()> {
+        self.node().kill_agent()?;
+        Ok(self.node().start_agent(&AgentOptions::default())?)
+    }
+
+    /// Continues it; it works and its memory is on its way when this returns.
+    fn hydrate(&self) -> Result<()> {
+        self.writer.restore(self.node(), &self.checkpoint)?;
+        wait::until_true("the program to print", SOON, || {
+            self.node().read_file(PRINTED).is_ok_and(|printed| printed.contains("rounds"))
+        })?;
+        self.is_hydrating()
+    }
+
+    fn is_hydrating(&self) -> Result<()> {
+        let state = self.writer.state(self.node())?;
+        ensure!(state == "hydrating", "it is {state}: memory was not slow enough for this test");
+        Ok(())
+    }
+
+    /// Waits until it has been killed and that was told: its exit by containerd, the reason by its shim.
+    fn wait_killed(&self, events: &Events, reason: &str) -> Result<()> {
+        let exit = events.wait_for("/tasks/exit", &self.writer.id)?;
+        ensure!(exit["exit_status"] == 137, "{exit}");
+        ensure!(self.writer.listed(self.node())? == "STOPPED");
+        let told = "memory cannot be completed: the container is killed; delete it and restore";
+        let log = self.node().log("containerd")?;
+        let line = log.lines().find(|line| line.contains(told)).context("nothing is told")?;
+        ensure!(line.contains(reason), "expected {reason:?} in {line}");
+        self.saw_only_its_own()
+    }
+
+    /// The program checks every page for ever, and says what it finds before it ends.
+    fn saw_only_its_own(&self) -> Result<()> {
+        let printed = self.node().read_file(PRINTED)?;
+        ensure!(!printed.contains("memwriter:"), "{printed}");
+        Ok(())
+    }
+
+    /// What a person would want to read: the last words of the program, its shim and the agent.
+    fn told(&self) -> String {
+        let read = |text: std::result::Result<String, _>, about: &str| {
+            let text = text.unwrap_or_default();
+            let lines: Vec<&str> = text.lines().filter(|line| line.contains(about)).collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        };
+        let printed = read(self.node().read_file(PRINTED), "");
+        let shim = read(self.node().log("containerd"), "container=");
+        let agent = read(self.node().log("godwit-agent"), "");
+        format!("printed:\n{printed}\nshim:\n{shim}\nagent:\n{agent}")
+    }
+
+    /// The same checkpoint is continued again, and this time all of it comes.
+    fn goes_on_again(&self) -> Result<()> {
+        self.read_at(SLOW, "")?;
+        self.writer.remove(self.node())?;
+        self.writer.restore(self.node(), &self.checkpoint)?;
+        self.is_right()
+    }
+
+    /// All memory is there, and it works with it.
+    fn is_right(&self) -> Result<()> {
+        self.writer.wait_state(self.node(), "running").with_context(|| self.told())?;
+        let now = progress(&self.writer, self.node())?;
+        // Two whole rounds: every page is looked at after the last one came.
+        wait_beyond(&self.writer, self.node(), now + 2 * 2)?;
+        self.saw_only_its_own()?;
+        self.writer.remove(self.node())?;
+        let left = self.node().sh("find /run/godwit/restores -mindepth 1")?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    }
+}
+
+/// What containerd tells, from now on.
+struct Events {
+    lines: Receiver<String>,
+    _process: Spawned,
+}
+
+impl Events {
+    fn of(node: &Node) -> Result<Self> {
+        let mut process = node.spawn(&["ctr", "events"])?;
+        let out = process.child().stdout.take().context("its output")?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(out).lines().map_while(std::result::Result::ok);
+            // A test that has ended hears nothing more.
+            lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count()
+        });
+        let events = Self { lines, _process: process };
+        // It listens when it hears of something that happens now.
+        wait::until("containerd's events", SOON, || {
+            node.ctr(&["namespaces", "label", "default", "heard=yes"])
+                .map_err(|error| error.to_string())?;
+            events.lines.try_recv().map_err(|error| error.to_string())
+        })?;
+        Ok(events)
+    }
+
+    /// The body of the next event of this topic for the init process of a container.
+    fn wait_for(&self, topic: &str, container: &str) -> Result<serde_json::Value> {
+        let line = wait::until(&format!("{topic} of {container}"), SOON, || {
+            let line = self.lines.try_recv().map_err(|error| error.to_string())?;
+            let its = line.contains(topic) && line.contains(&format!("\"id\":\"{container}\""));
+            its.then_some(line).ok_or_else(|| "other events".to_owned())
+        })?;
+        let body = line.find('{').and_then(|at| line.get(at..)).context("a body")?;
+        Ok(serde_json::from_str(body)?)
+    }
+}
+
+/// Rounds of its threads so far.
+fn progress(container: &Container, node: &Node) -> Result<u64> {
+    let bundles = "/run/containerd/io.containerd.runtime.v2.task/default";
+    let text = node.read_file(&format!("{bundles}/{}/rootfs{PROGRESS}", container.id))?;
+    let number = text.split_whitespace().find_map(|word| word.parse().ok());
+    number.with_context(|| format!("no number in {text:?}"))
+}
+
+fn wait_beyond(container: &Container, node: &Node, last: u64) -> Result<u64> {
+    let what = format!("{} on {} to get beyond {last}", container.id, node.name());
+    Ok(wait::until(&what, SOON, || match progress(container, node) {
+        Ok(now) if now > last => Ok(now),
+        Ok(now) => Err(now.to_string()),
+        Err(error) => Err(format!("{error:#}")),
+    })?)
+}
+
+fn kill(node: &Node, program: &str) -> Result<()> {
+    let found = node.sh(&format!("pgrep --full '^[^ ]*{program}'"))?;
+    let pids: Vec<&str> = found.split_whitespace().collect();
+    ensure!(pids.len() == 1, "{program}: {pids:?}");
+    node.run(&["kill", "-KILL", pids[0]])?;
+    Ok(())
+}
+
+#[test]
+fn a_store_that_is_gone_for_good_ends_the_container_and_one_that_returns_lets_it_go_on_again()
+-> Result<()> {
+    let scene = Scene::new(SHORT)?;
+    let events = Events::of(scene.node())?;
+    scene.hydrate()?;
+    scene.node().run(&["mv", STORE, AWAY])?;
+    scene.is_hydrating()?;
+    scene.wait_killed(&events, "the store file:///lab/shared/store is not there")?;
+    let told = scene.node().log("godwit-agent")?;
+    ensure!(told.contains("killed: its memory could not be completed"), "{told}");
+    // Whatever was written where it had been is not the store.
+    scene.node().run(&["rm", "-rf", STORE])?;
+    scene.node().run(&["mv", AWAY, STORE])?;
+    scene.goes_on_again()
+}
+
+#[test]
+fn a_store_that_is_away_for_less_than_the_deadline_costs_nothing_but_time() -> Result<()> {
+    let scene = Scene::new(LONG)?;
+    scene.hydrate()?;
+    scene.node().run(&["mv", STORE, AWAY])?;
+    // Until a frame could not be had.
+    wait::until("a frame to be asked for in vain", SOON, || {
+        match scene.node().log("godwit-agent") {
+            Ok(log) if log.contains("memory cannot be read") => Ok(()),
+            Ok(_) => Err("none yet".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    })?;
+    scene.node().run(&["rm", "-rf", STORE])?;
+    scene.node().run(&["mv", AWAY, STORE])?;
+    scene.is_right()
+}
+
+#[test]
+fn an_agent_that_is_gone_for_good_ends_the_container() -> Result<()> {
+    let scene = Scene::new(SHORT)?;
+    let events = Events::of(scene.node())?;
+    scene.hydrate()?;
+    scene.node().kill_agent()?;
+    scene.wait_killed(&events, "see that godwit-agent runs on this node")?;
+    scene.goes_on_again()
+}
+
+#[test]
+fn an_agent_that_is_restarted_is_asked_again_and_every_page_is_right() -> Result<()> {
+    let scene = Scene::new(LONG)?;
+    scene.hydrate()?;
+    for _ in 0..3 {
+        scene.restart_agent()?;
+        scene.is_hydrating()?;
+    }
+    scene.is_right()
+}
+
+#[test]
+fn a_pager_that_is_killed_ends_the_container() -> Result<()> {
+    let scene = Scene::new(LONG)?;
+    let events = Events::of(scene.node())?;
+    scene.hydrate()?;
+    kill(scene.node(), "godwit-pager")?;
+    scene.wait_killed(&events, "the pager ended before the memory was complete")?;
+    scene.goes_on_again()
+}
+
+#[test]
+fn a_shim_that_is_killed_ends_the_container_and_leaves_nothing() -> Result<()> {
+    let scene = Scene::new(LONG)?;
+    scene.hydrate()?;
+    kill(scene.node(), "containerd-shim-godwit-v2")?;
+    wait::until_true("containerd to clean up", SOON, || {
+        scene.writer.listed(scene.node()).is_ok_and(|listed| listed == "ABSENT")
+    })?;
+    scene.saw_only_its_own()?;
+    let look = "pgrep --list-full 'memwriter|godwit-pager' || true
+                find /run/godwit/restores -mindepth 1";
+    wait::until("nothing of it to be left", SOON, || match scene.node().sh(look) {
+        Ok(left) if left.is_empty() => Ok(()),
+        Ok(left) => Err(left),
+        Err(error) => Err(error.to_string()),
+    })?;
+    // Its death goes into the log at once, or by a later look of the agent; nothing starts under its name before that.
+    let fence = scene.node().host_path(&format!("{}/default+writer", names::FENCES))?;
+    wait::until_true("its death to be settled", SOON, || !fence.exists())?;
+    scene.goes_on_again()
+}
