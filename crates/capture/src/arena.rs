@@ -64,21 +64,6 @@ impl Span {
         self.part.bytes()
     }
 
-    /// Makes one of two that lie together in one arena, this one first; else gives both back.
-    ///
-    /// # Errors
-    /// They do not lie together.
-    pub(crate) fn join(self, next: Self) -> Result<Self, (Self, Self)> {
-        let (part, reservation) = (self.part, self._reservation);
-        match part.join(next.part) {
-            Ok(part) => Ok(Self { part, _reservation: reservation }),
-            Err((part, other)) => Err((
-                Self { part, _reservation: reservation },
-                Self { part: other, _reservation: next._reservation },
-            )),
-        }
-    }
-
     /// Its bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.part.bytes_mut()

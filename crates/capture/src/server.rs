@@ -1,11 +1,10 @@
 //! Our end of CRIU's page stream: receives what a dump sends while the tasks are frozen.
 //!
-//! One thread reads the socket; others copy. The end is acknowledged, and only then does CRIU report its dump as complete, when every
+//! One thread reads the socket. The end is acknowledged, and only then does CRIU report its dump as complete, when every
 //! byte is in our memory (CRIU passes references to pages: before the acknowledgement they may still be those of the
 //! tasks). Closing our end, by [`AbortHandle::abort`] or by any error, makes CRIU abort and resume the tasks.
 
 mod compare;
-mod copy;
 mod keep;
 mod stream;
 
@@ -80,7 +79,7 @@ impl PageServer {
         let socket = Arc::new(ours);
         let abort = AbortHandle { socket: Arc::clone(&socket), aborted: Arc::default() };
         let taker: Box<dyn Taker + Send> = match mode {
-            Mode::Keep => Box::new(Keep::start(arena)?),
+            Mode::Keep => Box::new(Keep::new(&arena)?),
             Mode::Compare { baselines, threads } => {
                 Box::new(Compare::start(arena, baselines, threads.max(1))?)
             }

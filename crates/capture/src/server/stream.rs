@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use rustix::pipe::{SpliceFlags, splice};
 
 use crate::CaptureError;
 use crate::page::PAGE;
@@ -54,23 +53,6 @@ impl<'a> Stream<'a> {
     pub(super) fn pages(&mut self, out: &mut [u8]) -> Result<(), CaptureError> {
         self.read(out)?;
         self.pages += (out.len() / PAGE) as u64;
-        Ok(())
-    }
-
-    /// Passes the bytes of pages on to a pipe, without a copy. Somebody must read there.
-    pub(super) fn splice(&mut self, pipe: &OwnedFd, bytes: usize) -> Result<(), CaptureError> {
-        let mut left = bytes;
-        while left > 0 {
-            match splice(self.socket, None, pipe, None, left, SpliceFlags::MOVE) {
-                Ok(0) | Err(Errno::CONNRESET) => {
-                    return Err(CaptureError::StreamEnded { pages: self.pages });
-                }
-                Ok(n) => left -= n,
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(CaptureError::Socket { attempt: "read", source: e.into() }),
-            }
-        }
-        self.pages += (bytes / PAGE) as u64;
         Ok(())
     }
 

@@ -161,9 +161,6 @@ fn pages_split_at_the_pipes_bounds_become_one_run() {
         let runs = &received.spaces()[&Space::Task(1)];
         assert_eq!(runs.len(), 1);
         assert_eq!((received.pages(), received.held_pages()), (3000, 3000));
-        let wrong =
-            naive(&received).into_iter().find(|((_, p), (b, _))| b != &Some(page(*p as u32 + 1)));
-        assert_eq!(wrong.map(|(at, _)| at), None);
         assert_eq!(received.layout(), Some(Layout::Bytes32));
     }
 }
@@ -202,16 +199,14 @@ fn a_stream_that_ends_early_is_an_error_wherever_it_ends() {
     let layout = Layout::Bytes32;
     let open = sender::open(layout, Space::Task(1));
     let add = sender::add(layout, Space::Task(1), PageRange::new(PageNumber(1), 2), true);
-    let many = sender::add(layout, Space::Task(1), PageRange::new(PageNumber(1), 900), true);
     let bytes = [page(1), page(2)].concat();
-    let cases: [&[&[u8]]; 7] = [
+    let cases: [&[&[u8]]; 6] = [
         &[],
         &[&open[..10]],
         &[&open],
         &[&open, &add[..30]],
         &[&open, &add, &bytes[..5000]],
         &[&open, &add, &bytes],
-        &[&open, &many, &bytes],
     ];
     for mode in [Mode::Keep, compare()] {
         for case in cases {
