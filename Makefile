@@ -61,7 +61,7 @@ demo: deps ## The main job: Redis moves under load, with a report (STORE=s3, the
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
 
-bench: deps ## Times of a 1 GiB container against runc alone, as ratios
+bench: deps ## Times of a 1 GiB container against runc alone, as ratios (docs/performance.md)
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
 	cargo run --release --package godwit-e2e --bin bench
 

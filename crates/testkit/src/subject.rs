@@ -31,12 +31,14 @@ pub struct Spec {
     pub deeds: u64,
     /// Of 100 deeds, how many change mappings (discard, unmap, move, fork); the others read and write.
     pub changes: u64,
+    /// Whether mappings grow, where they are or elsewhere: the kernel tells nobody of the new pages.
+    pub grows: bool,
 }
 
 impl Spec {
     fn text(&self) -> String {
-        let Self { pages, threads, seed, deeds, changes } = self;
-        format!("{pages} {threads} {seed} {deeds} {changes}")
+        let Self { pages, threads, seed, deeds, changes, grows } = self;
+        format!("{pages} {threads} {seed} {deeds} {changes} {}", u64::from(*grows))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -48,6 +50,7 @@ impl Spec {
             seed: next()?,
             deeds: next()?,
             changes: next()?,
+            grows: next()? == 1,
         })
     }
 

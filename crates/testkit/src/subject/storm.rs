@@ -111,8 +111,9 @@ impl Storm {
             0..6 => self.discard(block, range).map_err(failed("madvise")),
             6..8 => self.unmap(block, range).map_err(failed("munmap")),
             8..11 => self.move_to_reserved(block, range).map_err(failed("mremap")),
-            11..15 => self.grow(block, range).map_err(failed("mremap")),
-            _ => self.fork(),
+            11..15 if self.spec.grows => self.grow(block, range).map_err(failed("mremap")),
+            15 => self.fork(),
+            _ => self.move_to_reserved(block, range).map_err(failed("mremap")),
         }
     }
 

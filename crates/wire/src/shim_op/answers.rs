@@ -17,7 +17,7 @@ pub struct Frozen {
     pub since_ns: u64,
 }
 
-/// It could not be frozen in [`FREEZE_TIMEOUT_MS`]. It has been thawed; the operation is over.
+/// It could not be frozen in [`super::FREEZE_TIMEOUT_MS`]. It has been thawed; the operation is over.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct FreezeTimeout {
     /// The tasks that did not stop, at most 32.

@@ -8,7 +8,7 @@ pub struct Status {
     /// Name of its socket and fence.
     #[prost(string, tag = "1")]
     pub pod_key: String,
-    /// As [`Containers::pod_uid`].
+    /// As [`super::Containers::pod_uid`].
     #[prost(string, tag = "2")]
     pub pod_uid: String,
     /// [`godwit_types::Incarnation`].
@@ -93,10 +93,10 @@ pub struct SealRecord {
     /// [`godwit_types::OpId`].
     #[prost(string, tag = "1")]
     pub op: String,
-    /// As in [`Seal`].
+    /// As in [`super::Seal`].
     #[prost(bytes = "vec", tag = "2")]
     pub entry: Vec<u8>,
-    /// As in [`Seal`].
+    /// As in [`super::Seal`].
     #[prost(uint64, optional, tag = "3")]
     pub reclaim_after_s: Option<u64>,
     /// What is to become of the pod.
