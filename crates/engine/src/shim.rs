@@ -187,7 +187,10 @@ impl Shim {
                 let stuck = timeout.tasks.iter().map(|t| {
                     format!("task {} ({}) is in state {} at {}", t.tid, t.comm, t.state, t.wchan)
                 });
-                let stuck = stuck.collect::<Vec<_>>().join(", ");
+                let stuck = match stuck.collect::<Vec<_>>().join(", ") {
+                    none if none.is_empty() => "its cgroup does not say FROZEN in time".to_owned(),
+                    stuck => stuck,
+                };
                 Err(ShimError::CannotFreeze { stuck })
             }
             other => Err(other.unexpected("Frozen").into()),

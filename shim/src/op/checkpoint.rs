@@ -411,10 +411,8 @@ impl Checkpoint {
         }
         let until = Instant::now() + Duration::from_millis(FREEZE_TIMEOUT_MS);
         let waited = tokio::task::spawn_blocking(move || all_frozen(&freezers, until)).await;
-        let stuck = waited.map_err(|why| failed(&why))?.map_err(|why| failed(&why))?;
-        if !stuck.is_empty() {
-            return Err(Trouble::FreezeTimeout(stuck));
-        }
+        let frozen = waited.map_err(|why| failed(&why))?.map_err(|why| failed(&why))?;
+        frozen.map_err(Trouble::FreezeTimeout)?;
         let drained = async {
             for container in &self.containers {
                 container.drain_stdio().await;
@@ -475,13 +473,18 @@ fn look(freezer: &Freezer) -> std::io::Result<Frost> {
     }
 }
 
-/// The tasks that did not stop in time.
-fn all_frozen(freezers: &[(String, Freezer)], until: Instant) -> std::io::Result<Vec<StuckTask>> {
-    let mut stuck = Vec::new();
+/// Waits until all stand still; else the tasks that did not stop in time, as far as they can be named by then.
+fn all_frozen(
+    freezers: &[(String, Freezer)],
+    until: Instant,
+) -> std::io::Result<Result<(), Vec<StuckTask>>> {
+    let (mut all, mut stuck) = (true, Vec::new());
     for (container, freezer) in freezers {
-        if freezer.wait_dumpable(until)? == Frost::Frozen {
+        // Who has exited does not run; its exit is told by itself.
+        if matches!(freezer.wait_dumpable(until)?, Frost::Frozen | Frost::Gone) {
             continue;
         }
+        all = false;
         let left = NAMED.saturating_sub(stuck.len());
         stuck.extend(freezer.stuck(left.max(1)).into_iter().map(|task| StuckTask {
             container: container.clone(),
@@ -491,7 +494,7 @@ fn all_frozen(freezers: &[(String, Freezer)], until: Instant) -> std::io::Result
             wchan: task.wchan,
         }));
     }
-    Ok(stuck)
+    Ok(if all { Ok(()) } else { Err(stuck) })
 }
 
 fn thaw_all(freezers: &[Freezer]) -> std::io::Result<()> {
