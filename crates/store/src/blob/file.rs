@@ -93,21 +93,9 @@ impl Root {
         match opened {
             Ok((meta, file)) if meta.is_file() => Ok((file, meta.len())),
             Ok(_) => Err(self.missing(key)),
-            Err(e) if is_absent(&e) => {
-                self.must_be_there(&format!("read {key}"))?;
-                Err(self.missing(key))
-            }
+            Err(e) if is_absent(&e) => Err(self.missing(key)),
             Err(e) => Err(self.failed(&format!("read {key}"), e)),
         }
-    }
-
-    /// What is not found is not there only if the store is: below an empty mount point nothing is.
-    fn must_be_there(&self, action: &str) -> Result<(), BlobError> {
-        if write::is_prepared(&self.path) {
-            return Ok(());
-        }
-        let why = "the directory of the store is not there: is its file system mounted?";
-        Err(self.failed(action, io::Error::new(io::ErrorKind::NotFound, why)))
     }
 
     fn read(&self, key: &Key, file: &File, range: Range<u64>) -> Result<Bytes, BlobError> {
@@ -141,10 +129,7 @@ impl Root {
         match std::fs::metadata(self.path_of(key)) {
             Ok(meta) if meta.is_file() => Ok(Some(listed(key.clone(), &meta))),
             Ok(_) => Ok(None),
-            Err(e) if is_absent(&e) => {
-                self.must_be_there(&format!("look at {key}"))?;
-                Ok(None)
-            }
+            Err(e) if is_absent(&e) => Ok(None),
             Err(e) => Err(self.failed(&format!("look at {key}"), e)),
         }
     }
@@ -203,13 +188,8 @@ impl BlobStore for FileStore {
     ) -> Result<Vec<Listed>, BlobError> {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         let run = self.run(format!("list {prefix}"), move |root| {
-            let action = format!("list {prefix}");
-            let listed = tree::list(&root.path, &prefix, after.as_ref(), limit)
-                .map_err(|e| root.failed(&action, e))?;
-            if listed.is_empty() {
-                root.must_be_there(&action)?;
-            }
-            Ok(listed)
+            tree::list(&root.path, &prefix, after.as_ref(), limit)
+                .map_err(|e| root.failed(&format!("list {prefix}"), e))
         });
         run.await
     }
@@ -226,33 +206,5 @@ impl BlobStore for FileStore {
                 .map_err(|e| root.failed(&format!("delete {key}"), e))
         });
         run.await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn below_an_empty_mount_point_nothing_is_known_to_be_absent() {
-        let dir = tempfile::tempdir().unwrap();
-        let (root, away) = (dir.path().join("store"), dir.path().join("away"));
-        let store = FileStore::open(&root).unwrap();
-        let key = Key::new("a/b").unwrap();
-        assert!(matches!(store.get(&key, 9).await, Err(BlobError::NotFound { .. })));
-        assert_eq!(store.head(&key).await.unwrap(), None);
-        std::fs::rename(&root, &away).unwrap();
-        for mounted in [None, Some(&root)] {
-            mounted.into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
-            let errors = [
-                store.get(&key, 9).await.unwrap_err(),
-                store.head(&key).await.unwrap_err(),
-                store.list("a/", None, 9).await.unwrap_err(),
-                store.create(&key, Bytes::from_static(b"x")).await.unwrap_err(),
-            ];
-            for error in errors {
-                assert!(matches!(error, BlobError::Unavailable { .. }), "{error:?}");
-            }
-        }
     }
 }

@@ -30,11 +30,6 @@ pub(super) fn prepare(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this is a root that was made usable.
-pub(super) fn is_prepared(root: &Path) -> bool {
-    root.join(TEMPORARY).is_dir()
-}
-
 fn is_abandoned(entry: &fs::DirEntry) -> bool {
     let modified = entry.metadata().and_then(|m| m.modified());
     modified.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > ABANDONED))
