@@ -170,9 +170,12 @@ impl<'a> Walk<'a> {
             return Ok(Some(FoundNode::Shared(stat.stx_ino)));
         }
         match self.look(here, name, path, kind, &stat) {
-            // While the container runs, a name may go between two looks.
-            Err(FilesError::Io { source, .. }) if source.raw_os_error() == Some(2) => {
-                self.gone(path)
+            // Between two looks a name may go, or stand for something else.
+            Err(e @ (FilesError::Io { .. } | FilesError::Unsupported { .. })) => {
+                match statx(here.dir, name, flags, StatxFlags::BASIC_STATS) {
+                    Ok(now) if is_same(&stat, &now) => Err(e),
+                    _ => self.gone(path),
+                }
             }
             Err(e) => Err(e),
             Ok(None) => Ok(Some(FoundNode::Whiteout)),
@@ -338,6 +341,12 @@ impl<'a> Walk<'a> {
         }
         Ok(out)
     }
+}
+
+/// Whether a name stands for what it stood for: a number is given to the next inode as soon as its inode has gone.
+fn is_same(before: &Statx, now: &Statx) -> bool {
+    let of = |s: &Statx| (s.stx_ino, s.stx_mode, s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec);
+    of(before) == of(now)
 }
 
 /// The names in a directory, ascending.
