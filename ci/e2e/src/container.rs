@@ -10,6 +10,10 @@ use godwit_types::CheckpointReport;
 pub const RUNTIME: &str = "io.containerd.godwit.v2";
 /// For anything to happen on a busy machine.
 pub const SOON: Duration = Duration::from_secs(90);
+/// Where programs keep their last line of progress: in the writable layer.
+pub const PROGRESS: &str = "/progress";
+/// Where containerd keeps what runs.
+const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
 
 /// What is given to `ctr run`, the same on every node.
 #[derive(Debug, Clone)]
@@ -142,6 +146,32 @@ impl Container {
             Err(error) => Err(format!("{error:#}")),
         })?;
         Ok(())
+    }
+
+    /// The number in its last line of progress.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn progress(&self, node: &Node) -> Result<u64> {
+        let text = node.read_file(&format!("{BUNDLES}/{}/rootfs{PROGRESS}", self.id))?;
+        let number = text.split_whitespace().find_map(|word| word.parse().ok());
+        number.with_context(|| format!("no number in {text:?}"))
+    }
+
+    /// Waits until that number is greater than `last`.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait_beyond(&self, node: &Node, last: u64) -> Result<u64> {
+        let what = format!("{} on {} to get beyond {last}", self.id, node.name());
+        Ok(wait::until(&what, SOON, || {
+            let listed = self.listed(node).map_err(|e| format!("{e:#}"))?;
+            match self.progress(node) {
+                Ok(now) if now > last => Ok(now),
+                Ok(now) => Err(format!("{listed} at {now}")),
+                Err(error) => Err(format!("{listed}: {error:#}")),
+            }
+        })?)
     }
 
     /// Deletes task and container, killing it if it runs.

@@ -2,44 +2,21 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
-use godwit_e2e::container::{Container, SOON};
+use godwit_e2e::container::{Container, PROGRESS};
 use godwit_e2e::demo::Demo;
-use godwit_lab::{Image, LabOptions, Node, wait};
-
-/// Where the programs keep their last line of progress: in the writable layer.
-const PROGRESS: &str = "/progress";
-
-/// The number in the last line of progress.
-fn progress(container: &Container, node: &Node) -> Result<u64> {
-    let bundles = "/run/containerd/io.containerd.runtime.v2.task/default";
-    let text = node.read_file(&format!("{bundles}/{}/rootfs{PROGRESS}", container.id))?;
-    let number = text.split_whitespace().find_map(|word| word.parse().ok());
-    number.with_context(|| format!("no number in {text:?}"))
-}
-
-fn wait_beyond(container: &Container, node: &Node, last: u64) -> Result<u64> {
-    let what = format!("{} on {} to get beyond {last}", container.id, node.name());
-    Ok(wait::until(&what, SOON, || {
-        let listed = container.listed(node).map_err(|e| format!("{e:#}"))?;
-        match progress(container, node) {
-            Ok(now) if now > last => Ok(now),
-            Ok(now) => Err(format!("{listed} at {now}")),
-            Err(error) => Err(format!("{listed}: {error:#}")),
-        }
-    })?)
-}
+use godwit_lab::{Image, LabOptions};
 
 /// There and back; the number never goes backwards and goes on growing, and nothing stays behind.
 fn there_and_back(bed: &Bed, container: &Container) -> Result<()> {
     container.run(&bed.n1)?;
-    let mut last = wait_beyond(container, &bed.n1, 3)?;
+    let mut last = container.wait_beyond(&bed.n1, 3)?;
     for (from, to) in [(&bed.n1, &bed.n2), (&bed.n2, &bed.n1)] {
         container.move_to(from, to)?;
-        let now = progress(container, to)?;
+        let now = container.progress(to)?;
         ensure!(now >= last, "{} went back from {last} to {now}", container.id);
-        last = wait_beyond(container, to, now)?;
+        last = container.wait_beyond(to, now)?;
         container.wait_state(to, "running")?;
-        last = wait_beyond(container, to, last + 1)?;
+        last = container.wait_beyond(to, last + 1)?;
         ensure!(container.listed(from)? == "ABSENT");
     }
     container.remove(&bed.n1)

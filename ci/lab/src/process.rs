@@ -29,8 +29,9 @@ impl Recorded {
         let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
         // The name may hold spaces and parentheses: fields are counted after the last one.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let (state, start) = (fields.first()?, fields.get(19)?);
-        if matches!(*state, "Z" | "X") {
+        let (state, threads, start) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+        // Of a killed process the first thread may end before the others, which still have its sockets open.
+        if matches!(*state, "Z" | "X") && matches!(*threads, "0" | "1") {
             return None;
         }
         Some(Self { pid, start: start.parse().ok()? })

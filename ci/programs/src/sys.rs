@@ -3,6 +3,7 @@
 
 pub mod held;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
@@ -18,6 +19,8 @@ pub struct Region {
     base: NonNull<u8>,
     pages: usize,
     away: Option<Away>,
+    /// Pages where one mapping of the kernel may end and another begin.
+    seams: BTreeSet<usize>,
 }
 
 /// A run of pages that was moved by `mremap`; its own place is a hole.
@@ -37,7 +40,7 @@ impl Region {
     /// When the kernel refuses.
     pub fn map(pages: usize) -> io::Result<Self> {
         let base = map(None, pages * PAGE, MapFlags::PRIVATE)?;
-        Ok(Self { base, pages, away: None })
+        Ok(Self { base, pages, away: None, seams: BTreeSet::new() })
     }
 
     /// How many pages it has.
@@ -89,17 +92,23 @@ impl Region {
         let (at, length) = self.place(&pages);
         // SAFETY: pages of ours without references to them.
         unsafe { rustix::mm::munmap(at, length) }?;
+        self.seams.extend([pages.start, pages.end]);
         // Not FIXED: another thread may have mapped something there, then this fails instead of destroying it.
         map(NonNull::new(at.cast()), length, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE)
             .map(drop)
     }
 
-    /// Moves pages to another address by `mremap`; they keep their contents and numbers. Only one run is away at a time.
+    /// Moves pages to another address by `mremap`; they keep their contents and numbers. Only one run is away at a time. It
+    /// ends where a mapping may end: what was mapped in a hole is not merged with its neighbours if userfaultfd watches
+    /// only them, and `mremap` refuses what is more than one mapping.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn send_away(&mut self, pages: Range<usize>) -> io::Result<()> {
         self.bring_back()?;
+        let seam = self.seams.range(pages.start + 1..).next();
+        let pages = pages.start..seam.map_or(pages.end, |seam| pages.end.min(*seam));
+        self.seams.extend([pages.start, pages.end]);
         let (at, length) = self.place(&pages);
         let target = map(None, length, MapFlags::PRIVATE)?;
         move_to(at, length, target)?;

@@ -1,6 +1,7 @@
 //! CRIU's log in one sentence.
 //!
-//! Owns the reading of log lines and the table of hints. The first error is the cause; later ones are consequences.
+//! Owns the reading of log lines and the table of hints. The first error is the cause; later ones are consequences. A few
+//! are none: CRIU goes on after them.
 
 /// Most of a log that is looked at: a log at level 1 is a few lines, at level 4 a few hundred KiB.
 pub const MAX_LOG: u64 = 16 << 20;
@@ -49,12 +50,18 @@ fn parse_line(line: &str) -> Option<LogError> {
     }
     let (place, message) = rest.split_once("): ")?;
     let message = message.trim();
+    if HARMLESS.iter().any(|words| message.contains(words)) {
+        return None;
+    }
     Some(LogError {
         place: place.to_owned(),
         message: message.to_owned(),
         hint: HINTS.iter().find(|(words, _)| message.contains(words)).map(|(_, hint)| *hint),
     })
 }
+
+/// Errors that CRIU goes on after: it has no `CAP_SYS_RESOURCE` and keeps the limit that it has (`criu/util.c`).
+const HARMLESS: &[&str] = &["rlimit: Can't setup RLIMIT_NOFILE"];
 
 /// Words of CRIU and what they mean to the person in front of the screen. The first match counts.
 const HINTS: &[(&str, &str)] = &[
@@ -134,6 +141,13 @@ mod tests {
         assert_eq!(error.place, "criu/sk-unix.c:817");
         assert!(error.to_string().starts_with("unix: Can't dump half of stream unix connection."));
         assert!(error.to_string().contains("close it before a checkpoint"), "{error}");
+    }
+
+    #[test]
+    fn an_error_that_criu_goes_on_after_is_not_the_cause() {
+        let log = "(00.000020) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
+                   (00.040000) Error (criu/seize.c:700): Can't seize\n";
+        assert_eq!(first_error(log).unwrap().place, "criu/seize.c:700");
     }
 
     #[test]
