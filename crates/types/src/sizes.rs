@@ -99,10 +99,10 @@ impl PageRange {
         PageNumber(self.first.0 + self.count)
     }
 
-    /// How many bytes.
+    /// How many bytes; the largest number for more than can be counted, as only a hostile range has.
     #[must_use]
     pub fn bytes(self) -> Bytes {
-        Bytes(self.count * PAGE_SIZE)
+        Bytes(self.count.saturating_mul(PAGE_SIZE))
     }
 }
 
@@ -116,6 +116,13 @@ mod tests {
         assert_eq!(read("512 MiB"), Some(Bytes(512 << 20)));
         assert_eq!((read("7"), read("2GiB")), (Some(Bytes(7)), Some(Bytes(2 << 30))));
         assert_eq!((read("2 GB"), read("-1"), read("99999999 TiB")), (None, None, None));
+    }
+
+    #[test]
+    fn a_range_of_absurdly_many_pages_does_not_wrap() {
+        let range = |count| PageRange::new(PageNumber(0), count);
+        assert_eq!(range(2).bytes(), Bytes(8192));
+        assert_eq!(range(1 << 52).bytes(), Bytes(u64::MAX));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Task {
     pub parent: u32,
     /// Thread ids inside the container; the first is `vpid`.
     pub threads: Vec<u32>,
+    /// All mappings, in order, neighbours joined. Empty for a zombie.
+    pub mapped: Vec<PageRange>,
     /// Mappings that CRIU can leave to a pager, in order, not overlapping. Empty for a zombie.
     pub lazy: Vec<PageRange>,
     /// All private mappings together, in pages: what the process may come to occupy.
@@ -100,6 +102,7 @@ fn task(images: &ImageDir, tree: Pstree) -> Result<Task, Error> {
         vpid: tree.pid,
         parent: tree.ppid,
         threads: tree.threads,
+        mapped: joined(&vmas),
         lazy: lazy_ranges(&vmas),
         private_pages: vmas.iter().filter(|v| v.flags & map::PRIVATE != 0).map(pages).sum(),
         hot: hot.into_iter().collect(),
@@ -143,10 +146,23 @@ fn can_be_lazy(vma: &Vma) -> bool {
         && vma.status & (status::VDSO | status::VVAR | status::VSYSCALL) == 0
 }
 
+fn range(vma: &Vma) -> PageRange {
+    PageRange::new(PageNumber::of_address(vma.start), (vma.end - vma.start) / PAGE_SIZE)
+}
+
 fn lazy_ranges(vmas: &[Vma]) -> Vec<PageRange> {
-    let range =
-        |v: &Vma| PageRange::new(PageNumber::of_address(v.start), (v.end - v.start) / PAGE_SIZE);
     vmas.iter().filter(|v| can_be_lazy(v)).map(range).collect()
+}
+
+fn joined(vmas: &[Vma]) -> Vec<PageRange> {
+    let mut out: Vec<PageRange> = Vec::new();
+    for next in vmas.iter().map(range) {
+        match out.last_mut() {
+            Some(last) if last.end() == next.first => last.count += next.count,
+            _ => out.push(next),
+        }
+    }
+    out
 }
 
 fn touched(core: &Core) -> Vec<PageNumber> {
@@ -213,6 +229,9 @@ pub(crate) mod tests {
         let lazy = [PageRange::new(PageNumber(0x10), 16), PageRange::new(PageNumber(0x50), 4)];
         assert_eq!(tasks[0].lazy, lazy);
         assert_eq!(tasks[0].hot, [PageNumber(0x10), PageNumber(0x50)]);
+        let mapped: Vec<_> = tasks[0].mapped.iter().map(|r| (r.first.0, r.count)).collect();
+        assert_eq!(mapped, [(0x10, 17), (0x30, 1), (0x40, 2), (0x50, 4)]);
+        assert_eq!(tasks[1].mapped, []);
         assert_eq!((tasks[0].private_pages, tasks[1].lazy.len(), tasks[1].hot.len()), (24, 0, 0));
     }
 

@@ -4,8 +4,8 @@
 //! Nothing of a checkpoint is trusted: images are vetted against the new spec before anything is started, mounts and
 //! limits come from the new spec. Whatever is found wrong is a refusal; nothing has happened then.
 
-use std::fs::File;
-use std::io::Write as _;
+mod eager;
+
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -21,10 +21,7 @@ use godwit_criu_rpc::relay_plan::{
     CONTENTS_FILE, RelayPlan, RestoreOptions, SOURCES_FILE, encode_sources,
 };
 use godwit_files::{Application, Devices, FileIndex, Halt, Target};
-use godwit_image::{
-    ContainerHead, FrameSource, PackTable, PageSource, SECTION_FILES, Space, SpaceHead,
-};
-use godwit_types::PAGE_SIZE;
+use godwit_image::{ContainerHead, FrameSource, PackTable, SECTION_FILES, Space};
 use godwit_wire::agent_op::Plan;
 use godwit_wire::memfd;
 use godwit_wire::pager::{LazyPlan, LazyProcess};
@@ -75,12 +72,15 @@ impl Stage<'_> {
     /// # Errors
     /// [`RestoreError`]: a refusal with its sentence, or damage.
     pub(super) fn run(&self) -> Result<Staged, RestoreError> {
+        eager::check_room(self.container, self.images)?;
         self.write_images()?;
         let dir = ImageDir::new(self.images);
         let refusals = vet::check(&dir, self.spec)?;
         if let Some(first) = refusals.into_iter().next() {
             return Err(RestoreError::Vet(first));
         }
+        let tasks = tasks::read(&dir)?;
+        eager::check_places(self.container, &tasks)?;
         inet::readdress(&dir, self.addresses, &self.new_addresses()?)?;
         limits::apply(&dir, self.spec, &limits::of_this_process()?)?;
         self.write_memory(&dir)?;
@@ -88,9 +88,7 @@ impl Stage<'_> {
         self.write_files()?;
         let (pager, fds) = self.pager_plan()?;
         // Zombies are in no cgroup, by which the shim finds its tasks.
-        let tasks = tasks::read(&dir)?;
         let vpids = tasks.iter().filter(|task| !task.zombie).map(|task| task.vpid).collect();
-        let memory = self.container.spaces.values().map(|s| s.map.pages() * PAGE_SIZE).sum();
         let plan = Plan {
             images_dir: self.images.display().to_string(),
             lazy: true,
@@ -98,7 +96,6 @@ impl Stage<'_> {
             pager,
             pager_fds: fds.len() as u32,
             tasks: vpids,
-            memory_bytes: memory,
             ..Plan::default()
         };
         Ok(Staged { plan, fds })
@@ -143,28 +140,9 @@ impl Stage<'_> {
                 })
                 .collect();
             pagemap::write(dir, criu_space(*space), id, &runs)?;
-            self.write_pages(&pagemap::pages_path(dir, id), head)?;
+            eager::write(&pagemap::pages_path(dir, id), head, &**self.frames)?;
         }
         Ok(())
-    }
-
-    fn write_pages(&self, path: &Path, head: &SpaceHead) -> Result<(), RestoreError> {
-        let failed = |source| RestoreError::Write { path: path.to_owned(), source };
-        let mut file = std::io::BufWriter::new(File::create(path).map_err(failed)?);
-        for run in head.eager_runs() {
-            let bytes = run.range.bytes().0 as usize;
-            match run.source {
-                PageSource::Zero => file.write_all(&vec![0; bytes]).map_err(failed)?,
-                PageSource::Stored { frame, .. } => {
-                    let raw = self.frames.frame(frame)?;
-                    let start = run.source.frame_offset().map_or(0, |(_, offset)| offset);
-                    let pages = raw.get(start..start + bytes);
-                    let pages = pages.ok_or(RestoreError::ShortFrame { frame: frame.frame })?;
-                    file.write_all(pages).map_err(failed)?;
-                }
-            }
-        }
-        file.flush().map_err(failed)
     }
 
     /// The writable layer, into the root file system that the shim has mounted and nobody uses yet.
