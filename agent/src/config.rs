@@ -122,6 +122,11 @@ impl Config {
                 "default_store names {missing:?}, but [stores] has only: {names}"
             )));
         }
+        if let Some(name) = config.stores.keys().find(|name| !is_store_name(name)) {
+            return Err(invalid(format!(
+                "the name of the store {name:?} must be 1 to 63 letters, digits, '-' or '_'"
+            )));
+        }
         if !(1..=64).contains(&config.operations) {
             return Err(invalid("operations must be from 1 to 64".to_owned()));
         }
@@ -133,6 +138,12 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// It names a file, too.
+fn is_store_name(name: &str) -> bool {
+    let is_one = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=63).contains(&name.len()) && name.chars().all(is_one)
 }
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
@@ -175,6 +186,8 @@ mod tests {
         assert!(parse("operations = 0").unwrap_err().contains("1 to 64"));
         assert!(parse("freeze_deadline = \"1h\"").unwrap_err().contains("10min"));
         assert!(parse("hydration_deadline = \"0s\"").unwrap_err().contains("1day"));
+        let outside = "default_store = \"../x\"\n[stores.\"../x\"]\nurl = \"memory://x\"";
+        assert!(parse(outside).unwrap_err().contains("letters"));
         assert!(parse("memry = 1").unwrap_err().contains("memry"));
     }
 }

@@ -1,6 +1,6 @@
 //! `godwit-agent`: one per node. Moves bytes; decides nothing about other nodes; holds nothing that a running pod cannot lose.
 //!
-//! Start: stores opened and probed, CRIU asked for its version, every pod looked at (what is sealed or committing is
+//! Start: stores opened and probed (one that is away is opened later), CRIU asked for its version, every pod looked at (what is sealed or committing is
 //! settled), then the three sockets are served. Stop (SIGTERM, SIGINT): no new requests, those in progress are finished,
 //! within [`DRAIN`]. A killed agent loses nothing: shims thaw what is not sealed, pagers wait for the next agent.
 
@@ -94,6 +94,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
                 Ok(())
             }
         }),
+        tasks.spawn({
+            let (node, stop) = (Arc::clone(&node), stop.clone());
+            async move {
+                node.stores.keep_opening(stop.clone()).await;
+                stop.cancelled().await;
+                Ok(())
+            }
+        }),
     ];
     tasks.close();
     start::notify_ready();
@@ -110,15 +118,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
 /// Waits for a signal, or for a server that ended by itself: the outer result is about the waiting, the inner one is the
 /// server's.
 async fn until_stopped(
-    ends: [tokio::task::JoinHandle<anyhow::Result<()>>; 5],
+    ends: [tokio::task::JoinHandle<anyhow::Result<()>>; 6],
     stop: &CancellationToken,
 ) -> anyhow::Result<anyhow::Result<()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let [a, b, c, d, e] = ends;
-    let ended = async move {
-        tokio::select! { r = a => r, r = b => r, r = c => r, r = d => r, r = e => r }
-    };
+    let ended = async move { futures::future::select_all(ends).await.0 };
     Ok(tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

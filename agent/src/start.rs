@@ -1,6 +1,5 @@
 //! What happens once, before the agent serves.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,8 +9,9 @@ use godwit_criu::launch::Launcher;
 use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
 use godwit_engine::node::{NO_CLUSTER, Operations};
+use godwit_engine::stores::Stores;
 use godwit_engine::{Node, compat};
-use godwit_store::Store;
+use godwit_types::names;
 use godwit_wire::NodeIdentity;
 use tokio::sync::Semaphore;
 
@@ -56,19 +56,15 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
             "CRIU says that this kernel has no usable userfaultfd: lazy restores will fail"
         );
     }
-    let mut stores = BTreeMap::new();
-    for (name, store) in &config.stores {
-        let opened = Store::open(store).await;
-        let opened = opened.with_context(|| format!("store {name:?} cannot be used"))?;
-        tracing::info!(store = name, url = opened.name(), "store opened");
-        stores.insert(name.clone(), opened);
+    let stores = Stores::new(config.stores, config.default_store, Path::new(names::STORES));
+    if let Err((name, error)) = stores.open().await {
+        return Err(error).with_context(|| format!("store {name:?} cannot be used"));
     }
     let version = found.version;
     let criu = format!("{}.{}.{}", version.major, version.minor, version.sublevel);
     Ok(Node {
         identity: NodeIdentity { cluster: NO_CLUSTER.to_owned(), node: name, epoch: 0 },
         stores,
-        default_store: config.default_store,
         budget: Budget::new(config.memory_budget),
         freeze_deadline: config.freeze_deadline,
         hydration_deadline: config.hydration_deadline,

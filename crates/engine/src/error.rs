@@ -3,7 +3,7 @@
 use godwit_types::Code;
 
 use crate::checkpoint::CheckpointError;
-use crate::node::UnknownStore;
+use crate::stores::NoStore;
 
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
@@ -11,9 +11,9 @@ pub enum EngineError {
     /// A checkpoint did not take place.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// No such store.
+    /// No such store, or it is away.
     #[error(transparent)]
-    UnknownStore(#[from] UnknownStore),
+    NoStore(#[from] NoStore),
     /// The store does not answer, or refuses.
     #[error(transparent)]
     Store(#[from] godwit_store::StoreError),
@@ -28,7 +28,7 @@ impl EngineError {
     pub fn code(&self) -> Code {
         match self {
             Self::Checkpoint(e) => e.code(),
-            Self::UnknownStore(_) => Code::NotFound,
+            Self::NoStore(e) => e.code(),
             Self::Store(e) => e.code(),
             Self::Encode(_) => Code::Internal,
         }

@@ -21,6 +21,7 @@ pub mod node;
 pub mod restore;
 pub mod shim;
 pub mod status;
+pub mod stores;
 pub mod sweep;
 
 pub use error::EngineError;

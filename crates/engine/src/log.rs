@@ -34,14 +34,39 @@ fn read<T>(what: &'static str, result: Result<T, StoreError>) -> Read<T> {
     }
 }
 
+impl StoreLog {
+    /// What is missing is believed only of the store itself: a directory that is not mounted lacks everything. It may be mounted at
+    /// any moment, so what was missing is read again once the store was seen.
+    async fn certain<T, F>(
+        &self,
+        is_missing: impl Fn(&T) -> bool,
+        read: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let found = read().await?;
+        if !is_missing(&found) {
+            return Ok(found);
+        }
+        let store = self.tenant.store();
+        if !store.is_there().await? {
+            return Err(StoreError::NotAStore { store: store.name().to_owned() });
+        }
+        read().await
+    }
+}
+
 #[async_trait]
 impl Log for StoreLog {
     async fn newest(&self) -> Read<Option<Box<Entry>>> {
-        read("newest entry", self.log.newest().await.map(|entry| entry.map(Box::new)))
+        let newest = self.certain(Option::is_none, || self.log.newest()).await;
+        read("newest entry", newest.map(|entry| entry.map(Box::new)))
     }
 
     async fn slot(&self, seq: Seq) -> Read<Option<Box<Entry>>> {
-        read("log slot", self.log.slot(seq).await.map(|entry| entry.map(Box::new)))
+        let slot = self.certain(Option::is_none, || self.log.slot(seq)).await;
+        read("log slot", slot.map(|entry| entry.map(Box::new)))
     }
 
     async fn put(&self, entry: &Entry) -> Put {
@@ -61,6 +86,8 @@ impl Log for StoreLog {
     }
 
     async fn presence(&self, checkpoint: CheckpointId) -> Read<Presence> {
-        read("manifest", self.tenant.presence(checkpoint).await)
+        let is_missing = |presence: &Presence| *presence == Presence::Gone;
+        let presence = || self.tenant.presence(checkpoint);
+        read("manifest", self.certain(is_missing, presence).await)
     }
 }

@@ -41,9 +41,9 @@ pub enum LookError {
     /// Its fence or an entry.
     #[error("what says who may run the pod cannot be read")]
     Fence(#[from] godwit_ownership::OwnershipError),
-    /// Its store is not configured any more.
+    /// Its store is away, or not configured any more.
     #[error(transparent)]
-    Store(#[from] crate::node::UnknownStore),
+    Store(#[from] crate::stores::NoStore),
 }
 
 /// The pods whose shims listen on this node.

@@ -16,27 +16,18 @@ use tokio::sync::Semaphore;
 
 use crate::budget::Budget;
 use crate::journal::Watched;
+use crate::stores::{NoStore, Stores};
 
 /// The cluster of nodes without Kubernetes.
 pub const NO_CLUSTER: &str = "_none";
-
-/// No store of this name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no store {name:?} in agent.toml; there are: {known}")]
-pub struct UnknownStore {
-    name: String,
-    known: String,
-}
 
 /// One node: its identity, its stores, its limits, and what is in progress.
 #[derive(Debug)]
 pub struct Node {
     /// Who it is in logs.
     pub identity: NodeIdentity,
-    /// Its stores by name.
-    pub stores: BTreeMap<String, Store>,
-    /// Name of the store that requests use when they name none.
-    pub default_store: String,
+    /// Its stores.
+    pub stores: Stores,
     /// Memory for capture.
     pub budget: Budget,
     /// Longest freeze.
@@ -63,14 +54,9 @@ impl Node {
     /// A store by name, or the default one; with its name.
     ///
     /// # Errors
-    /// There is none of this name.
-    pub fn store(&self, name: Option<&str>) -> Result<(&str, &Store), UnknownStore> {
-        let wanted = name.unwrap_or(&self.default_store);
-        let found = self.stores.get_key_value(wanted).map(|(name, store)| (name.as_str(), store));
-        found.ok_or_else(|| UnknownStore {
-            name: wanted.to_owned(),
-            known: self.stores.keys().cloned().collect::<Vec<_>>().join(", "),
-        })
+    /// There is none of this name, or it is away.
+    pub fn store(&self, name: Option<&str>) -> Result<(&str, &Store), NoStore> {
+        self.stores.get(name)
     }
 
     /// The owner that a pod of this node is.

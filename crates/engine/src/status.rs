@@ -4,7 +4,7 @@ use std::path::Path;
 
 use godwit_ownership::Fence;
 use godwit_types::{PodKey, names};
-use godwit_wire::api::{AgentStatus, PodStatus, StoreStatus};
+use godwit_wire::api::{AgentStatus, PodStatus};
 use godwit_wire::shim_op::PodState;
 
 use crate::look::shims;
@@ -21,15 +21,7 @@ pub async fn of(node: &Node) -> AgentStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: node.identity.node.clone(),
         criu: format!("{} {}", node.launcher.criu.display(), node.compat.criu),
-        stores: node
-            .stores
-            .iter()
-            .map(|(name, store)| StoreStatus {
-                name: name.clone(),
-                url: store.name().to_owned(),
-                state: "ready".to_owned(),
-            })
-            .collect(),
+        stores: node.stores.status(),
         pods,
         operations: node.progress.status(),
         budget: (node.budget.used().0, node.budget.total().0),

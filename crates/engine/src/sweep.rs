@@ -24,7 +24,7 @@ pub async fn forever(node: &Node, stop: CancellationToken) {
 }
 
 async fn all(node: &Node) {
-    for (name, store) in &node.stores {
+    for (name, store) in node.stores.opened() {
         match catalog::collect(store, &Gc::default()).await {
             Ok(collected) => {
                 let (removed, freed) = (collected.removed, collected.freed);

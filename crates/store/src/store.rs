@@ -33,23 +33,25 @@ pub struct Store {
 pub enum Access {
     /// Read only: nothing is written, and the backend is believed.
     Read,
-    /// Everything: the store is made where it does not exist, and the backend is probed.
+    /// Everything, in a store that exists; the backend is probed.
     Write,
+    /// Everything: the store is made where it does not exist.
+    Create,
 }
 
 impl Store {
-    /// Opens the store that `config` names, for reading and writing.
+    /// Opens the store that `config` names, for reading and writing, and makes it where it does not exist.
     ///
     /// # Errors
     /// The configuration cannot be used, the backend does not answer, or it lies ([`StoreError::Unsound`]).
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        Self::open_for(config, Access::Write).await
+        Self::open_for(config, Access::Create).await
     }
 
     /// Opens the store that `config` names.
     ///
     /// # Errors
-    /// As [`Store::open`]; with [`Access::Read`], [`StoreError::NotAStore`] where there is none.
+    /// As [`Store::open`]; [`StoreError::NotAStore`] where there is none and it may not be made.
     pub async fn open_for(config: &StoreConfig, access: Access) -> Result<Self, StoreError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (counts, limits) = (Arc::new(Counts::default()), config.limits());
@@ -71,7 +73,7 @@ impl Store {
         horizon: Duration,
     ) -> Result<Self, StoreError> {
         let counts = Arc::new(Counts::default());
-        let identity = identify(&blobs, Access::Write, &*clock, horizon).await?;
+        let identity = identify(&blobs, Access::Create, &*clock, horizon).await?;
         Ok(Self { blobs, counts, clock, identity: Arc::new(identity) })
     }
 
@@ -94,6 +96,15 @@ impl Store {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether this very store is there now. What a directory lacks is missing only if so: it may not be mounted.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn is_there(&self) -> Result<bool, StoreError> {
+        let found = Identity::read(&*self.blobs).await?;
+        Ok(found.is_some_and(|found| found.id == self.identity.id))
     }
 
     /// What was sent and received since the store was opened.
@@ -152,10 +163,10 @@ fn timestamp(clock: &dyn Clock) -> Timestamp {
 async fn backend(config: &StoreConfig, access: Access) -> Result<SharedStore, StoreError> {
     Ok(match config.url.scheme() {
         "memory" => Arc::new(MemoryStore::new()),
-        "file" => Arc::new(FileStore::open(&config.directory()?)?),
+        "file" => Arc::new(FileStore::open(&config.directory()?, access)?),
         "s3" => {
             let bucket = S3Store::open(config).await?;
-            if access == Access::Write {
+            if access != Access::Read {
                 bucket.refuse_expiry().await?;
             }
             Arc::new(bucket)
@@ -174,16 +185,17 @@ async fn identify(
     clock: &dyn Clock,
     horizon: Duration,
 ) -> Result<Identity, StoreError> {
-    match access {
-        Access::Write => {
-            probe::run(&**blobs).await?;
-            Identity::read_or_create(&**blobs, timestamp(clock), horizon).await
-        }
-        Access::Read => {
-            let store = blobs.name().to_owned();
-            Identity::read(&**blobs).await?.ok_or(StoreError::NotAStore { store })
-        }
+    if access == Access::Create {
+        probe::run(&**blobs).await?;
+        return Identity::read_or_create(&**blobs, timestamp(clock), horizon).await;
     }
+    let store = || blobs.name().to_owned();
+    let found = Identity::read(&**blobs).await?;
+    let found = found.ok_or_else(|| StoreError::NotAStore { store: store() })?;
+    if access == Access::Write {
+        probe::run(&**blobs).await?;
+    }
+    Ok(found)
 }
 
 /// One tenant's lineages and checkpoints. Cheap to clone.

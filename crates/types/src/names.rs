@@ -31,6 +31,8 @@ pub const IMAGES_DIR: &str = "/run/godwit/images";
 pub const STATE_DIR: &str = "/var/lib/godwit";
 /// One file per pod that has a lineage, named by its pod key.
 pub const FENCES: &str = "/var/lib/godwit/fences";
+/// Which stores this node knows: one file per store, named by its name in the configuration.
+pub const STORES: &str = "/var/lib/godwit/stores";
 /// Where the installer puts the pager and the directory that holds the relay under the name `criu`.
 pub const LIBEXEC_DIR: &str = "/usr/libexec/godwit";
 /// The pager.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use godwit_types::Code;
 
 use crate::budget::TooBig;
-use crate::node::UnknownStore;
 use crate::shim::ShimError;
+use crate::stores::NoStore;
 
 /// A step that was not possible when it was reached: a defect of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum CheckpointError {
     Name(#[from] godwit_types::InvalidName),
     /// No such store.
     #[error(transparent)]
-    Store(#[from] UnknownStore),
+    Store(#[from] NoStore),
     /// The lineage lives in another store.
     #[error(
         "the container's recovery points are in store {lives:?}: leave --store away, or start the container anew for {asked:?}"
@@ -123,7 +123,8 @@ impl CheckpointError {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::Name(_) | Self::Store(_) => Code::NotFound,
+            Self::Name(_) => Code::NotFound,
+            Self::Store(e) => e.code(),
             Self::OtherStore { .. } | Self::Refused(_) | Self::Budget(_) => Code::Refused,
             Self::Shim(e) => e.code(),
             Self::Wire(e) => e.code(),

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use godwit_image::{PackName, PackTable};
-use godwit_store::{CheckpointReader, Key, Pin, Store, StoreError};
+use godwit_store::{CheckpointReader, Pin, Store, StoreError};
 use godwit_types::{CheckpointId, Code, OpId, Owner, Tenant};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::{FrameError, OpenSource, OpenedSource};
 use crate::node::Node;
+use crate::stores::NoStore;
 
 /// What the agent puts into a pager's plan, so that any later agent finds the checkpoint again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +31,6 @@ pub struct SourceWords {
     pub owner: Owner,
 }
 
-/// What every store has, and nothing else has: where it is missing, the store is not there (a directory that is not mounted).
-const STORE_ID: &str = "godwit.json";
-
 /// Opens checkpoints of a node's stores.
 #[derive(Debug)]
 pub struct StoreSources(pub Arc<Node>);
@@ -45,8 +43,9 @@ impl OpenSource for StoreSources {
             reason: format!("a pager's source: {e}"),
         })?;
         let store = self.0.store(Some(&words.store)).map(|(_, store)| store.clone());
-        let store =
-            store.map_err(|e| FrameError { code: Code::NotFound, reason: e.to_string() })?;
+        // It may be opened, or configured again, before the deadline of the container.
+        let away = |e: NoStore| FrameError { code: Code::Unavailable, reason: e.to_string() };
+        let store = store.map_err(away)?;
         let opened = tried(&store, || opened(&store, &words)).await?;
         Ok(Arc::new(opened))
     }
@@ -76,7 +75,7 @@ impl Opened {
         let was_away = self.away.swap(error.is_some(), Ordering::Relaxed);
         let checkpoint = self.reader.manifest().id;
         match error {
-            Some(error) if !was_away => {
+            Some(error) if !was_away && error.code == Code::Unavailable => {
                 tracing::warn!(%checkpoint, why = error.reason, "memory cannot be read; it is tried again until the deadline of its container");
             }
             None if was_away => tracing::info!(%checkpoint, "memory can be read again"),
@@ -134,7 +133,7 @@ where
         let reason = error.to_string();
         return Err(match error.code() {
             code @ (Code::Corrupt | Code::Internal) => FrameError { code, reason },
-            Code::NotFound if !is_there(store).await => {
+            Code::NotFound if !store.is_there().await.unwrap_or(false) => {
                 let reason = format!("the store {} is not there: {reason}", store.name());
                 FrameError { code: Code::Unavailable, reason }
             }
@@ -148,19 +147,11 @@ where
     }
 }
 
-/// Whether the store is there and answers.
-async fn is_there(store: &Store) -> bool {
-    match Key::new(STORE_ID) {
-        Ok(key) => matches!(store.blobs().head(&key).await, Ok(Some(_))),
-        Err(_) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use godwit_store::{Absence, BlobError, StoreConfig};
+    use godwit_store::{Absence, BlobError, Key, StoreConfig};
 
     use super::*;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use godwit_types::{Bytes, Code};
 
 use crate::compat::Mismatch;
-use crate::node::UnknownStore;
+use crate::stores::NoStore;
 
 /// A restore that did not take place. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum RestoreError {
     Id(#[from] godwit_types::InvalidName),
     /// No such store.
     #[error(transparent)]
-    Store(#[from] UnknownStore),
+    Store(#[from] NoStore),
     /// The checkpoint is not there, or the store does not answer.
     #[error(transparent)]
     Reading(#[from] godwit_store::StoreError),
@@ -138,7 +138,7 @@ impl RestoreError {
             | Self::Vet(_)
             | Self::NoMounts
             | Self::SeveralContainers => Code::Refused,
-            Self::Store(_) => Code::NotFound,
+            Self::Store(e) => e.code(),
             Self::Reading(e) => e.code(),
             Self::Containerd(e) => e.code(),
             Self::Criu(e) => e.code(),

@@ -24,6 +24,7 @@ use bytes::Bytes;
 
 use super::{BlobStore, Creation, Key, Listed};
 use crate::error::BlobError;
+use crate::store::Access;
 
 /// A directory, on a local disk or a network file system whose `link(2)` is atomic.
 #[derive(Debug, Clone)]
@@ -38,13 +39,14 @@ struct Root {
 }
 
 impl FileStore {
-    /// Opens the directory, creates it (mode 0700) where it does not exist, and removes what crashes left behind.
+    /// Opens the directory, as far as `access` allows: creates it (mode 0700) where it does not exist, removes what crashes left
+    /// behind.
     ///
     /// # Errors
     /// The path is not absolute, or the file system refuses.
-    pub fn open(path: &Path) -> Result<Self, BlobError> {
+    pub fn open(path: &Path, access: Access) -> Result<Self, BlobError> {
         let root = Root { name: format!("file://{}", path.display()), path: path.to_owned() };
-        root.prepare().map_err(|e| root.failed("open the directory", e))?;
+        root.prepare(access).map_err(|e| root.failed("open the directory", e))?;
         Ok(Self { root: Arc::new(root) })
     }
 
@@ -62,11 +64,15 @@ impl FileStore {
 }
 
 impl Root {
-    fn prepare(&self) -> io::Result<()> {
+    fn prepare(&self, access: Access) -> io::Result<()> {
         if !self.path.is_absolute() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path must be absolute"));
         }
-        write::prepare(&self.path)
+        match access {
+            Access::Read => Ok(()),
+            Access::Write => write::tidy(&self.path),
+            Access::Create => write::prepare(&self.path),
+        }
     }
 
     fn path_of(&self, key: &Key) -> PathBuf {

@@ -107,7 +107,9 @@ async fn packs_wait_for_room_and_all_are_durable_when_the_stage_closes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn buffers_of_stored_packs_are_used_again() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = std::sync::Arc::new(crate::blob::file::FileStore::open(dir.path()).unwrap());
+    let blobs = std::sync::Arc::new(
+        crate::blob::file::FileStore::open(dir.path(), crate::Access::Create).unwrap(),
+    );
     let clock = std::sync::Arc::new(crate::SystemClock);
     let store = crate::Store::over(blobs, clock, HORIZON).await.unwrap();
     let new = new_checkpoint(&[]);

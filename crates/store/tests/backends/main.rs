@@ -25,7 +25,7 @@ async fn memory() -> Backend {
 
 async fn directory() -> Backend {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(FileStore::open(dir.path()).unwrap());
+    let store = Arc::new(FileStore::open(dir.path(), godwit_store::Access::Create).unwrap());
     Backend { store, _keep: Box::new(dir) }
 }
 
@@ -107,9 +107,33 @@ async fn wrong_credentials_and_a_missing_bucket_are_refused_and_a_dead_server_is
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_a_store_is_not_made_one_by_a_reader() {
+async fn a_directory_that_is_not_a_store_is_made_one_only_by_who_may() {
+    use godwit_store::Access;
     let dir = tempfile::tempdir().unwrap();
-    let config = StoreConfig::from_url(&format!("file://{}", dir.path().display())).unwrap();
-    let opened = Store::open_for(&config, godwit_store::Access::Read).await;
-    assert!(matches!(opened, Err(StoreError::NotAStore { .. })));
+    let path = dir.path().join("store");
+    let config = StoreConfig::from_url(&format!("file://{}", path.display())).unwrap();
+    for access in [Access::Read, Access::Write] {
+        let opened = Store::open_for(&config, access).await;
+        assert!(matches!(opened, Err(StoreError::NotAStore { .. })));
+        assert!(!path.exists(), "nothing is made");
+    }
+    Store::open_for(&config, Access::Create).await.unwrap();
+    Store::open_for(&config, Access::Write).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_store_in_its_place_is_not_taken_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, away) = (dir.path().join("store"), dir.path().join("away"));
+    let config = StoreConfig::from_url(&format!("file://{}", here.display())).unwrap();
+    let store = Store::open(&config).await.unwrap();
+    assert!(store.is_there().await.unwrap());
+    std::fs::rename(&here, &away).unwrap();
+    assert!(!store.is_there().await.unwrap());
+    let other = Store::open(&config).await.unwrap();
+    assert!(other.is_there().await.unwrap());
+    assert!(!store.is_there().await.unwrap());
+    std::fs::remove_dir_all(&here).unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    assert!(store.is_there().await.unwrap());
 }

@@ -19,9 +19,17 @@ const TRIES: usize = 16;
 
 /// Makes the root usable.
 pub(super) fn prepare(root: &Path) -> io::Result<()> {
-    let temporary = root.join(TEMPORARY);
-    make_directories(&temporary)?;
-    for entry in fs::read_dir(&temporary)? {
+    make_directories(&root.join(TEMPORARY))?;
+    tidy(root)
+}
+
+/// Removes what crashes left behind, where anything is.
+pub(super) fn tidy(root: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(root.join(TEMPORARY)) {
+        Err(e) if super::is_absent(&e) => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
         let entry = entry?;
         if is_abandoned(&entry) {
             remove_if_there(&entry.path())?;
