@@ -14,8 +14,9 @@ use crate::checkpoint::peer::unix_ms;
 use crate::driver::{Driver, Peer};
 use crate::log::StoreLog;
 use crate::look::OLD_MS;
-use crate::node::{Node, UnknownStore};
+use crate::node::Node;
 use crate::shim::{Shim, ShimError};
+use crate::stores::NoStore;
 
 /// Whoever cleans up after a shim that was killed has ended by then: containerd gives it five seconds.
 const QUIET: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ pub(crate) struct GonePod {
 ///
 /// # Errors
 /// Its store is not configured any more.
-pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, UnknownStore> {
+pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, NoStore> {
     let GonePod { uid, fence, wanted, proved_dead, slot_expired } = pod;
     let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
     let log = StoreLog::new(tenant, &fence.at.lineage);
