@@ -83,6 +83,7 @@ pub struct Container {
     cgroup: Mutex<Option<Arc<Cgroup>>>,
     prepared: Mutex<Option<(Prepared, ChildEnds)>>,
     unfilled: AtomicBool,
+    killed: AtomicBool,
 }
 
 /// While it lives, no process is executed in the container: new ones wait.
@@ -114,6 +115,7 @@ impl Container {
             cgroup: Mutex::default(),
             prepared: Mutex::default(),
             unfilled: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
         })
     }
 
@@ -232,6 +234,17 @@ impl Container {
     #[must_use]
     pub fn is_unfilled(&self) -> bool {
         self.unfilled.load(Ordering::Acquire)
+    }
+
+    /// It was killed because containerd asked for it: somebody wants this end.
+    pub fn note_killed(&self) {
+        self.killed.store(true, Ordering::Release);
+    }
+
+    /// Whether it was killed because containerd asked for it, and not by the kernel for want of memory or by a passer-by.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
     }
 
     /// Hands everything that its processes have written to containerd. For a frozen container; the caller sets the

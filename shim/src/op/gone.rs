@@ -23,8 +23,10 @@ use crate::state::State;
 const DELETE_WAITS: Duration = Duration::from_secs(3);
 /// How long the agent may take to settle a death.
 const SETTLING: Duration = Duration::from_secs(60);
-/// Signals that somebody sends who wants an end: INT, KILL, TERM, as exit statuses.
-const WANTED_DEATHS: [u32; 3] = [130, 137, 143];
+/// Exit statuses of those who were sent INT, KILL, TERM.
+const INTERRUPTED: u32 = 130;
+const KILLED: u32 = 137;
+const TERMINATED: u32 = 143;
 
 /// What was before, by container: for the log, when a container is started again.
 #[derive(Debug, Default)]
@@ -123,7 +125,7 @@ impl Actor {
         let wanted = !given
             && !container.is_unfilled()
             && lived_s.is_some()
-            && (status == 0 || WANTED_DEATHS.contains(&status));
+            && is_wanted(status, container.is_killed());
         self.feed(Event::Gone(if wanted { Gone::Wanted } else { Gone::Lost })).await;
         let fence = self.machine.fence().and_then(|fence| fence.encode().ok()).unwrap_or_default();
         let told = TaskGone {
@@ -163,6 +165,16 @@ impl Actor {
     }
 }
 
+/// Whether a container that ended so was meant to end. KILL says so only if this shim was `asked` for it: a container is killed for
+/// want of memory by the same signal, and whoever deletes it then still wants to go on from its checkpoint.
+fn is_wanted(status: u32, asked: bool) -> bool {
+    match status {
+        0 | INTERRUPTED | TERMINATED => true,
+        KILLED => asked,
+        _ => false,
+    }
+}
+
 /// Tells the agent of a death; whether the fence may go. `None`: it is away, and finds the fence by itself.
 pub(super) async fn settle(path: &std::path::Path, told: TaskGone) -> Option<bool> {
     let socket = Asked::connect(path).await.ok()?;
@@ -175,6 +187,27 @@ pub(super) async fn settle(path: &std::path::Path, told: TaskGone) -> Option<boo
                 return Some(false);
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_the_kernel_killed_for_want_of_memory_was_not_meant_to_end() {
+        assert!(!is_wanted(KILLED, false));
+        assert!(is_wanted(KILLED, true));
+    }
+
+    #[test]
+    fn success_and_a_request_to_end_are_wanted_and_a_crash_is_not() {
+        for status in [0, INTERRUPTED, TERMINATED] {
+            assert!(is_wanted(status, false), "{status}");
+        }
+        for status in [1, 134, 139, 255] {
+            assert!(!is_wanted(status, true), "{status}");
         }
     }
 }

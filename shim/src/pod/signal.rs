@@ -85,7 +85,11 @@ impl Pod {
             // A restore without a process: there is nothing to kill any more.
             return Err(Error::NotFound(format!("container {} has no process", container.id())));
         }
-        container.runc().kill(signal, all).await
+        container.runc().kill(signal, all).await?;
+        if signal == KILL {
+            container.note_killed();
+        }
+        Ok(())
     }
 
     /// A restore that has no process (not started, refused, given up) ends as if it had: whoever waits for its end is told.
@@ -100,7 +104,9 @@ fn kill_held(container: &Container) -> Result<()> {
     let Some(cgroup) = container.cgroup() else {
         return Err(Error::NotFound(format!("container {} has no process", container.id())));
     };
-    cgroup.kill().map_err(Error::io(format!("kill everyone in container {}", container.id())))
+    cgroup.kill().map_err(Error::io(format!("kill everyone in container {}", container.id())))?;
+    container.note_killed();
+    Ok(())
 }
 
 fn kill_exec(process: &Process, signal: u32) -> Result<()> {
