@@ -127,6 +127,8 @@ impl State {
             (Starting | Restoring, Step::Failed) => Created,
             (Created, Step::Restore) => Restoring,
             (Restoring, Step::Restored) => Hydrating,
+            // Its pager was done before its start was told, and it may be at work already.
+            (Running | Checkpointing | Frozen, Step::Restored) => self,
             (Restoring | Hydrating, Step::Hydrated) => Running,
             (Running, Step::Pause) => Pausing,
             (Pausing, Step::Paused) => Paused,
@@ -250,6 +252,17 @@ mod tests {
         let begin = [Step::Start, Step::Started, Step::Begin, Step::Begin];
         assert_eq!(walk(&begin), Err(Refusal::Checkpointing));
         assert_eq!(walk(&[Step::Restore, Step::Restored, Step::Begin]), Err(Refusal::Hydrating));
+    }
+
+    #[test]
+    fn a_pager_that_is_done_before_the_start_is_told_does_not_end_the_start() {
+        let done = [Step::Restore, Step::Hydrated, Step::Restored];
+        assert_eq!(walk(&done), Ok(State::Running));
+        let at_work = [Step::Restore, Step::Hydrated, Step::Begin, Step::Restored];
+        assert_eq!(walk(&at_work), Ok(State::Checkpointing));
+        for state in [State::Created, State::Starting, State::Hydrating, State::Stopped] {
+            assert!(state.after(Step::Restored).is_err(), "{state}");
+        }
     }
 
     #[test]

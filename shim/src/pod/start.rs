@@ -11,7 +11,7 @@ use crate::hooks::Restored;
 use crate::process::Phase;
 use crate::reaper::{Exit, Scope};
 use crate::runc;
-use crate::state::{State, Step};
+use crate::state::Step;
 
 impl Pod {
     /// Starts the init process of a container; returns its pid.
@@ -124,10 +124,7 @@ impl Pod {
         };
         init.set_phase(Phase::Running);
         for step in steps {
-            // A pager may have told the end of hydration already.
-            if container.state() != State::Running {
-                container.shift(*step)?;
-            }
+            container.shift(*step)?;
         }
         self.watch_oom(container);
         self.events().publish(Event::started(container.id(), pid));
