@@ -43,7 +43,7 @@ impl WorkDir {
     /// Removes the directories of attempts whose shims were killed.
     ///
     /// # Errors
-    /// The operating system's; the rest is left to the next sweep.
+    /// The first of the operating system; that one is left to the next sweep, all others are removed.
     pub fn sweep() -> Result<()> {
         let parent = parent();
         sweep(&parent).map_err(Error::io(format!("sweep {}", parent.display())))
@@ -91,35 +91,50 @@ fn make(parent: &Path, path: &Path) -> io::Result<WorkDir> {
     Ok(WorkDir { path: path.to_owned(), _lock: lock })
 }
 
+/// Directories with their locks.
+type Locked = Vec<(PathBuf, File)>;
+
 fn sweep(parent: &Path) -> io::Result<()> {
-    for (path, _lock) in abandoned(parent)? {
-        std::fs::remove_dir_all(&path)?;
-        info!(dir = %path.display(), "the directory of a dead restore is removed");
-    }
-    Ok(())
+    let (found, unlocked) = abandoned(parent)?;
+    remove(found).and(unlocked)
 }
 
-/// The directories that no living shim owns, with their locks.
-fn abandoned(parent: &Path) -> io::Result<Vec<(PathBuf, File)>> {
+/// Goes on after an error; returns the first.
+fn remove(found: Locked) -> io::Result<()> {
+    let mut outcome = Ok(());
+    for (path, _lock) in found {
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => info!(dir = %path.display(), "the directory of a dead restore is removed"),
+            // Its owner removed it, then dropped the lock.
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+            Err(why) => outcome = outcome.and(Err(why)),
+        }
+    }
+    outcome
+}
+
+/// The directories that no living shim owns, and the first error of those that could not be locked.
+fn abandoned(parent: &Path) -> io::Result<(Locked, io::Result<()>)> {
     let _gate = match locked(parent, FlockOperation::LockExclusive) {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Ok(()))),
         gate => gate?,
     };
-    let mut found = Vec::new();
+    let (mut found, mut outcome) = (Vec::new(), Ok(()));
     for entry in std::fs::read_dir(parent)? {
         let path = entry?.path();
         match locked(&path, FlockOperation::NonBlockingLockExclusive) {
             Ok(lock) => found.push((path, lock)),
-            // A living shim's, or its shim removes it at this moment.
-            Err(why) if is_owned(&why) => {}
-            Err(why) => return Err(why),
+            Err(why) if is_none(&why) => {}
+            Err(why) => outcome = outcome.and(Err(why)),
         }
     }
-    Ok(found)
+    Ok((found, outcome))
 }
 
-fn is_owned(why: &io::Error) -> bool {
-    matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound)
+/// A living shim's, or its shim removes it at this moment, or it is no directory and so nobody's attempt.
+fn is_none(why: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, WouldBlock};
+    matches!(why.kind(), WouldBlock | NotFound | NotADirectory)
 }
 
 /// Opens and locks a directory; children do not inherit the lock.
@@ -161,6 +176,38 @@ mod tests {
         std::mem::forget(killed);
         drop(owned);
         assert!(!living.exists());
+    }
+
+    #[test]
+    fn what_is_no_directory_stays_and_does_not_end_a_sweep() {
+        let (_dir, parent) = dir();
+        // So that one comes before the directory in any order.
+        for name in ["a", "z"] {
+            std::fs::create_dir_all(&parent).unwrap();
+            std::fs::write(parent.join(name), "x").unwrap();
+        }
+        let dead = parent.join("m");
+        let killed = make(&parent, &dead).unwrap();
+        flock(&killed._lock, FlockOperation::Unlock).unwrap();
+        sweep(&parent).unwrap();
+        assert!(!dead.exists() && parent.join("a").exists() && parent.join("z").exists());
+        std::mem::forget(killed);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_and_one_that_stays_do_not_keep_the_others() {
+        let (_dir, parent) = dir();
+        let owned = make(&parent, &parent.join("dead")).unwrap();
+        let plain = parent.join("plain");
+        std::fs::write(&plain, "x").unwrap();
+        let lock = || File::open(&parent).unwrap();
+        let gone = (parent.join("gone"), lock());
+        remove(vec![gone, (owned.path().to_owned(), lock())]).unwrap();
+        assert!(!owned.path().exists());
+        std::fs::create_dir(owned.path()).unwrap();
+        assert!(remove(vec![(plain, lock()), (owned.path().to_owned(), lock())]).is_err());
+        assert!(!owned.path().exists());
+        std::mem::forget(owned);
     }
 
     #[test]
