@@ -91,13 +91,17 @@ fn mapped_files(pid: u32) -> Vec<Refusal> {
         if mapping.name.starts_with("anon_inode:") {
             return anonymous(pid, mapping.name);
         }
-        let meta = fs::metadata(format!("/proc/{pid}/map_files/{}", mapping.place)).ok()?;
+        let meta = mapped_file(pid, mapping.place)?;
         let kind = meta.file_type();
         let number = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
         let device = kind.is_block_device() || (kind.is_char_device() && number != ZERO);
         device.then(|| Refusal::Device { pid, path: mapping.name.to_owned() })
     };
     of_maps(&maps).into_iter().filter_map(refusal).collect()
+}
+
+fn mapped_file(pid: u32, place: &str) -> Option<fs::Metadata> {
+    fs::metadata(format!("/proc/{pid}/map_files/{place}")).ok()
 }
 
 /// A mapped file.
@@ -108,13 +112,13 @@ struct Mapping<'a> {
     name: &'a str,
 }
 
-/// Every mapped file once.
+/// Every mapped file once. Its name belongs to what it is: most anonymous inodes are one inode.
 /// `7f…-7f… rw-s 00000000 00:0f 123   /dev/dri/card0`
 fn of_maps(maps: &str) -> Vec<Mapping<'_>> {
     let mut seen = BTreeSet::new();
     let first_of_file = |line| {
         let (place, file, name) = parse_mapping(line)?;
-        seen.insert(file).then_some(Mapping { place, name })
+        seen.insert((file, name)).then_some(Mapping { place, name })
     };
     maps.lines().filter_map(first_of_file).collect()
 }
@@ -161,21 +165,30 @@ mod tests {
 7f01-7f02 rw-s 00001000 00:0f 123                        /dev/dri/card 0
 7f02-7f03 rw-p 00000000 00:00 0
 7f03-7f04 rw-p 00000000 00:00 0                          [stack]
-7f04-7f05 rw-s 00000000 00:0e 124                        anon_inode:[io_uring]
+7f04-7f05 rw-s 00000000 00:0e 124                        anon_inode:[eventfd]
+7f05-7f06 rw-s 00000000 00:0e 124                        anon_inode:[perf_event]
+7f06-7f07 rw-s 00000000 00:0e 124                        anon_inode:[perf_event]
 ";
         let mapping = |place, name| Mapping { place, name };
         assert_eq!(
             of_maps(maps),
             [
                 mapping("7f00-7f01", "/dev/dri/card 0"),
-                mapping("7f04-7f05", "anon_inode:[io_uring]")
+                mapping("7f04-7f05", "anon_inode:[eventfd]"),
+                mapping("7f05-7f06", "anon_inode:[perf_event]")
             ]
         );
     }
 
     #[test]
     fn files_that_this_process_has_mapped_are_no_devices() {
-        assert_eq!(mapped_files(std::process::id()), []);
+        let pid = std::process::id();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let files = of_maps(&maps);
+        let own = files.iter().find(|file| Path::new(file.name) == program).unwrap();
+        assert!(mapped_file(pid, own.place).unwrap().is_file());
+        assert_eq!(mapped_files(pid), []);
     }
 
     #[test]
