@@ -3,15 +3,20 @@
 //! Mostly a shim tells of it and removes the fence itself. What is found here on disk belongs to pods that went while the agent, or
 //! their store, was away: until such a death is settled nothing starts under their name.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
+use futures::future::join_all;
+use godwit_ownership::fence::MAX_FENCE;
 use godwit_ownership::{Event, Fence, Gone, Keeper, KeeperSpec, Pen};
 use godwit_types::{Nonce, PodKey, names};
+use tokio::time::timeout;
 
 use crate::checkpoint::peer::unix_ms;
-use crate::driver::{Driver, Peer};
+use crate::driver::{Driver, Log, Peer};
 use crate::log::StoreLog;
 use crate::look::OLD_MS;
 use crate::node::Node;
@@ -20,8 +25,13 @@ use crate::stores::NoStore;
 
 /// Whoever cleans up after a shim that was killed has ended by then: containerd gives it five seconds.
 const QUIET: Duration = Duration::from_secs(10);
+/// Longest work at one death. A store that takes no entry (its disk is full) would be asked for ever; it is asked again by a later look.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest work at what is found on disk: other pods wait for their look meanwhile, and all of them for an agent that starts.
+const ONE_LOOK: Duration = Duration::from_secs(20);
 
 /// A pod that is gone.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GonePod {
     /// [`godwit_types::Owner::pod_uid`].
     pub(crate) uid: String,
@@ -35,10 +45,10 @@ pub(crate) struct GonePod {
     pub(crate) slot_expired: bool,
 }
 
-/// Writes what follows from a death. Returns whether the fence may go.
+/// Writes what follows from a death. Returns whether the fence may go: not if it is not settled within [`PATIENCE`].
 ///
 /// # Errors
-/// Its store is not configured any more.
+/// Its store is away, or not configured any more.
 pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, NoStore> {
     let GonePod { uid, fence, wanted, proved_dead, slot_expired } = pod;
     let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
@@ -50,24 +60,54 @@ pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, NoStore> {
         at_ms: unix_ms(),
     };
     let spec = KeeperSpec { pen, fence, wanted, slot_expired };
-    let mut dead = Dead { proved: proved_dead, remove_fence: false };
-    let mut driver = Driver::new(Keeper::new(spec), &log, &mut dead, Duration::MAX);
-    let ending = driver.feed(Event::Begin).await;
-    tracing::debug!(pod = uid, ?ending, "the death of tasks");
-    Ok(dead.remove_fence)
+    Ok(keep(&log, spec, proved_dead).await)
 }
 
-/// Settles every death that nobody is left to settle.
+/// Whether the fence may go.
+async fn keep(log: &dyn Log, spec: KeeperSpec, proved: bool) -> bool {
+    let pod = spec.pen.me.pod_uid.clone();
+    let mut dead = Dead { proved, remove_fence: false };
+    let mut driver = Driver::new(Keeper::new(spec), log, &mut dead, Duration::MAX);
+    // Given up, it is to the log as if this agent had died.
+    match timeout(PATIENCE, driver.feed(Event::Begin)).await {
+        Ok(ending) => tracing::debug!(pod, ?ending, "the death of tasks"),
+        Err(_) => {
+            tracing::warn!(pod, "the store takes no entry about a death; it is asked again later");
+        }
+    }
+    dead.remove_fence
+}
+
+/// Settles every death that nobody is left to settle. Ends within [`ONE_LOOK`]; what is not settled by then is left to the next look.
 pub(crate) async fn all(node: &Node) {
-    for left in left_over(Path::new(names::FENCES)) {
-        let key = left.key.clone();
-        if !matches!(Shim::connect(&key).await, Err(ShimError::NoShim { .. })) {
-            continue;
-        }
-        match left.settle(node).await {
-            Ok(removed) => tracing::info!(pod = %key, removed, "settled what a pod has left"),
-            Err(error) => tracing::warn!(pod = %key, error, "a fence stays behind"),
-        }
+    each(left_over(Path::new(names::FENCES)), node).await;
+}
+
+/// Whom a fence on disk is settled with.
+#[async_trait]
+trait World: Sync {
+    /// Whether no shim serves this pod.
+    async fn has_no_shim(&self, key: &PodKey) -> bool;
+    /// See [`settle`].
+    async fn settle(&self, pod: GonePod) -> Result<bool, NoStore>;
+}
+
+#[async_trait]
+impl World for Node {
+    async fn has_no_shim(&self, key: &PodKey) -> bool {
+        matches!(Shim::connect(key).await, Err(ShimError::NoShim { .. }))
+    }
+
+    async fn settle(&self, pod: GonePod) -> Result<bool, NoStore> {
+        settle(self, pod).await
+    }
+}
+
+/// Settles them beside each other, so that none waits for another's store.
+async fn each(left: Vec<LeftOver>, world: &dyn World) {
+    let works = left.iter().map(|one| one.settle_and_tell(world));
+    if timeout(ONE_LOOK, join_all(works)).await.is_err() {
+        tracing::warn!("not everything that pods have left is settled; it is tried again later");
     }
 }
 
@@ -84,23 +124,51 @@ struct LeftOver {
 fn left_over(directory: &Path) -> Vec<LeftOver> {
     let Ok(items) = std::fs::read_dir(directory) else { return Vec::new() };
     let paths = items.flatten().map(|item| item.path());
-    paths.filter_map(|path| read(path).ok().flatten()).filter(|left| left.age > QUIET).collect()
+    paths.filter_map(of_file).filter(|left| left.age > QUIET).collect()
 }
 
 /// `None` if it is no fence, or its pod is not gone.
-fn read(path: PathBuf) -> io::Result<Option<LeftOver>> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let Ok(key) = PodKey::new(&name) else { return Ok(None) };
-    let written = std::fs::metadata(&path)?.modified()?;
-    let Ok(fence) = Fence::decode(&std::fs::read(&path)?) else { return Ok(None) };
-    let Some(gone) = fence.gone else { return Ok(None) };
+fn of_file(path: PathBuf) -> Option<LeftOver> {
+    let name = path.file_name()?.to_str()?;
+    let key = PodKey::new(name).ok()?;
+    let (fence, written) = match read(&path) {
+        Ok(read) => read,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return None,
+        Err(why) => {
+            tracing::warn!(fence = %path.display(), %why, "a fence cannot be read: nothing starts under its name");
+            return None;
+        }
+    };
+    let gone = fence.gone?;
     let age = SystemTime::now().duration_since(written).unwrap_or_default();
-    Ok(Some(LeftOver { key, path, fence, gone, age }))
+    Some(LeftOver { key, path, fence, gone, age })
+}
+
+/// A fence and when it was written.
+fn read(path: &Path) -> io::Result<(Fence, SystemTime)> {
+    let file = File::open(path)?;
+    let written = file.metadata()?.modified()?;
+    let mut bytes = Vec::new();
+    // One more than allowed is refused by who decodes it.
+    file.take(MAX_FENCE as u64 + 1).read_to_end(&mut bytes)?;
+    let fence = Fence::decode(&bytes).map_err(io::Error::other)?;
+    Ok((fence, written))
 }
 
 impl LeftOver {
+    async fn settle_and_tell(&self, world: &dyn World) {
+        if !world.has_no_shim(&self.key).await {
+            return;
+        }
+        match self.settle(world).await {
+            Ok(true) => tracing::info!(pod = %self.key, "settled what a pod has left"),
+            Ok(false) => tracing::debug!(pod = %self.key, "a fence is not settled yet"),
+            Err(error) => tracing::warn!(pod = %self.key, error, "a fence stays behind"),
+        }
+    }
+
     /// Returns whether the fence is removed.
-    async fn settle(self, node: &Node) -> Result<bool, String> {
+    async fn settle(&self, world: &dyn World) -> Result<bool, String> {
         let pod = GonePod {
             uid: self.key.to_string(),
             fence: self.fence.clone(),
@@ -109,18 +177,22 @@ impl LeftOver {
             proved_dead: true,
             slot_expired: self.age > Duration::from_millis(OLD_MS),
         };
-        let may_go = settle(node, pod).await.map_err(|error| error.to_string())?;
-        if may_go {
-            remove(&self.path).map_err(|error| error.to_string())?;
+        let may_go = world.settle(pod).await.map_err(|error| error.to_string())?;
+        if !may_go {
+            return Ok(false);
         }
-        Ok(may_go)
+        self.remove().map_err(|error| error.to_string())
     }
-}
 
-/// Durable when it returns.
-fn remove(path: &Path) -> io::Result<()> {
-    std::fs::remove_file(path)?;
-    path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
+    /// Removes what was settled, and not what somebody has written meanwhile. Durable when it returns; whether it is removed.
+    fn remove(&self) -> io::Result<bool> {
+        if read(&self.path)?.0 != self.fence {
+            return Ok(false);
+        }
+        std::fs::remove_file(&self.path)?;
+        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())?;
+        Ok(true)
+    }
 }
 
 /// A pod that cannot be asked: what is known of its death was said before.
@@ -129,7 +201,7 @@ struct Dead {
     remove_fence: bool,
 }
 
-#[async_trait::async_trait]
+#[async_trait]
 impl Peer for Dead {
     async fn tell(&mut self, _: godwit_ownership::ToShim) -> Option<godwit_ownership::ToAgent> {
         None
@@ -147,3 +219,6 @@ impl Peer for Dead {
         self.remove_fence = true;
     }
 }
+
+#[cfg(test)]
+mod tests;
