@@ -155,20 +155,29 @@ impl Backlog {
         None
     }
 
-    /// The agent has answered for a slot: what was wanted. `None` if nothing was.
-    pub(super) fn answered(&mut self, slot: u32, arrived: bool) -> Option<(Want, Lane)> {
+    /// The agent has filled a slot: what was wanted. `None` if nothing was.
+    pub(super) fn arrived(&mut self, slot: u32) -> Option<Want> {
+        let (want, _) = self.landed(slot)?;
+        self.stalled = (!self.is_empty()).then(Instant::now);
+        Some(want)
+    }
+
+    /// The agent could not fill a slot: what was wanted, which is asked for `again` after a while if that may help. At no moment between
+    /// is it unknown: who wants it then does not queue it twice, nor start the deadline anew.
+    pub(super) fn failed(&mut self, slot: u32, again: Option<Duration>, why: &str) -> Option<Want> {
+        let (want, lane) = self.landed(slot)?;
+        if let Some(wait) = again {
+            why.clone_into(&mut self.trouble);
+            self.later.push((Instant::now() + wait, want, lane));
+        }
+        Some(want)
+    }
+
+    fn landed(&mut self, slot: u32) -> Option<(Want, Lane)> {
         let link = self.link.as_mut()?;
         let Flying { want, lane, .. } = link.in_flight.remove(&slot)?;
         link.slot_of.remove(&want.ticket);
-        if arrived {
-            self.stalled = (!self.is_empty()).then(Instant::now);
-        }
         Some((want, lane))
-    }
-
-    /// Asks for it again after a while.
-    pub(super) fn retry(&mut self, want: Want, lane: Lane, wait: Duration) {
-        self.later.push((Instant::now() + wait, want, lane));
     }
 
     /// Moves what is due back to the queues; when the next one will be.

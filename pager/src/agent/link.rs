@@ -75,7 +75,7 @@ impl Agent {
         if u64::from(ready.bytes) > SLOT_BYTES {
             return Err("the agent wrote beyond a slot");
         }
-        let Some((want, _)) = self.lock().answered(ready.slot, true) else {
+        let Some(want) = self.lock().arrived(ready.slot) else {
             return Err("the agent answered for a slot that is not its own");
         };
         let pages = slots.filled(ready.slot, ready.bytes);
@@ -86,16 +86,13 @@ impl Agent {
     }
 
     fn failed(&self, slots: &Slots, failed: Failed) -> Result<(), &'static str> {
-        let Some((want, lane)) = self.lock().answered(failed.slot, false) else {
+        let why = failed.why.unwrap_or_else(|| Refusal::new(Code::Internal, "no reason given"));
+        let again = (why.means() == Code::Unavailable).then_some(RETRY);
+        let Some(want) = self.lock().failed(failed.slot, again, &why.reason) else {
             return Err("the agent failed for a slot that is not its own");
         };
         slots.give_back(failed.slot);
-        let why = failed.why.unwrap_or_else(|| Refusal::new(Code::Internal, "no reason given"));
-        if why.means() == Code::Unavailable {
-            let mut backlog = self.lock();
-            backlog.trouble = why.reason;
-            backlog.retry(want, lane, RETRY);
-        } else {
+        if again.is_none() {
             self.fail(&want, why.means(), why.reason);
         }
         Ok(())
