@@ -132,6 +132,7 @@ mod tests {
             state,
             op: None,
             lived: false,
+            consumed: None,
             slot: Some(Seq(3)),
             gone: None,
         }

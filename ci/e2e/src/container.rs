@@ -12,8 +12,8 @@ pub const RUNTIME: &str = "io.containerd.godwit.v2";
 pub const SOON: Duration = Duration::from_secs(90);
 /// Where programs keep their last line of progress: in the writable layer.
 pub const PROGRESS: &str = "/progress";
-/// Where containerd keeps what runs.
-const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
+/// Where containerd keeps what runs: a directory for each task.
+pub const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
 
 /// What is given to `ctr run`, the same on every node.
 #[derive(Debug, Clone)]
@@ -153,9 +153,17 @@ impl Container {
     /// # Errors
     /// There is none.
     pub fn progress(&self, node: &Node) -> Result<u64> {
-        let text = node.read_file(&format!("{BUNDLES}/{}/rootfs{PROGRESS}", self.id))?;
+        let text = self.progress_line(node)?;
         let number = text.split_whitespace().find_map(|word| word.parse().ok());
         number.with_context(|| format!("no number in {text:?}"))
+    }
+
+    /// Its last line of progress.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn progress_line(&self, node: &Node) -> Result<String> {
+        Ok(node.read_file(&format!("{BUNDLES}/{}/rootfs{PROGRESS}", self.id))?)
     }
 
     /// Waits until that number is greater than `last`.

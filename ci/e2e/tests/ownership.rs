@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
-use godwit_e2e::container::Container;
-use godwit_lab::{AgentOptions, Image, LabOptions, wait};
+use godwit_e2e::container::{Container, SOON};
+use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 
 const ROUNDS: usize = 200;
 
@@ -83,4 +83,49 @@ fn a_container_that_was_deleted_while_the_agent_was_away_can_be_started_again() 
     wait::until_true("the fence to go", Duration::from_secs(20), gone)?;
     web.run(&bed.n1)?;
     web.wait_state(&bed.n1, "running")
+}
+
+#[test]
+fn after_a_reboot_a_container_is_continued_under_its_old_name() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let script = "read life </proc/sys/kernel/random/uuid; i=0; \
+                  while :; do i=$((i+1)); echo $i $life >/progress; sleep 0.05; done";
+    let web = Container::new("web", Image::Shell, &["sh", "-c", script]);
+    web.run(&bed.n1)?;
+    web.wait_beyond(&bed.n1, 0)?;
+    let life = life_of(&web, &bed.n1)?;
+    let first = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+    reboot(&bed.n1, &web)?;
+    web.restore(&bed.n1, &first)?;
+    ensure!(life_of(&web, &bed.n1)? == life, "it began anew");
+    web.wait_state(&bed.n1, "running")?;
+    // The same words after another life of it: they ask for a point that is not its latest any more.
+    let second = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+    reboot(&bed.n1, &web)?;
+    let refused = web.restore(&bed.n1, &first).unwrap_err().to_string();
+    let sentence = format!("web can only be continued from {second}, not from {first}");
+    ensure!(refused.contains(&sentence), "{refused}");
+    web.remove(&bed.n1)?;
+    // Its death is in the log: no force is needed elsewhere.
+    web.restore(&bed.n2, &second)?;
+    ensure!(life_of(&web, &bed.n2)? == life, "it began anew");
+    Ok(())
+}
+
+/// Power loss, and what its administrator does then.
+fn reboot(node: &Node, web: &Container) -> Result<()> {
+    node.reboot()?;
+    node.start_agent(&AgentOptions::default())?;
+    node.ctr(&["container", "rm", &web.id])?;
+    Ok(())
+}
+
+/// What its program has kept in memory since it began.
+fn life_of(web: &Container, node: &Node) -> Result<String> {
+    let what = format!("{} on {} to tell its life", web.id, node.name());
+    let line = || web.progress_line(node).map_err(|error| format!("{error:#}"));
+    Ok(wait::until(&what, SOON, || {
+        let line = line()?;
+        line.split_whitespace().nth(1).map(str::to_owned).ok_or(line)
+    })?)
 }

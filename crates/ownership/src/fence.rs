@@ -2,7 +2,7 @@
 //!
 //! Owns: what it says and its JSON. When it is written is [`crate::shim`]'s, when it is removed [`crate::keeper`]'s.
 
-use godwit_types::{Incarnation, LineageName, OpId, Seq, Tenant};
+use godwit_types::{CheckpointId, Incarnation, LineageName, OpId, Seq, Tenant};
 use serde::{Deserialize, Serialize};
 
 use crate::OwnershipError;
@@ -48,9 +48,12 @@ pub struct Fence {
     /// The operation that wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<OpId>,
-    /// Whether a task of this pod has lived here: from then on a restore request of its spec is consumed.
+    /// Whether a task of that life has run here: from then on a restore request is consumed for as long as it lasts.
     #[serde(default)]
     pub lived: bool,
+    /// The last restore request that a life here began with: a pod object that repeats it in a later life asks for nothing new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumed: Option<Asked>,
     /// The last slot into which an entry that names this pod as the owner was, or was about to be, PUT. It is settled when the log
     /// has an entry there, and is kept through later attempts until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,6 +62,16 @@ pub struct Fence {
     /// is left is to settle and to remove the fence. Nothing starts under it meanwhile, so its death needs no other proof.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Gone>,
+}
+
+/// What a spec asks to be restored, by value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    /// Its lineage, from this point; from what it offers if absent.
+    RestoreFrom(Option<CheckpointId>),
+    /// A copy of this point.
+    ForkFrom(CheckpointId),
 }
 
 /// How a pod object went.

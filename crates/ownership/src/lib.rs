@@ -39,7 +39,7 @@ mod target;
 pub use admit::{Refusal, permitted};
 pub use entry::{Basis, ENTRY_FORMAT, Entry, MAX_ENTRY, Pen};
 pub use error::OwnershipError;
-pub use fence::{Fence, FenceState, Gone, LineageRef};
+pub use fence::{Asked, Fence, FenceState, Gone, LineageRef};
 pub use fold::fold;
 pub use keeper::{Keeper, KeeperSpec};
 pub use look::{Look, LookSpec};

@@ -16,7 +16,7 @@
 
 use godwit_types::{CheckpointId, Incarnation, OpId, Outcome};
 
-use crate::fence::{Fence, LineageRef};
+use crate::fence::{Asked, Fence, LineageRef};
 use crate::state::{ColdReason, Fork};
 use crate::{Entry, Refusal};
 
@@ -200,6 +200,9 @@ pub struct Ask {
 pub struct Start {
     /// What is to be restored; none for an ordinary start.
     pub request: Option<Request>,
+    /// The request stands in a pod object that outlives sandboxes and boots (Kubernetes), so that a later life repeats it and asks
+    /// for nothing new. Without one, who starts another life asks anew.
+    pub standing: bool,
     /// What was before.
     pub before: Before,
     /// What to do with a pod whose earlier life is lost.
@@ -220,7 +223,7 @@ pub struct Before {
     pub lived_s: Option<u64>,
 }
 
-/// A restore request. Consumed by the first life of its pod.
+/// A restore request. Consumed by the first life that it began.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub enum Request {
@@ -233,6 +236,17 @@ pub enum Request {
     },
     /// Begin a lineage of its own as a copy.
     Fork(Fork),
+}
+
+impl Request {
+    /// What is asked for, as a fence remembers it.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        match self {
+            Self::Continue { checkpoint, .. } => Asked::RestoreFrom(*checkpoint),
+            Self::Fork(fork) => Asked::ForkFrom(fork.checkpoint),
+        }
+    }
 }
 
 /// A person's word against the owner's.

@@ -27,7 +27,7 @@ use godwit_types::{Incarnation, OpId, Outcome, Owner};
 
 use crate::admit::Refusal;
 use crate::entry::Entry;
-use crate::fence::{Fence, FenceState, Gone};
+use crate::fence::{Asked, Fence, FenceState, Gone};
 use crate::message::{Before, Holds, Status, ToAgent, ToShim};
 use crate::rules::Rules;
 
@@ -63,6 +63,8 @@ enum Op {
     /// The entry may be in flight.
     Committing {
         entry: Box<Entry>,
+        /// What its life consumes.
+        asked: Option<Asked>,
         conn: Option<Conn>,
     },
     Checkpoint(Checkpoint),

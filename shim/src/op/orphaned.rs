@@ -91,6 +91,7 @@ mod tests {
             state: FenceState::Owned,
             op: None,
             lived: true,
+            consumed: None,
             slot: None,
             gone: None,
         }

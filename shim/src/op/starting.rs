@@ -136,7 +136,8 @@ impl Actor {
         }
         let restores = matches!(container.origin(), Origin::Restore { .. });
         let before = self.past.before(&container, self.machine.fence().is_some());
-        let call = StartCall { op, start: words::start(restores, before) };
+        let asked = words::asked(container.origin());
+        let call = StartCall { op, start: words::start(restores, before), asked };
         info!(container = container.id(), op = %op, restores, "start");
         self.starting = Some(Starting {
             op,

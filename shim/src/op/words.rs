@@ -3,11 +3,13 @@
 use godwit_ownership::fence::LineageRef;
 use godwit_ownership::message::{Before, Holds, OnFailure, OnLost, Request, Start, Status};
 use godwit_ownership::state::ColdReason;
-use godwit_ownership::{Entry, Refusal, ToShim};
+use godwit_ownership::{Asked, Entry, Refusal, ToShim};
 use godwit_types::Code;
 use godwit_wire::agent_op::FromAgentBody;
 use godwit_wire::shim_op::{self, ToShimBody, WireOutcome};
 use godwit_wire::{LineageAt, WireError, parse};
+
+use crate::container::{Origin, RestoreKind};
 
 /// What a message of an agent on the shim's socket means for ownership; `None` if it is about something else.
 ///
@@ -92,7 +94,18 @@ pub(super) fn before(before: &Before) -> shim_op::Before {
 /// request is the same.
 pub(super) fn start(restores: bool, before: Before) -> Start {
     let request = restores.then_some(Request::Continue { checkpoint: None, force: None });
-    Start { request, before, on_lost: OnLost::default(), on_failure: OnFailure::default() }
+    let (on_lost, on_failure) = (OnLost::default(), OnFailure::default());
+    Start { request, standing: false, before, on_lost, on_failure }
+}
+
+/// What a container asks for by value; none for what only the agent can read.
+pub(super) fn asked(origin: &Origin) -> Option<Asked> {
+    let Origin::Restore { kind, from } = origin else { return None };
+    let point = from.parse().ok();
+    match kind {
+        RestoreKind::Continue => Some(Asked::RestoreFrom(point)),
+        RestoreKind::Fork => point.map(Asked::ForkFrom),
+    }
 }
 
 /// The parts of a status that ownership decides.

@@ -71,6 +71,7 @@ pub(super) fn target(
     };
     let start = Start {
         request: Some(request),
+        standing: annotation(&begin.annotations, names::SANDBOX_UID).is_some(),
         before: before(begin.before.as_ref(), &begin.container),
         on_lost: OnLost::default(),
         on_failure: OnFailure::default(),
@@ -88,6 +89,7 @@ pub(super) fn ordinary(node: &Node, ask: &AskStart) -> Result<TargetSpec, Restor
     let fence = fence(&ask.fence)?.ok_or(RestoreError::NoFence)?;
     let start = Start {
         request: None,
+        standing: false,
         before: before(ask.before.as_ref(), &ask.container),
         on_lost: OnLost::default(),
         on_failure: OnFailure::default(),

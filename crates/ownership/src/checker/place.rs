@@ -35,6 +35,11 @@ pub(super) struct Setting {
     pub fresh_lives: bool,
     /// Targets carry a forced request.
     pub force: bool,
+    /// There are no pod objects: every life of every place is begun by a person who asks for the pod's memory. Off: the pod objects of
+    /// the targets repeat their request.
+    pub asks_anew: bool,
+    /// A life consumes its own request (off: any life consumes any).
+    pub own_request: bool,
     /// Messages arrive at once. Sound: an arrival touches only its own place, so it commutes with whatever other places and the store
     /// do; what the place itself may do between sending and arrival it may as well do before. Not for the news that cross a
     /// message: `Aborted` and the end of a connection take their time.
@@ -113,6 +118,8 @@ pub(super) struct Place {
     pub agent: bool,
     /// kubelet's object.
     pub pod: bool,
+    /// Somebody asked for the pod's memory, and no life has begun since.
+    pub asked: bool,
     pub wanted: bool,
     pub fence: Option<Fence>,
     pub shim: Option<Box<Sandbox>>,
@@ -128,6 +135,8 @@ pub(super) struct Place {
 pub(super) struct Effect {
     /// Tasks began to run; by the stated exception (nobody could be asked)?
     pub ran: Option<bool>,
+    /// They began from the image although somebody had asked for the pod's memory.
+    pub ignored: bool,
     /// A fault, or a person, ended tasks that counted.
     pub lost: bool,
     /// A stop killed its tasks.
@@ -148,13 +157,15 @@ impl Place {
             state: crate::FenceState::Owned,
             op: None,
             lived: true,
+            consumed: None,
             slot: None,
             gone: None,
         });
         let mut machine =
             ShimMachine::under(setting.rules, ids::pod_uid(0), ids::incarnation(0, 0), None);
         // A first start without a lineage; then the fence that its first entry would have made.
-        machine.step(shim::Event::Start(Box::new(start_call(0, None, true, OnLost::Image))));
+        let first = start_call(0, None, true, true, OnLost::Image);
+        machine.step(shim::Event::Start(Box::new(first)));
         machine.adopt_fence(fence.clone());
         let sandbox =
             Sandbox { life: 0, machine, truth: Truth::Running, ran: false, restoring: None };
@@ -167,6 +178,7 @@ impl Place {
             up: true,
             agent: true,
             pod: true,
+            asked: n > 0,
             wanted: false,
             fence: None,
             shim: None,
@@ -279,9 +291,16 @@ fn pen(place: u8, life: u8, nonce: u8) -> Pen {
     Pen { me, op: None, nonce, at_ms: 0 }
 }
 
-fn start_call(place: u8, request: Option<Request>, same: bool, on_lost: OnLost) -> StartCall {
+fn start_call(
+    place: u8,
+    request: Option<Request>,
+    standing: bool,
+    same: bool,
+    on_lost: OnLost,
+) -> StartCall {
+    let asked = request.as_ref().map(Request::asked);
     let reason = if same { ColdReason::Exited } else { ColdReason::SandboxLost };
     let before = Before { container: ids::pod_uid(place), reason, lived_s: None };
-    let start = Start { request, before, on_lost, on_failure: OnFailure::Cold };
-    StartCall { op: ids::op(), start }
+    let start = Start { request, standing, before, on_lost, on_failure: OnFailure::Cold };
+    StartCall { op: ids::op(), start, asked }
 }

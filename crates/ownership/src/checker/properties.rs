@@ -7,6 +7,7 @@
 //! * P3 from every state the fair steps alone lead to "the owner runs and no zombie does", or to the end (in `search`).
 //! * P4 tasks begin to run only when the newest entry names them (in `world`, on the step).
 //! * P5 a checkpoint that leaves the pod running is never sealed.
+//! * P6 who asks for the pod's memory does not get its image, unless its latest point can never be restored (in `world`, on the step).
 
 use godwit_types::{CheckpointId, Outcome};
 
@@ -53,11 +54,18 @@ fn holds(place: &Place) -> bool {
     place.truth() != Truth::Dead || place.orphan.is_some()
 }
 
+/// The point that a request means can be restored.
+pub(super) fn latest_is_there(world: &World, state: &State) -> bool {
+    state.good().first().is_some_and(|point| restorable(world, *point))
+}
+
+fn restorable(world: &World, point: CheckpointId) -> bool {
+    let index = ids::index(point);
+    kept(world, index) && !world.points[index as usize].bad
+}
+
 fn continuable(world: &World, state: &State) -> bool {
-    let good = |point: &CheckpointId| {
-        let index = ids::index(*point);
-        kept(world, index) && !world.points[index as usize].bad
-    };
+    let good = |point: &CheckpointId| restorable(world, *point);
     match state {
         State::Empty | State::Ended { .. } => false,
         State::Offered { checkpoint, .. } | State::Stopped { checkpoint, .. } => good(checkpoint),

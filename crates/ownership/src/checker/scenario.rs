@@ -10,6 +10,8 @@ pub(super) struct Scenario {
     pub nodes: usize,
     /// Targets may force.
     pub force: bool,
+    /// Every life is begun by a person who asks for the memory (see `Setting`).
+    pub asks_anew: bool,
     /// The lineage has begun.
     pub begun: bool,
     pub sweepers: usize,
@@ -29,7 +31,8 @@ const fn with(pairs: &[(Budget, u8)]) -> Budgets {
 
 const fn scenario(name: &'static str, pairs: &[(Budget, u8)]) -> Scenario {
     let budgets = with(pairs);
-    Scenario { name, budgets, nodes: 2, force: false, begun: true, sweepers: 1, eager: true }
+    let (nodes, force, asks_anew, begun, sweepers, eager) = (2, false, false, true, 1, true);
+    Scenario { name, budgets, nodes, force, asks_anew, begun, sweepers, eager }
 }
 
 use Budget::{AgentCrash, Bad, Cancel, Deadline, Delete, Hard, Look, Offer, Run, Stop, Tick};
@@ -64,6 +67,14 @@ pub(super) const DEADLINES: Scenario =
 /// A target that dies twice: in its attempt, and after it.
 pub(super) const TWODEATHS: Scenario =
     scenario("twodeaths", &[(AgentCrash, 1), (Hard, 2), (Stop, 1)]);
+/// A pod without a pod object that dies twice after a checkpoint, and whose user asks for its memory each time.
+pub(super) const AGAIN: Scenario =
+    Scenario { asks_anew: true, ..scenario("again", &[(AgentCrash, 1), (Hard, 2), (Run, 1)]) };
+/// The same with an offer between.
+pub(super) const AGAINMOVE: Scenario = Scenario {
+    asks_anew: true,
+    ..scenario("againmove", &[(AgentCrash, 1), (Hard, 1), (Run, 1), (Offer, 1)])
+};
 pub(super) const SLOWRUN: Scenario =
     Scenario { eager: false, ..scenario("slowrun", &[(AgentCrash, 1), (Hard, 1), (Run, 1)]) };
 pub(super) const SLOWMOVE: Scenario =

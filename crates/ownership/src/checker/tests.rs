@@ -23,6 +23,8 @@ enum Off {
     FenceOnDisk,
     /// Incarnations repeat.
     FreshLives,
+    /// Any life consumes any request.
+    OwnRequest,
 }
 
 /// Without the rule, this property breaks; the shortest way there is printed.
@@ -34,12 +36,14 @@ fn breaks(off: Off, scenario: &Scenario, property: &'static str) {
         }
         Off::FenceOnDisk => setting.fence_on_disk = false,
         Off::FreshLives => setting.fresh_lives = false,
+        Off::OwnRequest => setting.own_request = false,
     }
     let liveness = property == "P3";
     let until: &[&str] = match property {
         "P1" => &["P1"],
         "P2" => &["P2"],
         "P5" => &["P5"],
+        "P6" => &["P6"],
         _ => &[],
     };
     let limits = Limits { states: 3_000_000, until, liveness, through_p4: !liveness };
@@ -156,6 +160,12 @@ mod with_all_rules {
     }
 
     #[test]
+    fn who_asks_for_a_lost_pods_memory_gets_it() {
+        holds(&scenario::AGAIN);
+        holds(&scenario::AGAINMOVE);
+    }
+
+    #[test]
     fn messages_that_take_their_time_change_nothing() {
         holds(&scenario::SLOWRUN);
         holds(&scenario::SLOWMOVE);
@@ -238,6 +248,11 @@ mod without_a_rule {
     #[test]
     fn incarnations_that_repeat_make_two() {
         breaks(Off::FreshLives, &scenario::FORCE, "P1");
+    }
+
+    #[test]
+    fn a_request_consumed_by_a_life_that_it_did_not_begin_gives_the_image() {
+        breaks(Off::OwnRequest, &scenario::AGAIN, "P6");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use godwit_types::{Generation, Outcome, Seq};
 use super::ids::{self, Refs};
 use super::intern::{FastMap, Interned};
 use super::place::{Effect, Place, Setting, Truth};
+use super::properties::latest_is_there;
 use super::scenario::Scenario;
 use crate::machine::{self, Presence, Put};
 use crate::message::OnLost;
@@ -389,6 +390,8 @@ impl Explorer {
         to.lost_ok |= effect.lost;
         to.acked = effect.acked.or(to.acked);
         let breaks = effect.ran.and_then(|offline| self.began_to_run(&mut to, n, offline));
+        let ignored = effect.ignored && latest_is_there(&to, &self.newest(&to).state);
+        let breaks = breaks.or(ignored.then_some("P6 who asks for the memory gets the image"));
         if let Some(point) = effect.manifest {
             to.points[point as usize].manifest = Manifest::Yes;
             to.points[point as usize].bad = effect.bad;
@@ -482,6 +485,7 @@ fn spent(world: &World, cost: Budget) -> World {
 
 /// All rules hold.
 pub(super) fn sound(scenario: &Scenario) -> Setting {
-    let Scenario { force, eager, .. } = *scenario;
-    Setting { rules: Rules::ALL, fence_on_disk: true, fresh_lives: true, force, eager }
+    let Scenario { force, asks_anew, eager, .. } = *scenario;
+    let (fence_on_disk, fresh_lives, own_request) = (true, true, true);
+    Setting { rules: Rules::ALL, fence_on_disk, fresh_lives, force, asks_anew, own_request, eager }
 }

@@ -2,7 +2,7 @@ use godwit_types::{CheckpointId, Generation, Incarnation, Nonce, Owner, Seq};
 
 use super::{Basis, Entry, MAX_ENTRY, Pen};
 use crate::OwnershipError;
-use crate::fence::{Fence, Gone};
+use crate::fence::{Asked, Fence, Gone};
 use crate::state::{Kind, Recipient, State};
 
 fn pen() -> Pen {
@@ -39,6 +39,22 @@ fn a_fence_is_written_as_it_always_was() {
     let fence = Fence::decode(GOLDEN_FENCE.as_bytes()).unwrap();
     assert_eq!((fence.slot, fence.gone), (Some(Seq(2)), Some(Gone::Lost)));
     assert_eq!(String::from_utf8(fence.encode().unwrap()).unwrap(), GOLDEN_FENCE);
+}
+
+#[test]
+fn a_fence_remembers_the_request_that_its_life_began_with() {
+    for (asked, json) in [
+        (Asked::RestoreFrom(None), r#"{"restore_from":null}"#),
+        (Asked::ForkFrom(9.into()), r#"{"fork_from":"00000000000000000000000009"}"#),
+    ] {
+        let mut fence = Fence::decode(GOLDEN_FENCE.as_bytes()).unwrap();
+        assert_eq!(fence.consumed, None);
+        fence.consumed = Some(asked);
+        let bytes = fence.encode().unwrap();
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert!(text.contains(&format!("\"consumed\":{json}")), "{text}");
+        assert_eq!(Fence::decode(&bytes).unwrap(), fence);
+    }
 }
 
 #[test]

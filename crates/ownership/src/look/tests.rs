@@ -30,6 +30,7 @@ fn status(holds: Holds) -> Event {
         state: FenceState::Owned,
         op: None,
         lived: true,
+        consumed: None,
         slot: None,
         gone: None,
     };

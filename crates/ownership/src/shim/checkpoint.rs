@@ -33,6 +33,7 @@ impl ShimMachine {
             state: if arms { FenceState::Armed } else { FenceState::Owned },
             op: Some(op),
             lived: true,
+            consumed: self.fence.as_ref().and_then(|fence| fence.consumed),
             slot: self.slot(),
             gone: None,
         };

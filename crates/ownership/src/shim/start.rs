@@ -167,43 +167,49 @@ impl ShimMachine {
     }
 
     pub(super) fn commit(&mut self, from: Conn, at: LineageRef, entry: Box<Entry>) -> Vec<Action> {
-        let ready = match &self.op {
-            Op::Asking(attempt) | Op::Held(attempt) => attempt.conn == Some(from),
-            _ => false,
+        let attempt = match &self.op {
+            Op::Asking(attempt) | Op::Held(attempt) if attempt.conn == Some(from) => attempt,
+            _ => return vec![refused(from, Refusal::Busy)],
         };
-        if !ready || !self.names_me(&entry) {
+        if !self.names_me(&entry) {
             return vec![refused(from, Refusal::Busy)];
         }
+        let asked = attempt.call.asked;
         let written = if self.rules.hold(Rule::FenceFirst) {
             let fence = self.claim_fence(at, &entry);
             self.replace_fence(fence)
         } else {
             None
         };
-        self.op = Op::Committing { entry, conn: Some(from) };
+        self.op = Op::Committing { entry, asked, conn: Some(from) };
         written.into_iter().chain([send(from, ToAgent::Committing)]).collect()
     }
 
     fn claim_fence(&self, at: LineageRef, entry: &Entry) -> Fence {
-        let lived = self.fence.as_ref().is_some_and(|fence| fence.lived);
+        let before = self.fence.as_deref();
+        let same_life = before.filter(|fence| fence.incarnation == self.incarnation);
         Fence {
             at,
             incarnation: self.incarnation,
             state: FenceState::Armed,
             op: entry.op,
-            lived,
+            lived: same_life.is_some_and(|fence| fence.lived),
+            consumed: before.and_then(|fence| fence.consumed),
             slot: Some(entry.seq),
             gone: None,
         }
     }
 
     pub(super) fn resume(&mut self, from: Conn, entry: &Entry) -> Vec<Action> {
-        let ours = match &self.op {
-            Op::Committing { entry: committed, .. } => {
-                entry.is_attempt(committed) && self.names_me(entry)
+        let (ours, asked) = match &self.op {
+            Op::Committing { entry: committed, asked, .. } => {
+                (entry.is_attempt(committed) && self.names_me(entry), *asked)
             }
-            Op::Held(_) => !(self.rules.hold(Rule::TakeOver) && self.rules.hold(Rule::Idempotence)),
-            _ => false,
+            Op::Held(attempt) => {
+                let sound = self.rules.hold(Rule::TakeOver) && self.rules.hold(Rule::Idempotence);
+                (!sound, attempt.call.asked)
+            }
+            _ => (false, None),
         };
         if !ours {
             return vec![refused(from, Refusal::Settling)];
@@ -218,6 +224,7 @@ impl ShimMachine {
             fence.incarnation = incarnation;
             fence.state = FenceState::Owned;
             fence.lived = true;
+            fence.consumed = asked.or(fence.consumed);
         });
         let told = [run, send(from, ToAgent::Resumed), Action::Started(Ok(()))];
         told.into_iter().chain(written).collect()

@@ -72,8 +72,9 @@ fn call(request: bool) -> Event {
     let request = request.then_some(Request::Continue { checkpoint: None, force: None });
     let before = Before { container: "c".to_owned(), reason: ColdReason::Exited, lived_s: None };
     let (on_lost, on_failure) = (OnLost::Image, OnFailure::Refuse);
-    let start = Start { request, before, on_lost, on_failure };
-    Event::Start(Box::new(StartCall { op: OpId::from(3), start }))
+    let asked = request.as_ref().map(Request::asked);
+    let start = Start { request, standing: true, before, on_lost, on_failure };
+    Event::Start(Box::new(StartCall { op: OpId::from(3), start, asked }))
 }
 
 fn messages() -> Vec<ToShim> {

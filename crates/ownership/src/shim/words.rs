@@ -3,7 +3,7 @@
 use godwit_types::{CheckpointId, OpId};
 
 use crate::admit::Refusal;
-use crate::fence::{Fence, Gone};
+use crate::fence::{Asked, Fence, Gone};
 use crate::message::{Ask, Start, ToAgent, ToShim};
 
 /// One connection between this shim and an agent. The driver numbers them.
@@ -83,6 +83,8 @@ pub struct StartCall {
     pub op: OpId,
     /// What the spec asks for.
     pub start: Start,
+    /// Its restore request by value, for the fence.
+    pub asked: Option<Asked>,
 }
 
 /// What the shim does.

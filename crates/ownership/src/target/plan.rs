@@ -29,8 +29,15 @@ pub(super) enum Next {
 
 impl Ask {
     /// Whether the restore request is consumed, or there is none: an ordinary start.
+    ///
+    /// A life consumes the request that it began with: until its own end, and for as long as its pod object repeats the very same
+    /// one. That something else has lived under this name consumes nothing.
     pub(crate) fn consumed(&self) -> bool {
-        self.start.request.is_none() || self.fence.as_ref().is_some_and(|fence| fence.lived)
+        let Some(request) = &self.start.request else { return true };
+        self.fence.as_ref().is_some_and(|fence| {
+            let same_life = fence.lived && fence.incarnation == self.incarnation;
+            same_life || self.start.standing && fence.consumed == Some(request.asked())
+        })
     }
 
     fn open_request(&self) -> Option<&Request> {
@@ -85,13 +92,14 @@ fn on_ours(spec: &TargetSpec, basis: &Basis, owner: &Owner, rules: Rules) -> Nex
             None => Next::Refuse(Refusal::NoPoint),
         },
         Some(_) if !rules.hold(Rule::DeathEntries) => Next::Refuse(Refusal::Busy),
-        // Died before its first life: what it was to continue is continued again.
+        // Died, and is to be continued: as much a death before its first life as one in a reboot.
         Some(Request::Continue { .. }) => match latest {
             Some(latest) => Next::Death(latest),
             None if ask.start.on_failure == OnFailure::Cold => Next::Cold(ColdReason::PointMissing),
             None => Next::Refuse(Refusal::NoPoint),
         },
-        Some(Request::Fork(_)) => Next::Write(Kind::End),
+        // A life with points of its own can go on; another one only ends.
+        Some(Request::Fork(_)) => latest.map_or(Next::Write(Kind::End), Next::Death),
         None if other_life && ask.start.on_lost == OnLost::Latest => match latest {
             Some(latest) if rules.hold(Rule::DeathEntries) => Next::Death(latest),
             _ => Next::Cold(ask.start.before.reason),

@@ -4,7 +4,7 @@ use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, Owner, Seq, Te
 
 use super::{Target, TargetSpec};
 use crate::entry::{Basis, Entry, Pen};
-use crate::fence::{Fence, FenceState, LineageRef};
+use crate::fence::{Asked, Fence, FenceState, LineageRef};
 use crate::machine::{Action, Ending, Event, Machine, Presence, Put, Read};
 use crate::message::{Ask, Before, Force, OnFailure, OnLost, Request, Start, ToAgent, ToShim};
 use crate::state::{ColdReason, Fork, Kind, StoppedTasks, Word};
@@ -62,7 +62,7 @@ fn spec(node: &str, life: u128, request: Option<Request>) -> TargetSpec {
         pod_uid: me.pod_uid.clone(),
         incarnation: me.incarnation,
         fence: None,
-        start: Start { request, before, on_lost, on_failure },
+        start: Start { request, standing: false, before, on_lost, on_failure },
         others_dead: true,
     };
     TargetSpec { pen: pen(me), at: at(), ask }
@@ -78,6 +78,7 @@ fn again(on_lost: OnLost) -> TargetSpec {
         state: FenceState::Owned,
         op: None,
         lived: true,
+        consumed: None,
         slot: None,
         gone: None,
     });
@@ -278,4 +279,70 @@ fn a_point_that_can_never_be_restored_gives_way_to_the_image_if_that_is_wanted()
     world.drive(wanted);
     let State::Owned { owner: named, restored, .. } = &world.newest().state else { panic!() };
     assert_eq!((named, restored), (&owner("node-2", 5), &None));
+}
+
+/// The pod of node-1, whose ordinary life a reboot has ended, started again by a person who asks for a point.
+fn asked_again(request: Request) -> TargetSpec {
+    let mut spec = again(OnLost::Image);
+    spec.ask.start.request = Some(request);
+    spec
+}
+
+fn fork(n: u128) -> Request {
+    Request::Fork(Fork { lineage: LineageName::new("pod/other").unwrap(), checkpoint: p(n) })
+}
+
+#[test]
+fn a_request_after_a_life_that_it_did_not_begin_is_not_consumed() {
+    let mut world = World::new(log(&[Kind::Checkpoint { checkpoint: p(1) }]));
+    let ending = world.drive(asked_again(restore(Some(1), false)));
+    assert!(matches!(ending, Ending::Resumed(_)), "{ending:?}");
+    let kinds: Vec<_> = world.log.iter().map(|entry| entry.kind.word()).collect();
+    assert_eq!(kinds, ["start", "checkpoint", "stop", "take-over"]);
+}
+
+#[test]
+fn without_a_pod_object_the_same_request_is_a_new_one_in_another_life() {
+    let points = [Kind::Checkpoint { checkpoint: p(1) }, Kind::Checkpoint { checkpoint: p(2) }];
+    let mut spec = asked_again(restore(Some(1), false));
+    let consumed = spec.ask.start.request.as_ref().map(Request::asked);
+    spec.ask.fence.as_mut().unwrap().consumed = consumed;
+    let refusal = refused(World::new(log(&points)).drive(spec.clone()));
+    assert_eq!(refusal, Refusal::OtherPoint { asked: p(1), latest: p(2) });
+    World::new(log(&points[..1])).drive(spec);
+}
+
+#[test]
+fn a_pod_object_that_repeats_its_request_asks_for_nothing_new() {
+    let mut world = World::new(log(&[Kind::Checkpoint { checkpoint: p(1) }]));
+    let mut spec = asked_again(restore(Some(1), false));
+    spec.ask.start.standing = true;
+    spec.ask.fence.as_mut().unwrap().consumed = Some(Asked::RestoreFrom(Some(p(1))));
+    world.drive(spec.clone());
+    assert_eq!(world.newest().kind.word(), "cold");
+    spec.ask.fence.as_mut().unwrap().consumed = Some(Asked::ForkFrom(p(1)));
+    let mut world = World::new(log(&[Kind::Checkpoint { checkpoint: p(1) }]));
+    world.drive(spec);
+    assert_eq!(world.newest().kind.word(), "take-over");
+}
+
+#[test]
+fn a_container_that_is_started_again_in_its_life_has_consumed_its_request() {
+    let mut world = World::new(log(&[Kind::Checkpoint { checkpoint: p(1) }]));
+    let mut spec = asked_again(restore(Some(1), false));
+    spec.ask.fence.as_mut().unwrap().incarnation = spec.ask.incarnation;
+    world.drive(spec);
+    assert_eq!(world.newest().kind.word(), "cold");
+}
+
+#[test]
+fn a_copy_under_the_name_of_a_lost_life_ends_nothing_that_can_be_continued() {
+    let mut world = World::new(log(&[Kind::Checkpoint { checkpoint: p(1) }]));
+    let refusal = refused(world.drive(asked_again(fork(5))));
+    assert_eq!(refusal, Refusal::Stopped { checkpoint: p(1) });
+    assert_eq!(world.newest().kind, Kind::died_at(p(1)));
+    let mut world = World::new(log(&[]));
+    world.drive(asked_again(fork(5)));
+    let kinds: Vec<_> = world.log.iter().map(|entry| entry.kind.word()).collect();
+    assert_eq!(kinds, ["start", "end", "start"]);
 }

@@ -55,8 +55,8 @@ impl Place {
             matches!(self.truth(), Truth::Running | Truth::Frozen) || self.orphan.is_some();
         effect.forgotten = self.put_in_progress().is_some();
         let fence = self.fence.take().filter(|_| setting.fence_on_disk);
-        let (pod, wanted) = (self.pod, self.wanted);
-        *self = Self { up: false, agent: false, pod, wanted, fence, ..Self::target(self.n) };
+        let (pod, asked, wanted) = (self.pod, self.asked, self.wanted);
+        *self = Self { up: false, agent: false, pod, asked, wanted, fence, ..Self::target(self.n) };
     }
 
     pub(in crate::checker) fn pod_deleted(&mut self, effect: &mut Effect) {
@@ -73,6 +73,7 @@ impl Place {
     pub(in crate::checker) fn sandbox(&mut self, setting: &Setting, life: u8) {
         let incarnation = ids::incarnation(self.n, life);
         let fence = self.fence.clone();
+        self.asked |= setting.asks_anew;
         let machine = ShimMachine::under(setting.rules, ids::pod_uid(self.n), incarnation, fence);
         let (truth, ran, restoring) = (Truth::Dead, false, None);
         self.shim = Some(Box::new(Sandbox { life, machine, truth, ran, restoring }));

@@ -56,7 +56,11 @@ impl Place {
                     shim.restoring = Some(ids::index(point));
                 }
             }
-            shim::Action::RunHeld | shim::Action::RunCold => self.runs(effect),
+            shim::Action::RunCold => {
+                effect.ignored = self.asked;
+                self.runs(effect);
+            }
+            shim::Action::RunHeld => self.runs(effect),
             shim::Action::Started(_) => {}
         }
     }
@@ -71,6 +75,7 @@ impl Place {
 
     pub(super) fn runs(&mut self, effect: &mut Effect) {
         self.set(Truth::Running, true);
+        self.asked = false;
         let offline = self.shim.as_ref().is_some_and(|shim| shim.machine.owes_cold());
         effect.ran = Some(offline);
     }
@@ -103,11 +108,13 @@ impl Place {
             .fence
             .as_ref()
             .is_some_and(|fence| fence.incarnation == ids::incarnation(self.n, life));
-        let request = (self.n > 0).then(|| Request::Continue {
+        let lived = self.fence.as_ref().is_some_and(|fence| fence.lived);
+        let asks = self.n > 0 || setting.asks_anew;
+        let request = (asks && (setting.own_request || !lived)).then(|| Request::Continue {
             checkpoint: None,
             force: setting.force.then(|| Force { who: "x".to_owned(), why: "y".to_owned() }),
         });
-        let call = start_call(self.n, request, same, on_lost);
+        let call = start_call(self.n, request, !setting.asks_anew, same, on_lost);
         self.shim_hears(shim::Event::Start(Box::new(call)), effect);
         let asks = self.link.as_ref().is_some_and(|link| !link.to_agent.is_empty());
         if setting.eager && asks {
