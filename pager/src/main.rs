@@ -18,9 +18,23 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// The shim's log. It may be full, or gone: then lines are lost, and no thread ends by that.
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = std::io::stderr().write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).init();
     // A thread that is gone would leave its part of the work undone and everybody waiting: then rather all of us, and the shim acts.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

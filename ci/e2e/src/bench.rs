@@ -7,8 +7,8 @@ use godwit_lab::{Image, LabOptions, Node, wait};
 use serde::Serialize;
 
 use crate::bed::{Bed, Store};
-use crate::container::{Container, SOON};
-use crate::runc::{Alone, BUNDLES};
+use crate::container::{BUNDLES, Container, SOON};
+use crate::runc::Alone;
 
 /// tmpfs of a node: the fastest place that there is for runc's images.
 const TMPFS: &str = "/run/chain-images";

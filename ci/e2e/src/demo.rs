@@ -12,9 +12,8 @@ use godwit_lab::{Image, LabOptions, Node, PodNetwork, wait};
 use godwit_types::CheckpointReport;
 
 use crate::bed::{Bed, Store};
-use crate::container::{Container, SOON};
+use crate::container::{BUNDLES, Container, SOON};
 use crate::redis::{self, Client, Load, Seen};
-use crate::runc;
 
 pub use report::{Chain, Fork, Incremental, Move, Proof, Report};
 
@@ -49,7 +48,7 @@ impl Demo {
         say(&format!("Redis on n1: filling {} MiB of random and JSON values", self.mib));
         redis.run(&bed.n1)?;
         let keys = redis::fill(&mut connect(networks.0.address)?, self.mib)?;
-        let config = bed.n1.read_file(&format!("{}/redis/config.json", runc::BUNDLES))?;
+        let config = bed.n1.read_file(&format!("{}/redis/config.json", BUNDLES))?;
 
         say("moving it to n2 while a client writes and checks every reply");
         let (moved, seen) = moving(&bed, &redis, &networks)?;
@@ -147,12 +146,16 @@ fn prove(client: &mut Client, seen: &Seen, keys: u64) -> Result<Proof> {
 
 /// The node has nothing of the container any more.
 fn clean(node: &Node) -> Result<()> {
-    let left = "pgrep --list-full 'containerd-shim|criu|godwit-pager' || true
-        find /run/godwit/shims /run/containerd/io.containerd.runtime.v2.task/default -mindepth 1";
-    wait::until(&format!("nothing to be left on {}", node.name()), SOON, || match node.sh(left) {
-        Ok(left) if left.is_empty() => Ok(()),
-        Ok(left) => Err(left),
-        Err(error) => Err(error.to_string()),
+    let left = format!(
+        "pgrep --list-full 'containerd-shim|criu|godwit-pager' || true
+        find /run/godwit/shims {BUNDLES} -mindepth 1"
+    );
+    wait::until(&format!("nothing to be left on {}", node.name()), SOON, || {
+        match node.sh(&left) {
+            Ok(left) if left.is_empty() => Ok(()),
+            Ok(left) => Err(left),
+            Err(error) => Err(error.to_string()),
+        }
     })?;
     Ok(())
 }

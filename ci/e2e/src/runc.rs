@@ -4,8 +4,6 @@ use anyhow::{Context as _, Result};
 use godwit_lab::{Image, Node, PodNetwork};
 use serde_json::{Value, json};
 
-/// Where containerd keeps bundles.
-pub const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
 /// On the node's disk.
 const PLACE: &str = "/var/lib/chain";
 

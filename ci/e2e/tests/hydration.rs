@@ -121,6 +121,22 @@ impl Scene {
         self.is_complete()
     }
 
+    /// Waits until the agent says this of its store.
+    fn waits_for_store(&self, state: &str) -> Result<()> {
+        let told = || {
+            let status = self.node().run(&["godwit", "status", "--output", "json"])?;
+            let status: serde_json::Value = serde_json::from_str(&status)?;
+            Ok::<_, anyhow::Error>(
+                status["stores"][0]["state"].as_str().unwrap_or_default().to_owned(),
+            )
+        };
+        wait::until("the agent's word about its store", SOON, || match told() {
+            Ok(now) if now.starts_with(state) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        Ok(())
+    }
+
     /// The rest of the memory comes fast, and it works with all of it.
     fn is_right(&self) -> Result<()> {
         self.read_at(SLOW, "")?;
@@ -217,8 +233,11 @@ fn a_store_that_is_away_for_less_than_the_deadline_costs_nothing_but_time() -> R
             Err(error) => Err(error.to_string()),
         }
     })?;
-    scene.node().run(&["rm", "-rf", STORE])?;
+    // An agent that starts now waits for the store, and makes none in its place.
+    scene.restart_agent()?;
+    scene.waits_for_store("away: ")?;
     scene.node().run(&["mv", AWAY, STORE])?;
+    scene.waits_for_store("ready")?;
     scene.is_right()
 }
 
@@ -240,6 +259,11 @@ fn an_agent_that_is_restarted_is_asked_again_and_every_page_is_right() -> Result
         scene.restart_agent()?;
         scene.is_hydrating()?;
     }
+    let told = scene.node().log("containerd")?;
+    ensure!(
+        told.contains("lost the agent; connecting again"),
+        "what the pager says is lost: {told}"
+    );
     scene.is_right()
 }
 

@@ -2,14 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
-use godwit_e2e::container::{Container, RUNTIME, SOON};
+use godwit_e2e::container::{BUNDLES, Container, RUNTIME, SOON};
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 use godwit_types::names;
 
 /// The store, which both nodes see.
 const STORE: &str = "/lab/shared/store";
-/// Bundles of the namespace `default`.
-const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
 
 fn sleeper(id: &str) -> Container {
     Container::new(id, Image::Shell, &["sleep", "infinity"])

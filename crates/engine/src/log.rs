@@ -91,3 +91,35 @@ impl Log for StoreLog {
         read("manifest", self.certain(is_missing, presence).await)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use godwit_store::{Store, StoreConfig};
+    use godwit_types::Tenant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_missing_is_believed_only_of_a_store_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, away) = (dir.path().join("store"), dir.path().join("away"));
+        let config = StoreConfig::from_url(&format!("file://{}", here.display())).unwrap();
+        let store = Store::open(&config).await.unwrap();
+        let lineage = LineageName::new("uid/x").unwrap();
+        let log = StoreLog::new(store.tenant(&Tenant::new("a").unwrap()), &lineage);
+        let checkpoint = CheckpointId::mint();
+        std::fs::rename(&here, &away).unwrap();
+        for _ in 0..2 {
+            assert_eq!(log.newest().await, Read::Unavailable);
+            assert_eq!(log.slot(Seq(1)).await, Read::Unavailable);
+            assert_eq!(log.presence(checkpoint).await, Read::Unavailable);
+            // An agent that does not know it makes another one in its place.
+            Store::open(&config).await.unwrap();
+        }
+        std::fs::remove_dir_all(&here).unwrap();
+        std::fs::rename(&away, &here).unwrap();
+        assert_eq!(log.newest().await, Read::Known(None));
+        assert_eq!(log.slot(Seq(1)).await, Read::Known(None));
+        assert_eq!(log.presence(checkpoint).await, Read::Known(Presence::Gone));
+    }
+}

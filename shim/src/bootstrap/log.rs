@@ -1,4 +1,5 @@
-//! The shim's own log: lines into containerd's FIFO `log` in the bundle.
+//! The shim's own log: lines into containerd's FIFO `log` in the bundle. Its standard error leads there, too: what a panic and the
+//! pagers say.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,6 +18,8 @@ pub(super) fn to_fifo(bundle: &Path, debug: bool) {
     // Opened for reading, too: so a containerd that restarts neither breaks it nor loses what is in it.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(fd) = open(bundle.join("log"), flags, Mode::empty()) else { return };
+    // Without it only the last words are lost.
+    let _ = rustix::stdio::dup2_stderr(&fd);
     let level = if debug { Level::DEBUG } else { Level::INFO };
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)

@@ -6,14 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::{StateRequest, Status};
 use containerd_shim_protos::{Client, TaskClient, ttrpc};
+use godwit_e2e::container::BUNDLES;
+pub(super) use godwit_e2e::container::RUNTIME;
 use godwit_lab::{CgroupView, Image, Lab, LabOptions, Node, Spawned, default_bin_dir, wait};
 
-/// The runtime, as users write it.
-pub(super) const RUNTIME: &str = "io.containerd.godwit.v2";
 /// For anything to happen on a busy machine.
 pub(super) const SOON: Duration = Duration::from_secs(60);
-/// Where containerd keeps bundles.
-pub(super) const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/default";
 const SHIM: &str = "containerd-shim-godwit-v2";
 
 /// One node with the shim and the shell image; gone when dropped.

@@ -1,6 +1,7 @@
 //! containerd is killed and started again while containers are in every state.
 
 use anyhow::{Context, Result, ensure};
+use godwit_e2e::container::BUNDLES;
 use godwit_lab::wait;
 
 use super::kit::{Bed, SOON, exists};
@@ -53,7 +54,7 @@ fn an_exit_while_containerd_is_away_is_told_when_it_is_back() -> Result<()> {
         "ends",
         &["sh", "-c", "until test -e /end; do sleep 0.05; done; exit 9"],
     )?;
-    let end = "/run/containerd/io.containerd.runtime.v2.task/default/ends/rootfs/end";
+    let end = &format!("{BUNDLES}/ends/rootfs/end");
     bed.node.kill_containerd()?;
     bed.node.write_file(end, "")?;
     wait::until("the container to end", SOON, || {

@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::cgroups::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
+use godwit_e2e::container::BUNDLES;
 use godwit_lab::{CgroupView, wait};
 
 use super::kit::{Bed, SOON, context};
@@ -22,9 +23,7 @@ fn a_paused_container_stands_still_and_goes_on() -> Result<()> {
         let count = "i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; done";
         bed.run(&["--detach", "--cpu-shares", "0"], "count", &["bash", "-c", count])?;
         let counted = || {
-            let file = bed.node.sh(
-                "cat /run/containerd/io.containerd.runtime.v2.task/default/count/rootfs/count",
-            )?;
+            let file = bed.node.read_file(&format!("{BUNDLES}/count/rootfs/count"))?;
             file.trim().parse::<u64>().context("a number")
         };
         wait::until("the container to count", SOON, counted)?;
