@@ -4,5 +4,6 @@ pub mod bed;
 pub mod bench;
 pub mod container;
 pub mod demo;
+pub mod events;
 pub mod redis;
 pub mod runc;

@@ -1,20 +1,17 @@
 //! What happens to a container whose memory is still on its way when a part of the node, or the store, is lost: it goes on with the
 //! right memory, or it is killed and that is told. It never sees a page that is not its own: the program in it looks at every page.
 
-use std::io::{BufRead as _, BufReader};
-use std::sync::mpsc::{Receiver, channel};
-
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, PROGRESS, SOON};
-use godwit_lab::{AgentOptions, Image, LabOptions, Node, Spawned, wait};
+use godwit_e2e::events::Events;
+use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 use godwit_types::names;
 
 /// Where all that it prints goes, on its node.
 const PRINTED: &str = "/var/log/writer.log";
-/// So slow that memory is on its way for as long as a test needs: a quarter of a GiB in half a minute, and each forked child that was
-/// stopped with it takes as long again.
-const SLOW: &str = "max_bytes_per_second = 8388608\n";
+/// So slow that memory is on its way for as long as a test needs: a quarter of a GiB in two minutes.
+const SLOW: &str = "max_bytes_per_second = 2097152\n";
 /// The directory that both nodes see, and where it is put away.
 const STORE: &str = "/lab/shared/store";
 const AWAY: &str = "/lab/shared/away";
@@ -154,44 +151,6 @@ impl Scene {
         let left = self.node().sh("find /run/godwit/restores -mindepth 1")?;
         ensure!(left.is_empty(), "{left}");
         Ok(())
-    }
-}
-
-/// What containerd tells, from now on.
-struct Events {
-    lines: Receiver<String>,
-    _process: Spawned,
-}
-
-impl Events {
-    fn of(node: &Node) -> Result<Self> {
-        let mut process = node.spawn(&["ctr", "events"])?;
-        let out = process.child().stdout.take().context("its output")?;
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            let lines = BufReader::new(out).lines().map_while(std::result::Result::ok);
-            // A test that has ended hears nothing more.
-            lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count()
-        });
-        let events = Self { lines, _process: process };
-        // It listens when it hears of something that happens now.
-        wait::until("containerd's events", SOON, || {
-            node.ctr(&["namespaces", "label", "default", "heard=yes"])
-                .map_err(|error| error.to_string())?;
-            events.lines.try_recv().map_err(|error| error.to_string())
-        })?;
-        Ok(events)
-    }
-
-    /// The body of the next event of this topic for the init process of a container.
-    fn wait_for(&self, topic: &str, container: &str) -> Result<serde_json::Value> {
-        let line = wait::until(&format!("{topic} of {container}"), SOON, || {
-            let line = self.lines.try_recv().map_err(|error| error.to_string())?;
-            let its = line.contains(topic) && line.contains(&format!("\"id\":\"{container}\""));
-            its.then_some(line).ok_or_else(|| "other events".to_owned())
-        })?;
-        let body = line.find('{').and_then(|at| line.get(at..)).context("a body")?;
-        Ok(serde_json::from_str(body)?)
     }
 }
 

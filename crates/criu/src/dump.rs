@@ -284,7 +284,10 @@ impl DumpSession {
     }
 
     fn own_failure(&self) -> Error {
-        let reason = match log::first_error_of(&self.log_path()) {
+        let log = log::read(&self.log_path());
+        // Its directory goes with the operation: this is where all of it is kept.
+        log.lines().for_each(|line| tracing::warn!(criu = line, "a dump has failed"));
+        let reason = match log::first_error(&log) {
             Some(error) => error.to_string(),
             None => self.last_words(),
         };

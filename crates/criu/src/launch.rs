@@ -240,12 +240,14 @@ mod tests {
 
     fn shell(script: &str) -> Launcher {
         // `swrk` and the descriptor's number arrive as arguments of the script.
-        let dir = std::env::temp_dir().join(format!("godwit-criu-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join(format!("{:x}", script.len()));
-        std::fs::write(&path, format!("#!/bin/bash\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        let dir = tempfile::tempdir().unwrap().keep();
+        let path = dir.join("criu");
+        // Written by another process: a program that any process has open for writing, such as a child of another test that has
+        // not executed its own yet, cannot be executed.
+        let write = "printf '#!/bin/bash\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"";
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", write, "bash"]).arg(&path).arg(script);
+        assert!(shell.status().unwrap().success());
         Launcher { criu: path, ..Launcher::default() }
     }
 

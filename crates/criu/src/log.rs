@@ -33,13 +33,14 @@ pub fn first_error(log: &str) -> Option<LogError> {
     log.lines().find_map(parse_line)
 }
 
-/// Reads the log at this path; `None` when there is none or it has no error.
+/// Reads the log at this path; nothing where there is none.
 #[must_use]
-pub fn first_error_of(path: &std::path::Path) -> Option<LogError> {
+pub fn read(path: &std::path::Path) -> String {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(MAX_LOG).read_to_end(&mut bytes).ok()?;
-    first_error(&String::from_utf8_lossy(&bytes))
+    // What cannot be read is not there for whoever looks for a reason.
+    let _ = std::fs::File::open(path).map(|file| file.take(MAX_LOG).read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// `(00.018271)      1: Error (criu/files.c:1234): words`; time and pid may be missing.

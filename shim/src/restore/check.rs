@@ -156,7 +156,7 @@ mod tests {
             let mut command = Command::new("unshare");
             let child = command.args(flags).args(["sleep", "60"]).spawn().expect("unshare");
             let inside = Self(child);
-            let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
             while !inside.asleep() {
                 assert!(std::time::Instant::now() < until, "unshare did not start sleep");
                 std::thread::yield_now();
@@ -225,7 +225,7 @@ mod tests {
             .spawn()
             .expect("unshare");
         let children = format!("/proc/{0}/task/{0}/children", parent.id());
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let child: u32 = loop {
             let listed = std::fs::read_to_string(&children).unwrap_or_default();
             if let Ok(pid) = listed.trim().parse() {

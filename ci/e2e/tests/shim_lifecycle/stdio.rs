@@ -81,6 +81,9 @@ fn logs_go_into_a_file_and_through_a_program() -> Result<()> {
     let words = ["sh", "-c", "echo out; echo err >&2"];
     bed.run(&["--detach", "--log-uri", "file:///tmp/logs/one"], "file", &words)?;
     bed.wait_listed("file", "STOPPED")?;
+    // All that was written is there when it is deleted.
+    bed.node.ctr(&["task", "delete", "file"])?;
+    bed.node.ctr(&["container", "delete", "file"])?;
     let log = bed.node.read_file("/tmp/logs/one")?;
     ensure!(log.contains("out\n") && log.contains("err\n"), "{log:?}");
 
@@ -93,10 +96,8 @@ fn logs_go_into_a_file_and_through_a_program() -> Result<()> {
     let uri = "binary:///usr/local/bin/logger.sh?--to=x";
     bed.run(&["--detach", "--log-uri", uri], "program", &words)?;
     bed.wait_listed("program", "STOPPED")?;
-    for id in ["file", "program"] {
-        bed.node.ctr(&["task", "delete", id])?;
-        bed.node.ctr(&["container", "delete", id])?;
-    }
+    bed.node.ctr(&["task", "delete", "program"])?;
+    bed.node.ctr(&["container", "delete", "program"])?;
     let end = wait::until("the logger to end", SOON, || bed.node.read_file("/tmp/logger.end"))?;
     ensure!(end == "done\n");
     ensure!(bed.node.read_file("/tmp/logger.start")? == "program default --to x\n");

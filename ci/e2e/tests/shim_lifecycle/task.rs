@@ -1,6 +1,5 @@
 //! The task service itself: pause, update, stats, pids, events.
 
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +11,7 @@ use containerd_shim_protos::cgroups::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use godwit_e2e::container::BUNDLES;
+use godwit_e2e::events::Events;
 use godwit_lab::{CgroupView, wait};
 
 use super::kit::{Bed, SOON, context};
@@ -114,13 +114,7 @@ fn queries_are_answered_at_once_and_pids_are_never_empty() -> Result<()> {
 #[test]
 fn want_of_memory_is_told_before_the_exit_and_all_events_come_in_order() -> Result<()> {
     let bed = Bed::new()?;
-    let mut watch = bed.node.spawn(&["ctr", "events"])?;
-    let mut events = watch.child().stdout.take().context("piped")?;
-    // Events before the subscription are not told: one that we make ourselves shows that it stands.
-    wait::until("the subscription", SOON, || {
-        bed.node.ctr(&["namespace", "create", "probe"])?;
-        bed.node.ctr(&["namespace", "remove", "probe"])
-    })?;
+    let events = Events::of(&bed.node)?;
     let eat = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo survived";
     let ran = bed.spawn(&["--memory-limit", "33554432"], "eat", &["bash", "-c", eat])?;
     let ran = ran.wait_with_output()?;
@@ -128,9 +122,7 @@ fn want_of_memory_is_told_before_the_exit_and_all_events_come_in_order() -> Resu
     bed.node.ctr(&["task", "delete", "eat"]).ok();
     bed.node.ctr(&["container", "delete", "eat"])?;
     bed.wait_clean()?;
-    watch.kill()?;
-    let mut text = String::new();
-    events.read_to_string(&mut text)?;
+    let text = events.rest()?.join("\n");
     let topics: Vec<&str> =
         text.split_whitespace().filter(|word| word.starts_with("/tasks/")).collect();
     let expected = ["/tasks/create", "/tasks/start", "/tasks/oom", "/tasks/exit", "/tasks/delete"];

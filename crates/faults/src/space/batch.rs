@@ -37,14 +37,17 @@ pub(super) struct Batch {
     /// For each change, the pages that are looked at.
     samples: Vec<Vec<u64>>,
     since: Option<Instant>,
+    /// How often it was looked in vain for a quiet moment.
+    looks: usize,
     /// What was learned of the process.
     beliefs: Beliefs,
 }
 
 /// A batch with more changes, or waiting for longer, is applied as it was read: as many threads that do nothing but change mappings
-/// let no page in meanwhile, and their children wait.
+/// let no page in meanwhile, and their children wait. Time alone says nothing: it may be us who had no processor.
 const MOST: usize = 512;
 const LONGEST: Duration = Duration::from_secs(2);
+const LOOKS: usize = 200;
 /// How far a range is searched for a page of which something is still to be placed.
 const FAR: u64 = 64;
 
@@ -104,9 +107,11 @@ impl Batch {
         }
     }
 
-    /// Whether it has waited long enough for a quiet moment.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.changes.len() > MOST || self.since.is_some_and(|t| t.elapsed() > LONGEST)
+    /// It was looked in vain for a quiet moment. Whether it has waited long enough for one.
+    pub(super) fn is_overdue(&mut self) -> bool {
+        self.looks += 1;
+        let late = self.since.is_some_and(|t| t.elapsed() > LONGEST);
+        self.changes.len() > MOST || late && self.looks > LOOKS
     }
 
     /// Takes everything out in the order in which it was read.

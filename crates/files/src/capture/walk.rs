@@ -103,7 +103,9 @@ impl<'a> Walk<'a> {
         while let Some(path) = paths.get(found.len()).cloned() {
             let names = match open_below(self.upper.as_fd(), &path) {
                 Ok(dir) => self.directory(&Here { dir: dir.as_fd(), path: &path }, &mut paths)?,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !self.frozen => Vec::new(),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) if !self.frozen => {
+                    Vec::new()
+                }
                 Err(e) => return Err(FilesError::io("open", &path, e)),
             };
             found.push(names);
@@ -172,9 +174,12 @@ impl<'a> Walk<'a> {
         match self.look(here, name, path, kind, &stat) {
             // Between two looks a name may go, or stand for something else.
             Err(e @ (FilesError::Io { .. } | FilesError::Unsupported { .. })) => {
-                match statx(here.dir, name, flags, StatxFlags::BASIC_STATS) {
-                    Ok(now) if is_same(&stat, &now) => Err(e),
-                    _ => self.gone(path),
+                let now = statx(here.dir, name, flags, StatxFlags::BASIC_STATS);
+                let is_it = now.is_ok_and(|now| is_same(&stat, &now));
+                if is_it && (self.frozen || !may_be_of_another(&e)) {
+                    Err(e)
+                } else {
+                    self.gone(path)
                 }
             }
             Err(e) => Err(e),
@@ -347,6 +352,13 @@ impl<'a> Walk<'a> {
 fn is_same(before: &Statx, now: &Statx) -> bool {
     let of = |s: &Statx| (s.stx_ino, s.stx_mode, s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec);
     of(before) == of(now)
+}
+
+/// Whether this can be about something else that had the name for a moment: what it is about now cannot be known.
+fn may_be_of_another(error: &FilesError) -> bool {
+    let FilesError::Io { source, .. } = error else { return false };
+    let errno = Errno::from_io_error(source);
+    matches!(errno, Some(Errno::NOENT | Errno::INVAL | Errno::NOTDIR | Errno::LOOP))
 }
 
 /// The names in a directory, ascending.

@@ -1,8 +1,10 @@
 //! A real S3 server for one test: versitygw over a temporary directory, on loopback.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use godwit_store::{Secret, StoreConfig};
@@ -63,8 +65,12 @@ impl Server {
     }
 }
 
+/// A port that no server of this process was given before, though one may not listen on it yet.
 fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let mut given = GIVEN.lock().unwrap();
+    std::iter::repeat_with(free).find(|port| given.insert(*port)).unwrap()
 }
 
 fn spawn(objects: &tempfile::TempDir, port: u16) -> Child {

@@ -71,7 +71,11 @@ impl Walk<'_> {
         if Key::new(path.as_str()).is_err() {
             return Ok(None);
         }
-        let kind = entry.file_type()?;
+        // Some file systems are asked for it, and it may be gone by then.
+        let kind = match entry.file_type() {
+            Err(e) if super::is_absent(&e) => return Ok(None),
+            other => other?,
+        };
         let (key, is_directory) = if kind.is_dir() { (path + "/", true) } else { (path, false) };
         let wanted = (kind.is_dir() || kind.is_file())
             && (key.starts_with(self.prefix) || is_directory && self.prefix.starts_with(&key))

@@ -101,8 +101,7 @@ pub(super) fn delete(root: &Path, path: &Path) -> io::Result<()> {
 fn name(root: &Path, path: &Path, link: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut left = TRIES;
     loop {
-        make_parents(root, path)?;
-        match link(path) {
+        match make_parents(root, path).and_then(|()| link(path)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && left > 0 => left -= 1,
             result => return result,
         }
@@ -133,8 +132,11 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
     match File::open(parent) {
         Ok(directory) => directory.sync_all(),
-        // Removed, empty, by a delete next to us: nothing of ours is in it.
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !path.exists() => Ok(()),
+        // Removed, empty, by a delete next to us: nothing of ours is in it. Or it was, and is there again.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match path.exists() {
+            true => File::open(parent)?.sync_all(),
+            false => Ok(()),
+        },
         Err(e) => Err(e),
     }
 }
