@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest work at what is found on disk: other pods wait for their look meanwhile, and all of them for an agent that starts.
 const ONE_LOOK: Duration = Duration::from_secs(20);
 
-/// A pod that is gone.
+/// A pod that is gone. No task of it lives: that is proved before its fence says `gone`, nothing starts under such a fence, and a shim
+/// proves it before it tells of a death.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GonePod {
     /// [`godwit_types::Owner::pod_uid`].
@@ -39,8 +40,6 @@ pub(crate) struct GonePod {
     pub(crate) fence: Fence,
     /// Its end was wanted.
     pub(crate) wanted: bool,
-    /// No task of it lives.
-    pub(crate) proved_dead: bool,
     /// See [`KeeperSpec::slot_expired`].
     pub(crate) slot_expired: bool,
 }
@@ -50,7 +49,7 @@ pub(crate) struct GonePod {
 /// # Errors
 /// Its store is away, or not configured any more.
 pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, NoStore> {
-    let GonePod { uid, fence, wanted, proved_dead, slot_expired } = pod;
+    let GonePod { uid, fence, wanted, slot_expired } = pod;
     let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
     let log = StoreLog::new(tenant, &fence.at.lineage);
     let pen = Pen {
@@ -60,13 +59,13 @@ pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, NoStore> {
         at_ms: unix_ms(),
     };
     let spec = KeeperSpec { pen, fence, wanted, slot_expired };
-    Ok(keep(&log, spec, proved_dead).await)
+    Ok(keep(&log, spec).await)
 }
 
 /// Whether the fence may go.
-async fn keep(log: &dyn Log, spec: KeeperSpec, proved: bool) -> bool {
+async fn keep(log: &dyn Log, spec: KeeperSpec) -> bool {
     let pod = spec.pen.me.pod_uid.clone();
-    let mut dead = Dead { proved, remove_fence: false };
+    let mut dead = Dead { remove_fence: false };
     let mut driver = Driver::new(Keeper::new(spec), log, &mut dead, Duration::MAX);
     // Given up, it is to the log as if this agent had died.
     match timeout(PATIENCE, driver.feed(Event::Begin)).await {
@@ -173,8 +172,6 @@ impl LeftOver {
             uid: self.key.to_string(),
             fence: self.fence.clone(),
             wanted: self.gone == Gone::Wanted,
-            // It was when the fence was marked, and nothing starts under such a fence.
-            proved_dead: true,
             slot_expired: self.age > Duration::from_millis(OLD_MS),
         };
         let may_go = world.settle(pod).await.map_err(|error| error.to_string())?;
@@ -197,7 +194,6 @@ impl LeftOver {
 
 /// A pod that cannot be asked: what is known of its death was said before.
 struct Dead {
-    proved: bool,
     remove_fence: bool,
 }
 
@@ -212,7 +208,7 @@ impl Peer for Dead {
     }
 
     async fn prove_dead(&mut self) -> bool {
-        self.proved
+        true
     }
 
     async fn remove_fence(&mut self) {

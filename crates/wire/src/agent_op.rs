@@ -223,9 +223,6 @@ pub struct Plan {
     /// Pids of the container, as seen inside it, that must exist at post-restore; empty: not checked.
     #[prost(uint32, repeated, tag = "9")]
     pub tasks: Vec<u32>,
-    /// Memory that follows later: bytes, for messages to people.
-    #[prost(uint64, tag = "11")]
-    pub memory_bytes: u64,
 }
 
 /// There is nothing to restore, and the lineage's owner may start it from its image: the entry stands in the log.
@@ -300,12 +297,6 @@ pub struct Resumed {
     /// Pid of each container's init.
     #[prost(message, repeated, tag = "1")]
     pub tasks: Vec<HeldTask>,
-    /// From the start of `runc restore` to `post-restore`: microseconds.
-    #[prost(uint64, tag = "2")]
-    pub restored_us: u64,
-    /// How long the tasks were held there: microseconds.
-    #[prost(uint64, tag = "3")]
-    pub held_us: u64,
 }
 
 /// Every page is in place, the userfaultfds are closed. Answer: [`Noted`].
@@ -395,36 +386,19 @@ pub struct May {
     pub entry: Vec<u8>,
 }
 
-/// The tasks of the owner died on this node. The agent appends what follows from it. Answer: [`Settled`].
+/// The tasks of the owner died on this node, all of them: the cgroups of the fence's incarnation are empty, as the shim has proved
+/// before it says so. The agent appends what follows from it. Answer: [`Settled`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct TaskGone {
-    /// Name of the shim's socket and fence.
-    #[prost(string, tag = "1")]
-    pub pod_key: String,
     /// [`godwit_types::Owner::pod_uid`].
     #[prost(string, tag = "2")]
     pub pod_uid: String,
-    /// [`godwit_types::Incarnation`] whose tasks they were.
-    #[prost(string, tag = "3")]
-    pub incarnation: String,
-    /// The container.
-    #[prost(string, tag = "4")]
-    pub container: String,
     /// The fence as it is on disk (`godwit_ownership::Fence`).
     #[prost(bytes = "vec", tag = "5")]
     pub fence: Vec<u8>,
-    /// Exit status (128 + signal for a death by signal).
-    #[prost(uint32, tag = "6")]
-    pub status: u32,
-    /// Seconds from start or resume to death; 0 if they never ran.
-    #[prost(uint64, tag = "7")]
-    pub lived_s: u64,
     /// The end was wanted: the task was deleted by its user (Kubernetes: the pod is deleted), and did live.
     #[prost(bool, tag = "8")]
     pub wanted: bool,
-    /// The cgroups of this incarnation are empty: proved by the shim.
-    #[prost(bool, tag = "9")]
-    pub proved_dead: bool,
 }
 
 /// What follows from the death is in the log.

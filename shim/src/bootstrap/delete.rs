@@ -112,7 +112,7 @@ async fn settle(arguments: &Arguments, bundle: &Path, reaper: &Reaper) -> Result
         cgroup(bundle, mate, reaper).is_none_or(|cgroup| cgroup.is_empty())
     };
     let proved_dead = mates.iter().all(dead);
-    settle_orphaned(&Places::default(), &pod, &arguments.id, proved_dead).await
+    settle_orphaned(&Places::default(), &pod, proved_dead).await
 }
 
 /// The containers of the same pod that containerd knows, itself included: their bundles lie beside each other.

@@ -46,8 +46,7 @@ pub(super) struct Checkpoint {
     sessions: Vec<Session>,
     /// Whether an end of CRIU counts as one in the freeze.
     frozen: Arc<AtomicBool>,
-    since: Option<(Instant, u64)>,
-    took: Duration,
+    since: Option<Instant>,
     frozen_for: Duration,
     deadline: Duration,
     timer: Option<(u64, AbortHandle)>,
@@ -235,11 +234,9 @@ impl Actor {
     pub(super) async fn freeze(&mut self) -> Event {
         let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
         let started = Instant::now();
-        let since = boottime_ns();
         match checkpoint.freeze().await {
             Ok(()) => {
-                checkpoint.since = Some((started, since));
-                checkpoint.took = started.elapsed();
+                checkpoint.since = Some(started);
                 checkpoint.frozen.store(true, Ordering::SeqCst);
                 for container in &checkpoint.containers {
                     // An exit in the middle is told by itself.
@@ -255,13 +252,6 @@ impl Actor {
                 Event::FreezeFailed
             }
         }
-    }
-
-    /// What is told with `Frozen`: how long it took, since when.
-    pub(super) fn frozen_numbers(&self) -> (u64, u64) {
-        let Some(checkpoint) = &self.checkpoint else { return (0, 0) };
-        let took = u64::try_from(checkpoint.took.as_micros()).unwrap_or(u64::MAX);
-        (took, checkpoint.since.map_or(0, |(_, since)| since))
     }
 
     /// How long the pod was frozen by the operation: microseconds.
@@ -294,8 +284,7 @@ impl Actor {
     pub(super) fn thawed(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
         checkpoint.frozen.store(false, Ordering::SeqCst);
-        checkpoint.frozen_for =
-            checkpoint.since.take().map_or(Duration::ZERO, |(at, _)| at.elapsed());
+        checkpoint.frozen_for = checkpoint.since.take().map_or(Duration::ZERO, |at| at.elapsed());
         checkpoint.leave();
         info!(frozen_ms = checkpoint.frozen_for.as_millis(), "thawed");
     }
@@ -353,7 +342,6 @@ impl Checkpoint {
             sessions: Vec::new(),
             frozen: Arc::default(),
             since: None,
-            took: Duration::ZERO,
             frozen_for: Duration::ZERO,
             deadline: LONGEST_FREEZE,
             timer: None,
@@ -535,10 +523,4 @@ async fn thaw(
 
 fn was_killed() -> String {
     "CRIU was killed while it worked: a process may have lost its place".to_owned()
-}
-
-fn boottime_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }

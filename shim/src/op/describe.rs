@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use godwit_wire::shim_op::{self, RootMount};
 use godwit_wire::{Annotation, Namespace, memfd};
@@ -38,7 +37,6 @@ pub(super) fn container(container: &Container) -> Result<(shim_op::Container, [O
         terminal: container.init().stdio().terminal,
         execs: u32::try_from(*container.running_execs().borrow()).unwrap_or(u32::MAX),
         runtime: container.options().binary().to_owned(),
-        started_ms: started_ms(container.bundle()),
         mounts: root_mounts(&container.rootfs()),
     };
     Ok((described, [pidfd, spec(container)?]))
@@ -138,14 +136,6 @@ fn cgroups(cgroup: &Cgroup, pid: u32) -> Vec<shim_op::Cgroup> {
 fn link(pid: u32, fd: u32) -> String {
     let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}"));
     target.map(|target| target.display().to_string()).unwrap_or_default()
-}
-
-/// runc writes the pid file when it has made the init process.
-fn started_ms(bundle: &Path) -> u64 {
-    let written = std::fs::metadata(bundle.join(crate::container::PID_FILE));
-    let since = written.and_then(|file| file.modified()).ok();
-    let since = since.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

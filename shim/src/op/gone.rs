@@ -58,9 +58,9 @@ impl PastLives {
         self.ended.insert(name, End { reason, lived_s, restored });
     }
 
-    /// Seconds for which it lived; `None` if it never ran.
-    fn lived(&self, container: &Container) -> Option<u64> {
-        self.ended.get(&name(container)).map(|end| end.lived_s)
+    /// Whether it ever ran.
+    fn has_lived(&self, container: &Container) -> bool {
+        self.ended.contains_key(&name(container))
     }
 
     /// What was before this start. Without a past in this shim: a life of an earlier one, if there is a fence.
@@ -121,24 +121,13 @@ impl Actor {
             return;
         }
         let status = container.init().exit().map_or(255, |exit| exit.status);
-        let lived_s = self.past.lived(container);
         let wanted = !given
             && !container.is_unfilled()
-            && lived_s.is_some()
+            && self.past.has_lived(container)
             && is_wanted(status, container.is_killed());
         self.feed(Event::Gone(if wanted { Gone::Wanted } else { Gone::Lost })).await;
         let fence = self.machine.fence().and_then(|fence| fence.encode().ok()).unwrap_or_default();
-        let told = TaskGone {
-            pod_key: self.key.clone(),
-            pod_uid: self.key.clone(),
-            incarnation: self.incarnation(),
-            container: container.id().to_owned(),
-            fence,
-            status,
-            lived_s: lived_s.unwrap_or(0),
-            wanted,
-            proved_dead: true,
-        };
+        let told = TaskGone { pod_uid: self.key.clone(), fence, wanted };
         let (path, file) = (self.places.agent.clone(), self.fence.clone());
         self.pod.tasks().spawn(async move {
             let settling = tokio::time::timeout(SETTLING, settle(&path, told));

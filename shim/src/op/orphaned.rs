@@ -16,20 +16,13 @@ use crate::pod::PodIdentity;
 
 /// How long the agent may take: containerd gives the whole clean-up five seconds.
 const SETTLING: Duration = Duration::from_secs(2);
-/// How its tasks ended: 128 + SIGKILL.
-const KILLED: u32 = 137;
 
-/// Takes away what a dead shim has left for its pod, one of whose containers is `container`. `proved_dead`: no task of any
-/// container of the pod lives; else the fence stays as it is, and the next start under its name proves the death or is refused.
+/// Takes away what a dead shim has left for its pod. `proved_dead`: no task of any container of the pod lives; else the fence stays as
+/// it is, and the next start under its name proves the death or is refused.
 ///
 /// # Errors
 /// The fence cannot be read or written; then it stands as it was.
-pub async fn settle_orphaned(
-    places: &Places,
-    pod: &PodIdentity,
-    container: &str,
-    proved_dead: bool,
-) -> Result<()> {
+pub async fn settle_orphaned(places: &Places, pod: &PodIdentity, proved_dead: bool) -> Result<()> {
     let key = pod.key()?;
     server::remove_stale(&places.socket(&key));
     // The pod object of Kubernetes outlives the shim: the kubelet makes its next life, and the fence is for that one.
@@ -41,17 +34,7 @@ pub async fn settle_orphaned(
     // Nobody asked for this end.
     fence.gone = Some(Gone::Lost);
     file.write(&fence)?;
-    let told = TaskGone {
-        pod_key: key.to_string(),
-        pod_uid: key.to_string(),
-        incarnation: fence.incarnation.to_string(),
-        container: container.to_owned(),
-        fence: encoded(&fence)?,
-        status: KILLED,
-        lived_s: 0,
-        wanted: false,
-        proved_dead: true,
-    };
+    let told = TaskGone { pod_uid: key.to_string(), fence: encoded(&fence)?, wanted: false };
     let settled = tokio::time::timeout(SETTLING, settle(&places.agent, told)).await;
     if matches!(settled, Ok(Some(true))) {
         return file.remove();
@@ -103,7 +86,7 @@ mod tests {
         let (places, pod, fence) = (places(dir.path()), pod(None), owned());
         let file = FenceFile::within(&places.fences, &pod.key().unwrap());
         file.write(&fence).unwrap();
-        settle_orphaned(&places, &pod, "web", true).await.unwrap();
+        settle_orphaned(&places, &pod, true).await.unwrap();
         let marked = Fence { gone: Some(Gone::Lost), ..fence };
         assert_eq!(file.read().unwrap(), Some(marked));
     }
@@ -114,7 +97,7 @@ mod tests {
         let (places, pod, fence) = (places(dir.path()), pod(None), owned());
         let file = FenceFile::within(&places.fences, &pod.key().unwrap());
         file.write(&fence).unwrap();
-        settle_orphaned(&places, &pod, "web", false).await.unwrap();
+        settle_orphaned(&places, &pod, false).await.unwrap();
         assert_eq!(file.read().unwrap(), Some(fence));
     }
 
@@ -124,14 +107,14 @@ mod tests {
         let (places, pod, fence) = (places(dir.path()), pod(Some("uid-1")), owned());
         let file = FenceFile::within(&places.fences, &pod.key().unwrap());
         file.write(&fence).unwrap();
-        settle_orphaned(&places, &pod, "web", true).await.unwrap();
+        settle_orphaned(&places, &pod, true).await.unwrap();
         assert_eq!(file.read().unwrap(), Some(fence));
     }
 
     #[tokio::test]
     async fn a_pod_without_a_fence_gets_none() {
         let dir = tempfile::tempdir().unwrap();
-        settle_orphaned(&places(dir.path()), &pod(None), "web", true).await.unwrap();
+        settle_orphaned(&places(dir.path()), &pod(None), true).await.unwrap();
         assert!(!dir.path().join("fences").exists());
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Starting {
     /// Of the plan that is carried out.
     point: Option<Point>,
     attempt: Option<Held>,
-    held: Option<(Instant, attempt::Held)>,
+    held: Option<attempt::Held>,
     work: Option<WorkDir>,
     pub(super) failure: Option<Box<attempt::Failure>>,
     /// The machine has answered, and the restored init is awaited.
@@ -95,7 +95,7 @@ impl Starting {
 
     /// What is told with `Held` and `Resumed`.
     pub(super) fn tasks(&self) -> Vec<HeldTask> {
-        let tasks = self.held.iter().flat_map(|(_, held)| &held.tasks);
+        let tasks = self.held.iter().flat_map(|held| &held.tasks);
         let told = tasks.map(|task| HeldTask {
             container: self.container.id().to_owned(),
             pid: task.pid,
@@ -105,11 +105,7 @@ impl Starting {
     }
 
     pub(super) fn resumed(&self) -> Resumed {
-        let restored = self.held.as_ref().map_or(Duration::ZERO, |(_, held)| held.took);
-        let held = self.held.as_ref().map_or(Duration::ZERO, |(at, _)| at.elapsed());
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let inits = self.tasks().into_iter().filter(|task| task.vpid == 1).collect();
-        Resumed { tasks: inits, restored_us: micros(restored), held_us: micros(held) }
+        Resumed { tasks: self.tasks().into_iter().filter(|task| task.vpid == 1).collect() }
     }
 
     /// The agent has read the last word on this connection.
@@ -351,7 +347,7 @@ impl Actor {
             return;
         };
         info!(container = starting.container(), tasks = held.tasks.len(), "restored and held");
-        starting.held = Some((Instant::now(), held));
+        starting.held = Some(held);
         self.feed(Event::Held).await;
     }
 

@@ -28,10 +28,7 @@ impl Actor {
                 status.into()
             }
             ToAgent::Begun => return self.tell_containers(to).await,
-            ToAgent::Frozen => {
-                let (took_us, since_ns) = self.frozen_numbers();
-                Frozen { took_us, since_ns }.into()
-            }
+            ToAgent::Frozen => Frozen {}.into(),
             ToAgent::Thawed => Thawed { frozen_us: self.frozen_us() }.into(),
             ToAgent::Sealed => {
                 self.sealed();

@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use godwit_types::names;
 use godwit_wire::agent_op::Plan;
@@ -60,8 +60,6 @@ pub struct Attempt {
 pub struct Held {
     /// The tasks.
     pub tasks: Vec<Task>,
-    /// From the start of `runc restore` on.
-    pub took: Duration,
 }
 
 /// What becomes of held tasks.
@@ -161,10 +159,9 @@ impl Scene {
         let relay = RelaySocket::bind(work.path())?;
         let what = command(plan, work, &relay)?;
         info!(container = container.id(), lazy = plan.lazy, "restore begins");
-        let started = Instant::now();
         let runc = container.runc_restore(&what, reaper);
         tokio::pin!(runc);
-        let conduct = self.conduct(plan, &relay, lazy, started, held, decision);
+        let conduct = self.conduct(plan, &relay, lazy, held, decision);
         tokio::pin!(conduct);
         let conducted = tokio::select! {
             conducted = &mut conduct => conducted,
@@ -189,7 +186,6 @@ impl Scene {
         plan: &Plan,
         relay: &RelaySocket,
         mut lazy: Option<Lazy>,
-        started: Instant,
         held: oneshot::Sender<Held>,
         decision: &mut oneshot::Receiver<Decision>,
     ) -> Result<()> {
@@ -213,7 +209,7 @@ impl Scene {
         let decided = match taken {
             Ok(tasks) => {
                 // A receiver that is gone has dropped its decision too.
-                let _ = held.send(Held { tasks, took: started.elapsed() });
+                let _ = held.send(Held { tasks });
                 self.decided(&mut forward, decision).await
             }
             Err(why) => Err(why),

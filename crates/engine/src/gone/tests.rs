@@ -183,5 +183,5 @@ async fn a_store_that_takes_no_entry_is_given_up_for_now() {
     let pen = Pen { me, op: None, nonce: Nonce::mint(), at_ms: 1 };
     let owned = Basis::default().next(&pen, Kind::Start { forked_from: None }).unwrap();
     let spec = KeeperSpec { pen, fence, wanted: true, slot_expired: true };
-    assert!(!keep(&Full(owned), spec, true).await);
+    assert!(!keep(&Full(owned), spec).await);
 }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use godwit_ownership::{Refusal, ToAgent as Said, ToShim as Told};
 use godwit_types::Code;
 use godwit_wire::agent_op::{
-    Abort, ColdStart, Committing, Failed, FromAgent, FromAgentBody, Held, May, Noted, Plan, Resume,
-    Resumed, ToAgent, ToAgentBody,
+    Abort, ColdStart, Committing, FromAgent, FromAgentBody, Held, May, Noted, Plan, Resume,
+    ToAgent, ToAgentBody,
 };
 use godwit_wire::{AsyncSocket, WireError};
 
@@ -36,10 +36,6 @@ pub(crate) struct TargetPeer {
     pub(crate) plan: Option<(Plan, Vec<OwnedFd>)>,
     /// What was held.
     pub(crate) held: Option<Held>,
-    /// What runs.
-    pub(crate) resumed: Option<Resumed>,
-    /// Why the attempt failed.
-    pub(crate) failed: Option<Failed>,
     /// A sentence that says more than the machine's refusal.
     pub(crate) why: Option<godwit_wire::Refusal>,
     /// Whether the final word has been sent.
@@ -49,17 +45,7 @@ pub(crate) struct TargetPeer {
 impl TargetPeer {
     /// After the shim's first message was read.
     pub(crate) fn new(socket: Connection, restores: bool, name: String) -> Self {
-        Self {
-            socket,
-            restores,
-            name,
-            plan: None,
-            held: None,
-            resumed: None,
-            failed: None,
-            why: None,
-            answered: false,
-        }
+        Self { socket, restores, name, plan: None, held: None, why: None, answered: false }
     }
 
     /// The connection, for what follows a resume.
@@ -128,16 +114,11 @@ impl TargetPeer {
                 Said::Held
             }
             ToAgentBody::FenceWritten(_) => Said::Committing,
-            ToAgentBody::Resumed(resumed) => {
-                self.resumed = Some(resumed);
-                Said::Resumed
-            }
+            ToAgentBody::Resumed(_) => Said::Resumed,
             ToAgentBody::Failed(failed) => {
                 self.socket.send(Noted {}, &[]).await?;
-                let never = failed.never;
-                self.why = failed.why.clone();
-                self.failed = Some(failed);
-                Said::RestoreFailed { never }
+                self.why = failed.why;
+                Said::RestoreFailed { never: failed.never }
             }
             other => return Err(other.unexpected("Held, FenceWritten, Resumed or Failed")),
         })

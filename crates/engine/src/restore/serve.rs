@@ -159,13 +159,7 @@ async fn task_gone(
     connection: Connection,
 ) -> Result<(), RestoreError> {
     let Some(fence) = ask::fence(&gone.fence)? else { return Err(RestoreError::NoFence) };
-    let pod = GonePod {
-        uid: gone.pod_uid,
-        fence,
-        wanted: gone.wanted,
-        proved_dead: gone.proved_dead,
-        slot_expired: false,
-    };
+    let pod = GonePod { uid: gone.pod_uid, fence, wanted: gone.wanted, slot_expired: false };
     let remove_fence = gone::settle(node, pod).await?;
     connection.send(Settled { remove_fence }, &[]).await?;
     Ok(())

@@ -8,14 +8,7 @@ pub struct Noted {}
 
 /// Every container reads FROZEN, and everything that was in its stdio pipes has been written to its log.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Frozen {
-    /// From the first write to the freezer to the last container's FROZEN: microseconds.
-    #[prost(uint64, tag = "1")]
-    pub took_us: u64,
-    /// CLOCK_BOOTTIME of that first write: nanoseconds. Frozen time is counted from here.
-    #[prost(uint64, tag = "2")]
-    pub since_ns: u64,
-}
+pub struct Frozen {}
 
 /// It could not be frozen in [`super::FREEZE_TIMEOUT_MS`]. It has been thawed; the operation is over.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -53,9 +53,6 @@ pub struct Container {
     /// The runtime that runs it: `runc`, or the name of another binary (whose checkpoints are refused).
     #[prost(string, tag = "10")]
     pub runtime: String,
-    /// Milliseconds since the Unix epoch at which its init was started or resumed.
-    #[prost(uint64, tag = "11")]
-    pub started_ms: u64,
     /// Root file system mounts as containerd gave them at Create, for files of the writable layer.
     #[prost(message, repeated, tag = "12")]
     pub mounts: Vec<RootMount>,
