@@ -141,11 +141,8 @@ impl<'n> Attempt<'n> {
             }
         };
         journal.enter(Phase::Commit);
-        if made.commit.is_too_old() {
-            driver.feed(Event::TooOld).await;
-        }
-        let stop = driver.feed(Event::Manifest).await;
-        match stop {
+        let event = if made.commit.is_too_old() { Event::TooOld } else { Event::Manifest };
+        match driver.feed(event).await {
             Stop::Done(Ending::Committed(_) | Ending::Stopped(_)) => {}
             stop => {
                 let error = ended(stop, &request.container, driver.peer());

@@ -298,6 +298,8 @@ impl Source {
         self.old = true;
         match &mut self.step {
             Step::Committing(_) => vec![Action::Done(Ending::GivenUp(Refusal::TooOld))],
+            // Whoever works has nothing to hand in any more, and waits for nothing else.
+            Step::Working => self.cancel(Refusal::TooOld),
             Step::Giving(giving) => giving.step(&Event::TooOld),
             _ => vec![],
         }
@@ -356,3 +358,6 @@ impl Machine for Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
