@@ -55,10 +55,8 @@ pub(super) fn target(
         true => LineageName::mint(),
         false => manifest.lineage.clone(),
     };
-    let at = match &fence {
-        Some(fence) => fence.at.clone(),
-        None => LineageRef { store: store.to_owned(), tenant: manifest.tenant.clone(), lineage },
-    };
+    let wanted = LineageRef { store: store.to_owned(), tenant: manifest.tenant.clone(), lineage };
+    let at = lineage_of(fence.as_ref(), wanted, &begin.container)?;
     let request = match fork {
         true => Request::Fork(Fork { lineage: manifest.lineage.clone(), checkpoint: manifest.id }),
         false => Request::Continue {
@@ -79,6 +77,24 @@ pub(super) fn target(
     let incarnation = parse("incarnation", &begin.incarnation)?;
     let op = parse("op", &begin.op)?;
     Ok(spec(node, at, op, &begin.pod_uid, incarnation, fence, start, begin.others_dead))
+}
+
+/// The lineage that the log is read of: that of the fence, if there is one.
+///
+/// # Errors
+/// It is in another store than the checkpoint, so that one log cannot name both.
+fn lineage_of(
+    fence: Option<&Fence>,
+    wanted: LineageRef,
+    container: &str,
+) -> Result<LineageRef, RestoreError> {
+    let Some(fence) = fence else { return Ok(wanted) };
+    let at = &fence.at;
+    if (&at.store, &at.tenant) == (&wanted.store, &wanted.tenant) {
+        return Ok(at.clone());
+    }
+    let (container, lives, asked) = (container.to_owned(), at.store.clone(), wanted.store);
+    Err(RestoreError::OtherStore { container, lives, asked })
 }
 
 /// The machine's specification of an ordinary start of a pod that has a fence.
@@ -136,5 +152,41 @@ fn before(before: Option<&shim_op::Before>, container: &str) -> Before {
         container: container.to_owned(),
         reason: reason.unwrap_or(ColdReason::FirstStart),
         lived_s: before.and_then(|b| b.lived_s),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_ownership::FenceState;
+    use godwit_types::Tenant;
+
+    use super::*;
+
+    fn lineage(store: &str, name: &str) -> LineageRef {
+        let (store, lineage) = (store.to_owned(), LineageName::new(name).unwrap());
+        LineageRef { store, tenant: Tenant::node(), lineage }
+    }
+
+    fn fence(store: &str) -> Fence {
+        Fence {
+            at: lineage(store, "uid/a"),
+            incarnation: Incarnation::from(1),
+            state: FenceState::Armed,
+            op: None,
+            lived: false,
+            consumed: None,
+            slot: None,
+            gone: None,
+        }
+    }
+
+    #[test]
+    fn a_name_whose_earlier_life_is_in_another_store_is_not_used() {
+        let wanted = || lineage("b", "uid/b");
+        assert_eq!(lineage_of(None, wanted(), "web").unwrap(), wanted());
+        assert_eq!(lineage_of(Some(&fence("b")), wanted(), "web").unwrap(), fence("b").at);
+        let refused = lineage_of(Some(&fence("a")), wanted(), "web").unwrap_err();
+        assert_eq!(refused.code(), godwit_types::Code::Refused);
+        assert!(refused.sentence().contains("store \"a\""), "{}", refused.sentence());
     }
 }

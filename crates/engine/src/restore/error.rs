@@ -19,6 +19,19 @@ pub enum RestoreError {
     /// No such store.
     #[error(transparent)]
     Store(#[from] NoStore),
+    /// One log cannot tell of both.
+    #[error(
+        "an earlier {container} of this node has its recovery points in store {lives:?}, and the checkpoint is in store \
+         {asked:?}: give the container another name"
+    )]
+    OtherStore {
+        /// The container that starts.
+        container: String,
+        /// The store of the earlier one.
+        lives: String,
+        /// That of the checkpoint.
+        asked: String,
+    },
     /// The checkpoint is not there, or the store does not answer.
     #[error(transparent)]
     Reading(#[from] godwit_store::StoreError),
@@ -133,6 +146,7 @@ impl RestoreError {
             Self::Annotations
             | Self::Id(_)
             | Self::Mismatch(_)
+            | Self::OtherStore { .. }
             | Self::OtherImage { .. }
             | Self::NeedsMemory { .. }
             | Self::Vet(_)
