@@ -134,6 +134,7 @@ mod tests {
             lived: false,
             consumed: None,
             slot: Some(Seq(3)),
+            seen: None,
             gone: None,
         }
     }

@@ -106,7 +106,7 @@ impl<'n> Attempt<'n> {
             pen,
             op,
             at,
-            fenced: fence.is_some(),
+            fence,
             checkpoint: CheckpointId::mint(),
             outcome: request.outcome,
             to: None,
@@ -126,7 +126,8 @@ impl<'n> Attempt<'n> {
         let identity = node.identity.clone();
         let mut peer = SourcePeer::new(shim, identity, spec.at.clone(), node.freeze_deadline);
         let mut driver =
-            Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX);
+            Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX)
+                .cancelled_by(&cancel);
         match driver.feed(Event::Begin).await {
             Stop::Ready => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),

@@ -18,6 +18,7 @@ use godwit_ownership::{ToAgent, ToShim};
 use godwit_types::{CheckpointId, Seq};
 use godwit_wire::failpoint;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -70,6 +71,8 @@ pub struct Driver<'w, M, P> {
     reclaim: Duration,
     queue: VecDeque<Event>,
     connected: bool,
+    /// Told to the machine once, while it waits.
+    cancel: Option<CancellationToken>,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +115,13 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
     /// A machine that has not begun.
     pub fn new(machine: M, log: &'w dyn Log, peer: &'w mut P, reclaim: Duration) -> Self {
         let (timers, queue) = (Timers::default(), VecDeque::new());
-        Self { machine, log, peer, timers, reclaim, queue, connected: true }
+        Self { machine, log, peer, timers, reclaim, queue, connected: true, cancel: None }
+    }
+
+    /// The same, and the machine hears of it when `cancel` is cancelled.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: &CancellationToken) -> Self {
+        Self { cancel: Some(cancel.clone()), ..self }
     }
 
     /// The shim, for the work between [`Stop::Ready`] and [`Event::Manifest`].
@@ -199,7 +208,18 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
                 None => std::future::pending().await,
             }
         };
+        let cancel = self.cancel.clone();
+        let cancelled = async {
+            match &cancel {
+                Some(cancel) => cancel.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = cancelled => {
+                self.cancel = None;
+                Event::Cancel
+            }
             timer = tick => {
                 self.timers.fired(timer);
                 Event::Timer(timer)
@@ -225,6 +245,7 @@ fn site(message: &ToShim) -> &'static str {
         ToShim::Cancel { .. } => "cancel",
         ToShim::Seal { .. } => "seal",
         ToShim::Hold { .. } => "hold",
+        ToShim::Stands { .. } => "stands",
         ToShim::Unseal { .. } => "unseal",
         ToShim::Stopped { .. } => "stopped",
         ToShim::Moved { .. } => "moved",
@@ -234,3 +255,6 @@ fn site(message: &ToShim) -> &'static str {
         ToShim::Abort { .. } => "abort",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,10 +77,10 @@ impl Log for StoreLog {
                 tracing::warn!(seq = entry.seq.0, why, "whether a log entry landed is not known");
                 Put::Unknown
             }
-            // Nothing landed; but to try again at once would only meet the same failure.
+            // `append` fails only where nothing was written and nothing can land.
             Err(error) => {
                 tracing::warn!(seq = entry.seq.0, error = %error, "a log entry was not written");
-                Put::Unknown
+                Put::NotWritten
             }
         }
     }

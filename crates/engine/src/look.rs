@@ -148,8 +148,11 @@ impl LookPeer {
             ToShim::Hold { entry } => ToShimBody::WriteFence(WriteFence {
                 at: Some(lineage_at(&self.fence.at)),
                 entry: bytes(&entry),
+                stands: false,
             }),
-            ToShim::Unseal { entry } => ToShimBody::Unseal(Unseal { entry: bytes(&entry) }),
+            ToShim::Unseal { entry, unwritten } => {
+                ToShimBody::Unseal(Unseal { entry: bytes(&entry), unwritten })
+            }
             ToShim::Stopped { entry } => ToShimBody::Stopped(Stopped { entry: bytes(&entry) }),
             ToShim::Moved { entry } => {
                 let to = entry.state.owner().map(|o| o.node.clone()).unwrap_or_default();

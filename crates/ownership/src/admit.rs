@@ -83,6 +83,8 @@ pub enum Refusal {
     StoreAway,
     /// Its outcome is not known yet: the slot has to be settled first.
     Settling,
+    /// The store can be read and does not let itself be written.
+    StoreRefuses,
     /// Somebody else won the slot.
     LostSlot,
     /// It ran between the dump and the seal.
@@ -159,6 +161,9 @@ impl Refusal {
             Self::Settling => format!(
                 "whether {name} may run here is not settled yet: the store has not answered; it is tried again"
             ),
+            Self::StoreRefuses => format!(
+                "the log of {name} cannot be written, the store refuses it: look at its space and at the rights of godwit-agent, then try again"
+            ),
             Self::LostSlot => format!("somebody else was faster to write into the log of {name}"),
             Self::NotContinuous => {
                 format!(
@@ -190,6 +195,7 @@ impl Refusal {
             | Self::Busy
             | Self::AgentAway
             | Self::StoreAway
+            | Self::StoreRefuses
             | Self::Settling
             | Self::Interrupted
             | Self::RestoreFailed { .. } => Code::Unavailable,

@@ -68,6 +68,7 @@ impl Claiming {
         match (&mut self.step, event) {
             (Step::Settling(settle), event) => match settle.step(event) {
                 Ok(Verdict::Mine) => self.settled(),
+                Ok(Verdict::NotWritten) => Claim::Open(settle.again()),
                 Ok(_) => Claim::Lost(Refusal::LostSlot),
                 Err(actions) => Claim::Open(actions),
             },
@@ -111,14 +112,20 @@ impl Claiming {
 
     fn on_newest(&mut self, newest: &Read<Option<Box<Entry>>>) -> Claim {
         match newest {
-            Read::Known(Some(newest)) if newest.state.lets_run(&self.entry.by) => Claim::Won,
-            Read::Known(newest) => {
-                let node = newest.as_ref().and_then(|entry| entry.state.owner());
-                let node = node.map_or_else(String::new, |owner| owner.node.clone());
-                Claim::Lost(Refusal::NotOwner { node })
+            Read::Known(Some(newest)) if newest.seq >= self.entry.seq => self.on_named(newest),
+            // The slot is settled: a log that has not come so far is not the one.
+            Read::Known(_) | Read::Unavailable => {
+                self.goes(Step::WaitingToRead, Action::Wait(Timer::Retry))
             }
-            Read::Unavailable => self.goes(Step::WaitingToRead, Action::Wait(Timer::Retry)),
         }
+    }
+
+    fn on_named(&self, newest: &Entry) -> Claim {
+        if newest.state.lets_run(&self.entry.by) {
+            return Claim::Won;
+        }
+        let node = newest.state.owner().map_or_else(String::new, |owner| owner.node.clone());
+        Claim::Lost(Refusal::NotOwner { node })
     }
 
     fn goes(&mut self, step: Step, action: Action) -> Claim {

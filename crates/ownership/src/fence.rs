@@ -58,6 +58,9 @@ pub struct Fence {
     /// has an entry there, and is kept through later attempts until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Seq>,
+    /// The log had an entry here when this was written. A first checkpoint has none until its `start` stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seq>,
     /// The pod object is gone (without Kubernetes: its task was deleted) and no task of it lived any more when this was written: what
     /// is left is to settle and to remove the fence. Nothing starts under it meanwhile, so its death needs no other proof.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +100,14 @@ struct Header {
 }
 
 impl Fence {
+    /// Whether a log whose newest entry stands here (0: an empty one) may be the one that this was written for. A log only grows, and
+    /// whatever was PUT was built on the entry before it.
+    #[must_use]
+    pub fn fits(&self, newest: Seq) -> bool {
+        let built_on = self.slot.map(|slot| Seq(slot.0.saturating_sub(1)));
+        newest >= built_on.max(self.seen).unwrap_or_default()
+    }
+
     /// Its bytes for the disk.
     ///
     /// # Errors

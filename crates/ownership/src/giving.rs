@@ -1,7 +1,7 @@
 //! The agent's side of a sealed pod: from the seal to running, stopped or taken over.
 //!
 //! ```text
-//! settle the slot ─► read the newest entry ─┬─ names us, owned ────────► Unseal
+//! settle the slot ─► read the newest entry ─┬─ names us, owned ────────► Unseal (also if the store refused the only PUT)
 //!        ▲                                  ├─ offered by us ──► look, look, … reclaim timer ─► Hold ─► PUT reclaim ─┐
 //!        │                                  ├─ stopped by us ──► manifest, no tombstone? ─┬─ yes ─► Stopped          │
 //!        │                                  │                                             └─ no ──► Hold ─► PUT reclaim
@@ -11,11 +11,12 @@
 //! Used by [`crate::Source`], which made the seal, and by [`crate::Look`], which found it. The point of no return is the verdict of
 //! the slot, never an answer to a single PUT.
 
+use crate::admit::Refusal;
 use crate::entry::{Basis, Entry, Pen};
 use crate::machine::{Action, Ending, Event, Presence, Read, Timer};
 use crate::message::{ToAgent, ToShim};
 use crate::rules::{Rule, Rules};
-use crate::settle::Settle;
+use crate::settle::{Settle, Verdict};
 use crate::state::{Kind, State};
 
 /// A sealed pod, seen from the agent.
@@ -26,6 +27,8 @@ pub(crate) struct Giving {
     pen: Pen,
     reclaim_after: bool,
     cancelled: bool,
+    /// The entry of the seal was never written: the seal is taken back.
+    unwritten: bool,
     step: Step,
 }
 
@@ -59,7 +62,7 @@ impl Giving {
         let pen = pen_of(&entry);
         let (settle, actions) = Settle::put(rules, entry, old);
         let step = Step::Settling(settle);
-        (Self { rules, pen, reclaim_after, cancelled: false, step }, actions)
+        (Self { rules, pen, reclaim_after, cancelled: false, unwritten: false, step }, actions)
     }
 
     /// A seal was found; what became of its entry is not known.
@@ -72,7 +75,7 @@ impl Giving {
         let pen = pen_of(&entry);
         let (settle, actions) = Settle::read(rules, entry, old);
         let step = Step::Settling(settle);
-        (Self { rules, pen, reclaim_after, cancelled: false, step }, actions)
+        (Self { rules, pen, reclaim_after, cancelled: false, unwritten: false, step }, actions)
     }
 
     /// One event; [`Action::Done`] is the last action.
@@ -108,7 +111,12 @@ impl Giving {
     fn advance(&mut self, event: &Event) -> Vec<Action> {
         match (&mut self.step, event) {
             (Step::Settling(settle), event) => match settle.step(event) {
-                Ok(_) => self.read_newest(),
+                // What the pod is held by stands as it did.
+                Ok(Verdict::NotWritten) if settle.entry().kind == Kind::Reclaim => self.waits(),
+                Ok(verdict) => {
+                    self.unwritten = verdict == Verdict::NotWritten;
+                    self.read_newest()
+                }
                 Err(actions) => actions,
             },
             (Step::ReadingNewest, Event::Newest(Read::Known(Some(newest)))) => self.decide(newest),
@@ -192,8 +200,12 @@ impl Giving {
     }
 
     fn unseal(&mut self, newest: &Entry) -> Vec<Action> {
-        let entry = Box::new(newest.clone());
-        self.tells(ToShim::Unseal { entry: entry.clone() }, Ending::Unsealed(entry))
+        let (entry, unwritten) = (Box::new(newest.clone()), self.unwritten);
+        let ending = match unwritten {
+            true => Ending::GivenUp(Refusal::StoreRefuses),
+            false => Ending::Unsealed(entry.clone()),
+        };
+        self.tells(ToShim::Unseal { entry, unwritten }, ending)
     }
 
     fn stopped(&mut self, entry: Box<Entry>) -> Vec<Action> {

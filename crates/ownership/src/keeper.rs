@@ -153,6 +153,7 @@ impl Keeper {
 
 impl Machine for Keeper {
     fn step(&mut self, event: Event) -> Vec<Action> {
+        let event = event.doubted(Some(&self.spec.fence), self.rules);
         match (&mut self.step, &event) {
             (Step::New, Event::Begin) => {
                 self.step = Step::Proving;
@@ -171,6 +172,7 @@ impl Machine for Keeper {
             }
             (Step::Writing(entry), Event::Put(Put::Conflict)) => vec![Action::Put(entry.clone())],
             (Step::Writing(_), Event::Put(Put::Unknown)) => self.waits(),
+            (Step::Writing(_), Event::Put(Put::NotWritten)) => kept(),
             (Step::Writing(_), Event::Put(_)) | (Step::Waiting, Event::Timer(Timer::Retry)) => {
                 self.read_newest()
             }

@@ -13,11 +13,12 @@ use godwit_types::{Nonce, Owner};
 
 use crate::claiming::{Claim, Claiming};
 use crate::entry::{Basis, Entry, Pen};
+use crate::fence::Fence;
 use crate::giving::Giving;
 use crate::machine::{Action, Ending, Event, Machine, Read};
 use crate::message::{Before, Holds, Status, ToAgent, ToShim};
 use crate::rules::{Rule, Rules};
-use crate::settle::Settle;
+use crate::settle::{Settle, Verdict};
 use crate::state::Kind;
 
 /// What a look needs to know.
@@ -44,6 +45,8 @@ pub struct LookSpec {
 pub struct Look {
     rules: Rules,
     spec: LookSpec,
+    /// What the shim has.
+    fence: Option<Box<Fence>>,
     step: Step,
 }
 
@@ -72,7 +75,7 @@ impl Look {
     /// A new one; its first event is [`Event::Begin`].
     #[must_use]
     pub fn new(spec: LookSpec) -> Self {
-        Self { rules: Rules::ALL, spec, step: Step::New }
+        Self { rules: Rules::ALL, spec, fence: None, step: Step::New }
     }
 
     #[cfg(test)]
@@ -93,6 +96,8 @@ impl Look {
             }
             (Step::Reading { .. }, Event::Newest(Read::Unavailable)) => fine(),
             (Step::Owed { me, settle }, event) => match settle.step(event) {
+                // It is still owed.
+                Ok(Verdict::NotWritten) => fine(),
                 Ok(_) => {
                     let me = me.clone();
                     self.read(me, None)
@@ -122,6 +127,7 @@ impl Look {
 
     fn on_status(&mut self, status: &Status) -> Vec<Action> {
         let me = self.owner(status);
+        self.fence = status.fence.clone().map(Box::new);
         match &status.holds {
             Holds::Sealed { entry, reclaim_after_s } => {
                 let reclaims = reclaim_after_s.is_some();
@@ -173,7 +179,7 @@ impl Look {
             }
             None if newest.state.lets_run(&me) && newest.nonce == self.spec.nonce => {
                 let entry = Box::new(newest.clone());
-                self.tells(ToShim::Unseal { entry }, Ending::Fine)
+                self.tells(ToShim::Unseal { entry, unwritten: false }, Ending::Fine)
             }
             _ => fine(),
         }
@@ -205,6 +211,7 @@ fn fine() -> Vec<Action> {
 
 impl Machine for Look {
     fn step(&mut self, event: Event) -> Vec<Action> {
+        let event = event.doubted(self.fence.as_deref(), self.rules);
         match (&mut self.step, &event) {
             (Step::Giving(giving), event) => giving.step(event),
             (_, Event::Ended | Event::Shim(ToAgent::Aborted | ToAgent::Refused(_))) => {

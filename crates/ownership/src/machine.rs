@@ -13,7 +13,9 @@ use std::hash::Hash;
 
 use godwit_types::{CheckpointId, Seq};
 
+use crate::fence::Fence;
 use crate::message::{ToAgent, ToShim};
+use crate::rules::{Rule, Rules};
 use crate::{Entry, Refusal};
 
 /// A machine of the agent: [`crate::Source`], [`crate::Target`], [`crate::Look`], [`crate::Keeper`].
@@ -58,6 +60,17 @@ pub enum Event {
     TooOld,
 }
 
+impl Event {
+    /// A log that lacks what the pod's fence has seen of it is not that log (a directory that is not mounted, an empty store in its
+    /// place): it was not read.
+    pub(crate) fn doubted(self, fence: Option<&Fence>, rules: Rules) -> Self {
+        let Self::Newest(Read::Known(newest)) = &self else { return self };
+        let seq = newest.as_ref().map(|entry| entry.seq).unwrap_or_default();
+        let fits = fence.is_none_or(|fence| fence.fits(seq)) || !rules.hold(Rule::SameLog);
+        if fits { self } else { Self::Newest(Read::Unavailable) }
+    }
+}
+
 /// What a read of the store gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Read<T> {
@@ -78,6 +91,8 @@ pub enum Put {
     Conflict,
     /// Nobody knows: it may have landed, may land later, or never.
     Unknown,
+    /// The store refused it: nothing landed, and nothing of this PUT ever will.
+    NotWritten,
 }
 
 /// Whether a checkpoint can be restored.

@@ -6,7 +6,7 @@
 //! | here | on the wire |
 //! |---|---|
 //! | [`ToShim::Begin`] / [`ToAgent::Begun`] | `BeginCheckpoint` / `Containers` |
-//! | [`ToShim::Hold`] / [`ToAgent::Done`] | `WriteFence` / `Done` |
+//! | [`ToShim::Hold`], [`ToShim::Stands`] / [`ToAgent::Done`] | `WriteFence` / `Done` |
 //! | [`ToAgent::Ask`] | `BeginRestore`, or `AskStart` without a restore request |
 //! | [`ToShim::Commit`] / [`ToAgent::Committing`] | `Committing` / `FenceWritten`, for *every* entry that makes this pod the owner (`take-over`, `start`, `cold`, `resume`) |
 //! | [`ToShim::Resume`] / [`ToAgent::Resumed`] | `Resume`, `ColdStart`, `May`, or `ResumeHeld` after the agent's death / `Resumed`, `Done` |
@@ -57,10 +57,17 @@ pub enum ToShim {
         /// The slot, and the entry about to be PUT.
         entry: Box<Entry>,
     },
+    /// This entry, the newest one, names this pod: the fence remembers that the log has it. Answer: [`ToAgent::Done`].
+    Stands {
+        /// The entry.
+        entry: Box<Entry>,
+    },
     /// The newest entry names this incarnation: a sealed pod runs on. Answer: [`ToAgent::Done`].
     Unseal {
         /// That entry.
         entry: Box<Entry>,
+        /// The entry of the seal was never written and cannot land any more: the newest one is the one before its slot.
+        unwritten: bool,
     },
     /// The sealed stop is settled and its checkpoint was seen after it: kill. Answer: [`ToAgent::Done`] when the cgroups are empty.
     Stopped {

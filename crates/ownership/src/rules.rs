@@ -58,6 +58,10 @@ pub enum Rule {
     TombstoneFirst,
     /// A tombstone of another sweep that may still be at work is left alone.
     FreshTombstones,
+    /// A log that is shorter than the fence, or an entry that is settled, says is not the log.
+    SameLog,
+    /// That the store refused a PUT ends the matter only if no other PUT of that slot may still land.
+    RefusedAlone,
     /// An operation older than T/2 settles only by `reclaim`. A second guard before [`Rule::CheckAfter`] and [`Rule::ReclaimStop`],
     /// which hold without it.
     OldReclaims,

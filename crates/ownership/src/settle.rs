@@ -1,7 +1,7 @@
 //! Whose is the slot: a PUT whose outcome may be unknown, followed until something holds the slot.
 //!
 //! Keeps: 404 never means "did not happen" (a late PUT may still land), so the slot is settled by PUTting the same bytes again, or
-//! `reclaim` at the same position, until it holds something. An offer or stop older than T/2 (its checkpoint may be collected by
+//! `reclaim` at the same position, until it holds something; or until the store has refused the only PUT there was. An offer or stop older than T/2 (its checkpoint may be collected by
 //! now) is settled only by `reclaim`; a claim by its own bytes at any age.
 
 use crate::entry::{Basis, Entry, Pen};
@@ -18,6 +18,8 @@ pub(crate) enum Verdict {
     TakenBack,
     /// Another writer.
     Lost,
+    /// Nobody: nothing was written, and nothing of ours can land any more. Asked again it is tried again ([`Settle::again`]).
+    NotWritten,
 }
 
 /// Follows one entry into its slot.
@@ -29,6 +31,8 @@ pub(crate) struct Settle {
     /// What is PUT next: the entry, or its reclaim.
     take_back: bool,
     old: bool,
+    /// A PUT may have landed, or may still.
+    unsure: bool,
     step: Step,
 }
 
@@ -39,7 +43,7 @@ enum Step {
     Putting { reclaim: bool },
     /// Reading what the slot holds.
     ReadingSlot,
-    /// Reading what a reclaim at the slot would be built on.
+    /// Reading what a PUT at the slot would be built on: is this the log that the entry is for?
     ReadingBasis,
     /// The slot may be free: PUT after a while.
     WaitingToPut,
@@ -52,13 +56,14 @@ impl Settle {
     pub(crate) fn put(rules: Rules, entry: Box<Entry>, old: bool) -> (Self, Vec<Action>) {
         let action = Action::Put(entry.clone());
         let step = Step::Putting { reclaim: false };
-        (Self { rules, entry, take_back: false, old, step }, vec![action])
+        (Self { rules, entry, take_back: false, old, unsure: false, step }, vec![action])
     }
 
     /// Settles what an earlier agent may have PUT: reads first.
     pub(crate) fn read(rules: Rules, entry: Box<Entry>, old: bool) -> (Self, Vec<Action>) {
         let action = Action::ReadSlot(entry.seq);
-        (Self { rules, entry, take_back: false, old, step: Step::ReadingSlot }, vec![action])
+        let step = Step::ReadingSlot;
+        (Self { rules, entry, take_back: false, old, unsure: true, step }, vec![action])
     }
 
     /// What is being settled.
@@ -89,7 +94,9 @@ impl Settle {
                 Err(self.goes(Step::WaitingToRead, Action::Wait(Timer::Retry)))
             }
             (Step::WaitingToRead, Event::Timer(Timer::Retry)) => Err(self.read_slot()),
-            (Step::WaitingToPut, Event::Timer(Timer::Retry)) => Err(self.put_again()),
+            (Step::WaitingToPut, Event::Timer(Timer::Retry)) => {
+                Err(self.goes(Step::ReadingBasis, Action::ReadNewest))
+            }
             _ => Err(vec![]),
         }
     }
@@ -99,8 +106,20 @@ impl Settle {
             Put::Created if reclaim => Ok(Verdict::TakenBack),
             Put::Created => Ok(Verdict::Mine),
             Put::Conflict => Err(self.put_again()),
-            Put::Exists | Put::Unknown => Err(self.read_slot()),
+            Put::Exists | Put::Unknown => {
+                self.unsure = true;
+                Err(self.read_slot())
+            }
+            Put::NotWritten if self.unsure && self.rules.hold(Rule::RefusedAlone) => {
+                Err(self.again())
+            }
+            Put::NotWritten => Ok(Verdict::NotWritten),
         }
+    }
+
+    /// Waits, and PUTs again.
+    pub(crate) fn again(&mut self) -> Vec<Action> {
+        self.goes(Step::WaitingToPut, Action::Wait(Timer::Retry))
     }
 
     fn on_slot(&mut self, found: Option<&Entry>) -> Result<Verdict, Vec<Action>> {
@@ -108,9 +127,7 @@ impl Settle {
             Some(found) if found.is_attempt(&self.entry) => Ok(Verdict::Mine),
             Some(found) if found.same_writer(&self.entry) => Ok(Verdict::TakenBack),
             Some(_) => Ok(Verdict::Lost),
-            None if self.rules.hold(Rule::Not404) => {
-                Err(self.goes(Step::WaitingToPut, Action::Wait(Timer::Retry)))
-            }
+            None if self.rules.hold(Rule::Not404) => Err(self.again()),
             None => Ok(Verdict::TakenBack),
         }
     }
@@ -119,6 +136,10 @@ impl Settle {
         if self.must_take_back() {
             return self.goes(Step::ReadingBasis, Action::ReadNewest);
         }
+        self.put_entry()
+    }
+
+    fn put_entry(&mut self) -> Vec<Action> {
         let entry = self.entry.clone();
         self.goes(Step::Putting { reclaim: false }, Action::Put(entry))
     }
@@ -133,6 +154,16 @@ impl Settle {
 
     fn on_basis(&mut self, newest: Option<&Entry>) -> Vec<Action> {
         let basis = Basis::of(newest);
+        if basis.seq.next() < self.entry.seq && self.rules.hold(Rule::SameLog) {
+            return self.goes(Step::WaitingToRead, Action::Wait(Timer::Retry));
+        }
+        if basis.seq < self.entry.seq && !self.must_take_back() {
+            return self.put_entry();
+        }
+        self.put_reclaim(&basis)
+    }
+
+    fn put_reclaim(&mut self, basis: &Basis) -> Vec<Action> {
         let pen = Pen {
             me: self.entry.by.clone(),
             op: self.entry.op,
@@ -140,7 +171,7 @@ impl Settle {
             at_ms: self.entry.at_ms,
         };
         match basis.next(&pen, Kind::Reclaim) {
-            Ok(reclaim) if reclaim.seq == self.entry.seq => {
+            Ok(reclaim) if reclaim.seq == self.entry.seq && self.must_take_back() => {
                 self.goes(Step::Putting { reclaim: true }, Action::Put(Box::new(reclaim)))
             }
             _ => self.read_slot(),

@@ -144,6 +144,11 @@ impl ShimMachine {
     }
 
     #[cfg(test)]
+    pub(crate) fn fence_mut(&mut self) -> Option<&mut Fence> {
+        self.fence.as_deref_mut()
+    }
+
+    #[cfg(test)]
     pub(crate) fn adopt_fence(&mut self, fence: Option<Fence>) {
         self.fence = fence.map(Box::new);
     }
@@ -223,7 +228,8 @@ impl ShimMachine {
             ToShim::Cancel { unfence } => self.cancel(from, unfence),
             ToShim::Seal { entry, reclaim_after_s } => self.seal(from, entry, reclaim_after_s),
             ToShim::Hold { entry } => self.hold(from, &entry),
-            ToShim::Unseal { entry } => self.unseal(from, &entry),
+            ToShim::Stands { entry } => self.stands(from, &entry),
+            ToShim::Unseal { entry, unwritten } => self.unseal(from, &entry, unwritten),
             ToShim::Stopped { entry } => self.stopped(from, &entry),
             ToShim::Moved { entry } => self.moved(from, &entry),
             ToShim::Plan { checkpoint } => self.plan(from, checkpoint),

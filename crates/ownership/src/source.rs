@@ -11,11 +11,11 @@
 //! Before the seal nothing is decided that cannot be undone by thawing. **`Sealed` is the point after which only a settled slot
 //! lets the pod go.** What comes before the freeze (pre-copy) and the dump itself are the engine's, between `Ready` and `Manifest`.
 
-use godwit_types::{CheckpointId, OpId, Outcome};
+use godwit_types::{CheckpointId, OpId, Outcome, Seq};
 
 use crate::admit::Refusal;
 use crate::entry::{Basis, Entry, Pen};
-use crate::fence::LineageRef;
+use crate::fence::{Fence, LineageRef};
 use crate::giving::Giving;
 use crate::machine::{Action, Ending, Event, Machine, Presence, Read, Timer};
 use crate::message::{ToAgent, ToShim};
@@ -33,8 +33,8 @@ pub struct SourceSpec {
     pub op: OpId,
     /// The lineage.
     pub at: LineageRef,
-    /// Whether the pod has a fence already: it has lived in this lineage before.
-    pub fenced: bool,
+    /// The pod's fence, if it has one already: it has lived in this lineage before.
+    pub fence: Option<Fence>,
     /// The checkpoint that is made.
     pub checkpoint: CheckpointId,
     /// What becomes of the pod.
@@ -68,7 +68,11 @@ enum Step {
     HoldingStart(Box<Entry>),
     Starting(Settle),
     /// Did it begin?
-    ReadingStart,
+    ReadingStart {
+        slot: Seq,
+    },
+    /// The fence remembers that it did.
+    Standing,
     /// The engine works.
     Working,
     /// The manifest is durable: what is the entry built on?
@@ -128,15 +132,22 @@ impl Source {
                 actions
             }
             (Step::Starting(settle), event) => match settle.step(event) {
-                Ok(_) => self.goes(Step::ReadingStart, Action::ReadNewest),
+                Ok(Verdict::NotWritten) => {
+                    let unfence = self.spec.fence.is_none();
+                    let ending = Ending::GivenUp(Refusal::StoreRefuses);
+                    self.tells(ToShim::Cancel { unfence }, ending)
+                }
+                Ok(_) => {
+                    let slot = settle.entry().seq;
+                    self.goes(Step::ReadingStart { slot }, Action::ReadNewest)
+                }
                 Err(actions) => actions,
             },
-            (Step::ReadingStart, Event::Newest(Read::Known(newest))) => {
-                self.on_start(newest.as_deref())
+            (Step::ReadingStart { slot }, Event::Newest(newest)) => {
+                let slot = *slot;
+                self.on_start(slot, newest)
             }
-            (Step::ReadingStart, Event::Newest(Read::Unavailable)) => {
-                self.cancel(Refusal::StoreAway)
-            }
+            (Step::Standing, Event::Shim(ToAgent::Done)) => self.goes(Step::Working, Action::Ready),
             (Step::Working, Event::Manifest) => self.goes(Step::ReadingBasis, Action::ReadNewest),
             (Step::ReadingBasis, Event::Newest(Read::Known(newest))) => {
                 self.on_basis(newest.as_deref())
@@ -168,7 +179,7 @@ impl Source {
         let me = &self.spec.pen.me;
         match newest {
             Some(newest) if newest.state.lets_run(me) => self.begin(None),
-            Some(newest) if self.spec.fenced => self.not_owner(newest),
+            Some(newest) if self.spec.fence.is_some() => self.not_owner(newest),
             newest => {
                 match Basis::of(newest).next(&self.spec.pen, Kind::Start { forked_from: None }) {
                     Ok(start) => self.begin(Some(Box::new(start))),
@@ -184,13 +195,19 @@ impl Source {
         self.goes(Step::Beginning(start), Action::Tell(message))
     }
 
-    fn on_start(&mut self, newest: Option<&Entry>) -> Vec<Action> {
+    fn on_start(&mut self, slot: Seq, newest: &Read<Option<Box<Entry>>>) -> Vec<Action> {
         match newest {
-            Some(newest) if newest.state.lets_run(&self.spec.pen.me) => {
-                self.goes(Step::Working, Action::Ready)
+            Read::Known(Some(newest)) if newest.state.lets_run(&self.spec.pen.me) => {
+                let message = ToShim::Stands { entry: newest.clone() };
+                self.goes(Step::Standing, Action::Tell(message))
             }
-            Some(newest) if self.spec.fenced => self.not_owner(newest),
-            _ => {
+            Read::Known(Some(newest)) if self.spec.fence.is_some() => self.not_owner(newest),
+            // The slot is settled: a log that has not come so far is not the one.
+            Read::Known(newest) if newest.as_ref().is_none_or(|newest| newest.seq < slot) => {
+                self.cancel(Refusal::StoreAway)
+            }
+            Read::Unavailable => self.cancel(Refusal::StoreAway),
+            Read::Known(_) => {
                 let ending = Ending::GivenUp(Refusal::LostSlot);
                 self.tells(ToShim::Cancel { unfence: true }, ending)
             }
@@ -211,7 +228,8 @@ impl Source {
         match newest {
             Some(newest) if newest.state.lets_run(&self.spec.pen.me) => self.put(newest),
             Some(newest) => self.not_owner(newest),
-            None => self.cancel(Refusal::NoLineage),
+            // It was there when this began.
+            None => self.goes(Step::WaitingToRead, Action::Wait(Timer::Retry)),
         }
     }
 
@@ -264,6 +282,9 @@ impl Source {
                 Ok(Verdict::Mine) => {
                     let entry = Box::new(settle.entry().clone());
                     self.check(entry)
+                }
+                Ok(Verdict::NotWritten) => {
+                    vec![Action::Done(Ending::GivenUp(Refusal::StoreRefuses))]
                 }
                 Ok(_) => self.goes(Step::ReadingBasis, Action::ReadNewest),
                 Err(actions) => actions,
@@ -334,6 +355,7 @@ impl Source {
 
 impl Machine for Source {
     fn step(&mut self, event: Event) -> Vec<Action> {
+        let event = event.doubted(self.spec.fence.as_ref(), self.rules);
         match (&mut self.step, &event) {
             (_, Event::TooOld) => self.too_old(),
             (Step::Giving(giving), event) => giving.step(event),

@@ -121,6 +121,9 @@ impl Target {
             (Step::WritingDeath(entry), Event::Put(Put::Conflict)) => {
                 vec![Action::Put(entry.clone())]
             }
+            (Step::WritingDeath(_), Event::Put(Put::NotWritten)) => {
+                self.abort(Refusal::StoreRefuses)
+            }
             (Step::WritingDeath(_), Event::Put(Put::Unknown)) => {
                 self.goes(Step::Waiting, Action::Wait(Timer::Retry))
             }
@@ -359,6 +362,7 @@ impl Target {
 
 impl Machine for Target {
     fn step(&mut self, event: Event) -> Vec<Action> {
+        let event = event.doubted(self.spec.ask.fence.as_ref(), self.rules);
         match &event {
             Event::Ended => vec![Action::Done(Ending::Detached)],
             Event::Shim(ToAgent::Aborted) => {

@@ -309,6 +309,9 @@ pub struct Unseal {
     /// That entry (our `reclaim`, or any later one).
     #[prost(bytes = "vec", tag = "1")]
     pub entry: Vec<u8>,
+    /// The entry of the seal was never written and cannot land any more; `entry` is the one before its slot.
+    #[prost(bool, tag = "2")]
+    pub unwritten: bool,
 }
 
 /// Our `stop` is settled and its checkpoint was read after it: kill. Answer: [`Done`], when the cgroups are empty.
@@ -352,6 +355,9 @@ pub struct WriteFence {
     /// The entry that is about to be PUT (`reclaim`, `cold`, …).
     #[prost(bytes = "vec", tag = "2")]
     pub entry: Vec<u8>,
+    /// It is not about to be PUT: it stands in the log, and the fence remembers that.
+    #[prost(bool, tag = "3")]
+    pub stands: bool,
 }
 
 /// Removes the pod's fence: its slot is settled and the newest entry does not name this node. Refused while a container of the

@@ -76,6 +76,7 @@ mod tests {
             lived: true,
             consumed: None,
             slot: None,
+            seen: None,
             gone: None,
         }
     }

@@ -29,8 +29,13 @@ pub(super) fn of_agent(body: &ToShimBody) -> Result<Option<ToShim>, WireError> {
         ToShimBody::Seal(seal) => {
             ToShim::Seal { entry: entry(&seal.entry)?, reclaim_after_s: seal.reclaim_after_s }
         }
+        ToShimBody::WriteFence(write) if write.stands => {
+            ToShim::Stands { entry: entry(&write.entry)? }
+        }
         ToShimBody::WriteFence(write) => ToShim::Hold { entry: entry(&write.entry)? },
-        ToShimBody::Unseal(unseal) => ToShim::Unseal { entry: entry(&unseal.entry)? },
+        ToShimBody::Unseal(unseal) => {
+            ToShim::Unseal { entry: entry(&unseal.entry)?, unwritten: unseal.unwritten }
+        }
         ToShimBody::Stopped(stopped) => ToShim::Stopped { entry: entry(&stopped.entry)? },
         ToShimBody::Moved(moved) => ToShim::Moved { entry: entry(&moved.entry)? },
         ToShimBody::ResumeHeld(resume) => ToShim::Resume { entry: entry(&resume.entry)? },

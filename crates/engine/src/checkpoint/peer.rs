@@ -86,14 +86,14 @@ impl SourcePeer {
             ToShim::Cancel { unfence } => {
                 ToShimBody::Cancel(Cancel { reason: "cancelled".to_owned(), unfence: *unfence })
             }
-            ToShim::Hold { entry } => ToShimBody::WriteFence(WriteFence {
-                at: Some(lineage_at(&self.at)),
-                entry: bytes(entry),
-            }),
+            ToShim::Hold { entry } => self.write_fence(entry, false),
+            ToShim::Stands { entry } => self.write_fence(entry, true),
             ToShim::Seal { entry, reclaim_after_s } => {
                 ToShimBody::Seal(Seal { entry: bytes(entry), reclaim_after_s: *reclaim_after_s })
             }
-            ToShim::Unseal { entry } => ToShimBody::Unseal(Unseal { entry: bytes(entry) }),
+            ToShim::Unseal { entry, unwritten } => {
+                ToShimBody::Unseal(Unseal { entry: bytes(entry), unwritten: *unwritten })
+            }
             ToShim::Stopped { entry } => ToShimBody::Stopped(Stopped { entry: bytes(entry) }),
             ToShim::Moved { entry } => {
                 let to = entry.state.owner().map(|o| o.node.clone()).unwrap_or_default();
@@ -101,6 +101,11 @@ impl SourcePeer {
             }
             _ => return None,
         })
+    }
+
+    fn write_fence(&self, entry: &Entry, stands: bool) -> ToShimBody {
+        let at = Some(lineage_at(&self.at));
+        ToShimBody::WriteFence(WriteFence { at, entry: bytes(entry), stands })
     }
 
     fn understand(&mut self, answer: FromShimBody) -> Result<ToAgent, ShimError> {

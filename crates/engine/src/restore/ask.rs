@@ -176,6 +176,7 @@ mod tests {
             lived: false,
             consumed: None,
             slot: None,
+            seen: None,
             gone: None,
         }
     }

@@ -102,7 +102,7 @@ impl Refs {
             Value::Array(items) => items.iter().for_each(|item| self.walk(item)),
             Value::Object(fields) => {
                 for (name, field) in fields {
-                    if name != "slot" {
+                    if !matches!(&**name, "slot" | "seen") {
                         self.walk(field);
                     }
                 }
@@ -156,7 +156,9 @@ pub(super) fn shift(value: &mut Value) {
         Value::Object(fields) => {
             for (name, field) in fields {
                 shift(field);
-                if name == "slot" && field.as_u64().is_some_and(|slot| slot < NEWEST - 2) {
+                if matches!(&**name, "slot" | "seen")
+                    && field.as_u64().is_some_and(|slot| slot < NEWEST - 2)
+                {
                     *field = Value::from(NEWEST - 2);
                 }
             }

@@ -20,7 +20,7 @@ use crate::shim::{self, Conn, Phase, ShimMachine, StartCall};
 use crate::source::Source;
 use crate::state::ColdReason;
 use crate::target::Target;
-use godwit_types::Outcome;
+use godwit_types::{Outcome, Seq};
 
 /// The only connection of a place at a time.
 const CONN: Conn = Conn(0);
@@ -159,6 +159,7 @@ impl Place {
             lived: true,
             consumed: None,
             slot: None,
+            seen: Some(Seq(ids::NEWEST - 2)),
             gone: None,
         });
         let mut machine =
@@ -264,6 +265,11 @@ impl Place {
     }
 
     fn forget(&mut self) {
+        // A log only grows: that something was seen matters, not where.
+        let in_shim = self.shim.as_mut().and_then(|shim| shim.machine.fence_mut());
+        for fence in self.fence.iter_mut().chain(in_shim) {
+            fence.seen = fence.seen.map(|_| Seq(ids::NEWEST - 2));
+        }
         let live = matches!(self.truth(), Truth::Running | Truth::Frozen);
         self.ex &= live || self.permitted();
         if let Some(shim) = &mut self.shim

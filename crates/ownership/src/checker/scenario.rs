@@ -20,7 +20,7 @@ pub(super) struct Scenario {
 }
 
 const fn with(pairs: &[(Budget, u8)]) -> Budgets {
-    let mut budgets = [0; 12];
+    let mut budgets = [0; 14];
     let mut at = 0;
     while at < pairs.len() {
         budgets[pairs[at].0 as usize] = pairs[at].1;
@@ -35,7 +35,9 @@ const fn scenario(name: &'static str, pairs: &[(Budget, u8)]) -> Scenario {
     Scenario { name, budgets, nodes, force, asks_anew, begun, sweepers, eager }
 }
 
-use Budget::{AgentCrash, Bad, Cancel, Deadline, Delete, Hard, Look, Offer, Run, Stop, Tick};
+use Budget::{
+    AgentCrash, Away, Bad, Cancel, Deadline, Delete, Hard, Look, Offer, Refuse, Run, Stop, Tick,
+};
 
 pub(super) const MOVE: Scenario =
     scenario("move", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Bad, 1)]);
@@ -75,6 +77,18 @@ pub(super) const AGAINMOVE: Scenario = Scenario {
     asks_anew: true,
     ..scenario("againmove", &[(AgentCrash, 1), (Hard, 1), (Run, 1), (Offer, 1)])
 };
+/// The store refuses a PUT of a move.
+pub(super) const REFUSED: Scenario =
+    scenario("refused", &[(AgentCrash, 1), (Hard, 1), (Offer, 1), (Refuse, 1)]);
+/// The store refuses PUTs of a stop that is cancelled.
+pub(super) const REFUSEDSTOP: Scenario =
+    scenario("refusedstop", &[(AgentCrash, 1), (Stop, 1), (Cancel, 1), (Refuse, 2)]);
+/// The store is not mounted when the log of a pod that moves, dies or is deleted is looked at.
+pub(super) const AWAY: Scenario =
+    scenario("away", &[(Hard, 1), (Offer, 1), (Delete, 1), (Away, 1)]);
+/// The same around a stop and the agent's death.
+pub(super) const AWAYSTOP: Scenario =
+    scenario("awaystop", &[(AgentCrash, 1), (Hard, 1), (Stop, 1), (Away, 1)]);
 pub(super) const SLOWRUN: Scenario =
     Scenario { eager: false, ..scenario("slowrun", &[(AgentCrash, 1), (Hard, 1), (Run, 1)]) };
 pub(super) const SLOWMOVE: Scenario =

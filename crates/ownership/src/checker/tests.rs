@@ -166,6 +166,18 @@ mod with_all_rules {
     }
 
     #[test]
+    fn a_store_that_refuses_to_be_written_doubles_and_loses_nothing() {
+        holds(&scenario::REFUSED);
+        holds(&scenario::REFUSEDSTOP);
+    }
+
+    #[test]
+    fn an_empty_directory_in_place_of_the_store_doubles_and_loses_nothing() {
+        holds(&scenario::AWAY);
+        holds(&scenario::AWAYSTOP);
+    }
+
+    #[test]
     fn messages_that_take_their_time_change_nothing() {
         holds(&scenario::SLOWRUN);
         holds(&scenario::SLOWMOVE);
@@ -253,6 +265,16 @@ mod without_a_rule {
     #[test]
     fn a_request_consumed_by_a_life_that_it_did_not_begin_gives_the_image() {
         breaks(Off::OwnRequest, &scenario::AGAIN, "P6");
+    }
+
+    #[test]
+    fn believing_an_empty_directory_leaves_an_owner_that_nobody_is() {
+        breaks(Off::Rules(&[Rule::SameLog]), &scenario::AWAY, "P3");
+    }
+
+    #[test]
+    fn a_refusal_believed_beside_a_put_in_flight_makes_two() {
+        breaks(Off::Rules(&[Rule::RefusedAlone]), &scenario::REFUSED, "P1");
     }
 
     #[test]

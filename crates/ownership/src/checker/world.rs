@@ -55,10 +55,14 @@ pub(super) enum Budget {
     Look,
     Cancel,
     Deadline,
+    /// The store refuses a PUT.
+    Refuse,
+    /// An empty directory stands where the store was, for one look at the log.
+    Away,
     Free,
 }
 
-pub(super) type Budgets = [u8; 12];
+pub(super) type Budgets = [u8; 14];
 
 /// One checkpoint in the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -106,3 +106,14 @@ fn a_take_over_raises_the_generation_and_nothing_else_does() {
     basis = Basis::of(Some(&taken));
     assert_eq!(basis.next(&target, Kind::Reclaim).unwrap().generation, Generation(1));
 }
+
+#[test]
+fn a_fence_fits_no_log_that_is_shorter_than_what_it_has_seen() {
+    let mut fence = Fence::decode(GOLDEN_FENCE.as_bytes()).unwrap();
+    assert!(!fence.fits(Seq(0)) && fence.fits(Seq(1)));
+    (fence.slot, fence.seen) = (Some(Seq(1)), None);
+    assert!(fence.fits(Seq(0)), "a first entry that may not have landed");
+    fence.seen = Some(Seq(1));
+    assert!(!fence.fits(Seq(0)) && fence.fits(Seq(1)));
+    assert_eq!(Fence::decode(&fence.encode().unwrap()).unwrap(), fence);
+}

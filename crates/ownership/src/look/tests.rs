@@ -1,11 +1,11 @@
-use godwit_types::{Incarnation, LineageName, Nonce, Owner, Tenant};
+use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, Owner, Seq, Tenant};
 
 use super::{Look, LookSpec};
 use crate::entry::{Basis, Entry, Pen};
 use crate::fence::{Fence, FenceState, LineageRef};
-use crate::machine::{Action, Ending, Event, Machine, Put, Read};
+use crate::machine::{Action, Ending, Event, Machine, Put, Read, Timer};
 use crate::message::{Before, Holds, Status, ToAgent, ToShim};
-use crate::state::{ColdReason, Kind};
+use crate::state::{ColdReason, Kind, StoppedTasks};
 
 fn me() -> Owner {
     Owner {
@@ -32,6 +32,7 @@ fn status(holds: Holds) -> Event {
         lived: true,
         consumed: None,
         slot: None,
+        seen: Some(Seq(1)),
         gone: None,
     };
     let (pod_uid, incarnation) = (me().pod_uid, me().incarnation);
@@ -60,7 +61,7 @@ fn a_cold_entry_that_is_owed_is_written_and_the_shim_hears_of_it() {
     assert_eq!(cold.kind.word(), "cold");
     assert_eq!(look.step(Event::Put(Put::Created)), [Action::ReadNewest]);
     let told = look.step(newest(cold));
-    assert_eq!(told, [Action::Tell(ToShim::Unseal { entry: cold.clone() })]);
+    assert_eq!(told, [Action::Tell(ToShim::Unseal { entry: cold.clone(), unwritten: false })]);
     assert_eq!(look.step(Event::Shim(ToAgent::Done)), [Action::Done(Ending::Fine)]);
 }
 
@@ -91,4 +92,27 @@ fn a_store_that_does_not_answer_changes_nothing() {
     look.step(status(Holds::Running { owes_cold: None }));
     let unknown = look.step(Event::Newest(Read::Unavailable));
     assert_eq!(unknown, [Action::Done(Ending::Fine)]);
+}
+
+#[test]
+fn a_log_that_is_shorter_than_the_fence_says_changes_nothing() {
+    let mut look = look();
+    look.step(Event::Begin);
+    look.step(status(Holds::Running { owes_cold: None }));
+    let empty = look.step(Event::Newest(Read::Known(None)));
+    assert_eq!(empty, [Action::Done(Ending::Fine)]);
+}
+
+#[test]
+fn a_sealed_pod_is_neither_unsealed_nor_settled_in_an_empty_store() {
+    let mut look = look();
+    look.step(Event::Begin);
+    let pen = Pen { me: me(), op: None, nonce: Nonce::from(2), at_ms: 0 };
+    let kind = Kind::Stop { checkpoint: CheckpointId::from(5), tasks: StoppedTasks::Sealed };
+    let entry = Box::new(Basis::of(Some(&start())).next(&pen, kind).unwrap());
+    look.step(status(Holds::Sealed { entry, reclaim_after_s: None }));
+    let waits = [Action::Wait(Timer::Retry)];
+    assert_eq!(look.step(Event::Slot(Read::Known(None))), waits);
+    assert_eq!(look.step(Event::Timer(Timer::Retry)), [Action::ReadNewest]);
+    assert_eq!(look.step(Event::Newest(Read::Known(None))), waits);
 }

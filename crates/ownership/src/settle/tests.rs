@@ -43,9 +43,37 @@ fn after_a_404(old: bool) -> Settle {
 #[test]
 fn a_404_is_answered_by_the_same_bytes_again() {
     let mut settle = after_a_404(false);
-    let again = settle.step(&Event::Timer(Timer::Retry));
-    assert_eq!(again, Err(vec![Action::Put(offer())]));
+    assert_eq!(settle.step(&Event::Timer(Timer::Retry)), Err(vec![Action::ReadNewest]));
+    assert_eq!(settle.step(&newest(start())), Err(vec![Action::Put(offer())]));
     assert_eq!(settle.step(&Event::Put(Put::Created)), Ok(Verdict::Mine));
+}
+
+#[test]
+fn a_log_without_the_entry_before_is_not_written() {
+    let mut settle = after_a_404(false);
+    assert_eq!(settle.step(&Event::Timer(Timer::Retry)), Err(vec![Action::ReadNewest]));
+    let empty = settle.step(&Event::Newest(Read::Known(None)));
+    assert_eq!(empty, Err(vec![Action::Wait(Timer::Retry)]));
+}
+
+#[test]
+fn a_refused_put_ends_the_matter_only_if_it_was_the_only_one() {
+    let (mut settle, _) = Settle::put(Rules::ALL, offer(), false);
+    assert_eq!(settle.step(&Event::Put(Put::NotWritten)), Ok(Verdict::NotWritten));
+    let mut settle = after_a_404(false);
+    assert!(settle.step(&Event::Timer(Timer::Retry)).is_err());
+    assert!(settle.step(&newest(start())).is_err());
+    let waits = Err(vec![Action::Wait(Timer::Retry)]);
+    assert_eq!(settle.step(&Event::Put(Put::NotWritten)), waits);
+    let (mut found, _) = Settle::read(Rules::ALL, offer(), false);
+    assert!(found.step(&slot(None)).is_err());
+    assert!(found.step(&Event::Timer(Timer::Retry)).is_err());
+    assert!(found.step(&newest(start())).is_err());
+    assert_eq!(found.step(&Event::Put(Put::NotWritten)), waits);
+}
+
+fn newest(entry: Entry) -> Event {
+    Event::Newest(Read::Known(Some(Box::new(entry))))
 }
 
 #[test]
@@ -53,8 +81,7 @@ fn an_offer_older_than_half_a_day_is_settled_only_by_reclaim() {
     let mut settle = after_a_404(true);
     let read = settle.step(&Event::Timer(Timer::Retry));
     assert_eq!(read, Err(vec![Action::ReadNewest]));
-    let newest = Event::Newest(Read::Known(Some(Box::new(start()))));
-    let Err(put) = settle.step(&newest) else { panic!() };
+    let Err(put) = settle.step(&newest(start())) else { panic!() };
     let [Action::Put(reclaim)] = &put[..] else { panic!("{put:?}") };
     assert_eq!((&reclaim.kind, reclaim.seq), (&Kind::Reclaim, offer().seq));
     assert_eq!(settle.step(&Event::Put(Put::Created)), Ok(Verdict::TakenBack));
@@ -73,7 +100,9 @@ fn a_claim_is_settled_by_its_own_bytes_at_any_age() {
     let (mut settle, _) = Settle::put(Rules::ALL, claim.clone(), true);
     assert!(settle.step(&Event::Put(Put::Unknown)).is_err());
     assert!(settle.step(&slot(None)).is_err());
-    assert_eq!(settle.step(&Event::Timer(Timer::Retry)), Err(vec![Action::Put(claim)]));
+    assert_eq!(settle.step(&Event::Timer(Timer::Retry)), Err(vec![Action::ReadNewest]));
+    let again = settle.step(&Event::Newest(Read::Known(None)));
+    assert_eq!(again, Err(vec![Action::Put(claim)]));
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl ShimMachine {
             lived: true,
             consumed: self.fence.as_ref().and_then(|fence| fence.consumed),
             slot: self.slot(),
+            seen: self.fence.as_ref().and_then(|fence| fence.seen),
             gone: None,
         };
         let written = self.replace_fence(fence);
@@ -183,10 +184,18 @@ impl ShimMachine {
         written.into_iter().chain([send(from, ToAgent::Done)]).collect()
     }
 
-    pub(super) fn unseal(&mut self, from: Conn, entry: &Entry) -> Vec<Action> {
+    pub(super) fn stands(&mut self, from: Conn, entry: &Entry) -> Vec<Action> {
+        if !matches!(self.op, Op::Checkpoint(_)) || !self.names_me(entry) {
+            return vec![refused(from, Refusal::Busy)];
+        }
+        let written = self.mark(|fence| fence.seen = fence.seen.max(Some(entry.seq)));
+        written.into_iter().chain([send(from, ToAgent::Done)]).collect()
+    }
+
+    pub(super) fn unseal(&mut self, from: Conn, entry: &Entry, unwritten: bool) -> Vec<Action> {
         let names_me = self.names_me(entry);
         match &self.op {
-            Op::Sealed { entry: sealed, .. } if self.lets_go(sealed, entry) => {
+            Op::Sealed { entry: sealed, .. } if self.lets_go(sealed, entry, unwritten) => {
                 self.go_on(Some((from, ToAgent::Done)), AfterThaw::Owned)
             }
             Op::Checkpoint(_) if !self.rules.hold(Rule::Seal) => {
@@ -200,9 +209,10 @@ impl ShimMachine {
         }
     }
 
-    /// The sealed slot is settled and the newest entry names us.
-    fn lets_go(&self, sealed: &Entry, newest: &Entry) -> bool {
-        let settled = newest.seq >= sealed.seq || !self.rules.hold(Rule::Not404);
+    /// The sealed slot is settled, or its entry was never written, and the newest entry names us.
+    fn lets_go(&self, sealed: &Entry, newest: &Entry, unwritten: bool) -> bool {
+        let before = unwritten && newest.seq.next() == sealed.seq;
+        let settled = before || newest.seq >= sealed.seq || !self.rules.hold(Rule::Not404);
         let ours = self.names_me(newest) || !self.rules.hold(Rule::ReclaimSettles);
         settled && ours
     }

@@ -188,6 +188,7 @@ impl ShimMachine {
     fn claim_fence(&self, at: LineageRef, entry: &Entry) -> Fence {
         let before = self.fence.as_deref();
         let same_life = before.filter(|fence| fence.incarnation == self.incarnation);
+        let seen = before.filter(|fence| fence.at == at).and_then(|fence| fence.seen);
         Fence {
             at,
             incarnation: self.incarnation,
@@ -196,6 +197,7 @@ impl ShimMachine {
             lived: same_life.is_some_and(|fence| fence.lived),
             consumed: before.and_then(|fence| fence.consumed),
             slot: Some(entry.seq),
+            seen,
             gone: None,
         }
     }
@@ -225,6 +227,7 @@ impl ShimMachine {
             fence.state = FenceState::Owned;
             fence.lived = true;
             fence.consumed = asked.or(fence.consumed);
+            fence.seen = fence.seen.max(Some(entry.seq));
         });
         let told = [run, send(from, ToAgent::Resumed), Action::Started(Ok(()))];
         told.into_iter().chain(written).collect()

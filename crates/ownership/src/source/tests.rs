@@ -1,10 +1,12 @@
-use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Tenant};
+use godwit_types::{
+    CheckpointId, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Seq, Tenant,
+};
 
 use super::{Source, SourceSpec};
 use crate::Refusal;
 use crate::entry::{Basis, Entry, Pen};
-use crate::fence::LineageRef;
-use crate::machine::{Action, Ending, Event, Machine, Read};
+use crate::fence::{Fence, FenceState, LineageRef};
+use crate::machine::{Action, Ending, Event, Machine, Put, Read};
 use crate::message::{ToAgent, ToShim};
 use crate::state::Kind;
 
@@ -29,12 +31,26 @@ fn source(outcome: Outcome) -> Source {
         pen: pen(),
         op: OpId::from(2),
         at: at(),
-        fenced: true,
+        fence: Some(fence()),
         checkpoint: CheckpointId::from(3),
         outcome,
         to: None,
         reclaim_after_s: None,
     })
+}
+
+fn fence() -> Fence {
+    Fence {
+        at: at(),
+        incarnation: pen().me.incarnation,
+        state: FenceState::Owned,
+        op: None,
+        lived: true,
+        consumed: None,
+        slot: Some(Seq(1)),
+        seen: Some(Seq(1)),
+        gone: None,
+    }
 }
 
 fn start() -> Entry {
@@ -63,4 +79,51 @@ fn an_operation_that_grew_too_old_at_work_is_given_up_at_once() {
         let ended = source.step(Event::Shim(ToAgent::Done));
         assert_eq!(ended, [Action::Done(Ending::GivenUp(Refusal::TooOld))]);
     }
+}
+
+#[test]
+fn an_empty_log_under_a_fence_that_has_seen_more_is_not_begun_anew() {
+    let mut source = source(Outcome::Run);
+    source.step(Event::Begin);
+    let doubted = source.step(Event::Newest(Read::Known(None)));
+    assert_eq!(doubted, [Action::Done(Ending::GivenUp(Refusal::StoreAway))]);
+}
+
+#[test]
+fn a_first_checkpoint_tells_the_fence_that_its_log_has_begun() {
+    let mut source = source(Outcome::Run);
+    source.spec.fence = None;
+    source.step(Event::Begin);
+    source.step(Event::Newest(Read::Known(None)));
+    source.step(Event::Shim(ToAgent::Begun));
+    let put = source.step(Event::Shim(ToAgent::Done));
+    let [Action::Put(entry)] = &put[..] else { panic!("{put:?}") };
+    assert_eq!(source.step(Event::Put(Put::Created)), [Action::ReadNewest]);
+    let told = source.step(newest(entry));
+    assert_eq!(told, [Action::Tell(ToShim::Stands { entry: entry.clone() })]);
+    assert_eq!(source.step(Event::Shim(ToAgent::Done)), [Action::Ready]);
+}
+
+#[test]
+fn a_store_that_refuses_the_entry_of_a_seal_lets_the_pod_run_on() {
+    let mut source = working(Outcome::Stop);
+    source.step(Event::Manifest);
+    source.step(newest(&start()));
+    let put = source.step(Event::Shim(ToAgent::Sealed));
+    assert!(matches!(&put[..], [Action::Put(_)]), "{put:?}");
+    assert_eq!(source.step(Event::Put(Put::NotWritten)), [Action::ReadNewest]);
+    let (entry, unwritten) = (Box::new(start()), true);
+    let told = source.step(newest(&start()));
+    assert_eq!(told, [Action::Tell(ToShim::Unseal { entry, unwritten })]);
+    let ended = source.step(Event::Shim(ToAgent::Done));
+    assert_eq!(ended, [Action::Done(Ending::GivenUp(Refusal::StoreRefuses))]);
+}
+
+#[test]
+fn a_store_that_refuses_the_entry_of_a_point_gives_it_up() {
+    let mut source = working(Outcome::Run);
+    source.step(Event::Manifest);
+    source.step(newest(&start()));
+    let ended = source.step(Event::Put(Put::NotWritten));
+    assert_eq!(ended, [Action::Done(Ending::GivenUp(Refusal::StoreRefuses))]);
 }

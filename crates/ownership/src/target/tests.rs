@@ -80,6 +80,7 @@ fn again(on_lost: OnLost) -> TargetSpec {
         lived: true,
         consumed: None,
         slot: None,
+        seen: Some(Seq(1)),
         gone: None,
     });
     spec
@@ -345,4 +346,15 @@ fn a_copy_under_the_name_of_a_lost_life_ends_nothing_that_can_be_continued() {
     world.drive(asked_again(fork(5)));
     let kinds: Vec<_> = world.log.iter().map(|entry| entry.kind.word()).collect();
     assert_eq!(kinds, ["start", "end", "start"]);
+}
+
+#[test]
+fn a_log_that_is_shorter_than_the_fence_says_starts_nothing() {
+    let mut spec = again(OnLost::Image);
+    spec.ask.fence.as_mut().unwrap().slot = Some(Seq(4));
+    for log in [Vec::new(), log(&[Kind::Checkpoint { checkpoint: p(1) }])] {
+        let (mut world, len) = (World::new(log.clone()), log.len());
+        assert_eq!(refused(world.drive(spec.clone())), Refusal::StoreAway);
+        assert_eq!(world.log.len(), len);
+    }
 }

@@ -169,7 +169,7 @@ impl Place {
             pen: pen(self.n, self.life(), nonce),
             op: ids::op(),
             at: ids::lineage(),
-            fenced: self.fence.is_some(),
+            fence: self.fence.clone(),
             checkpoint: ids::point(point),
             outcome,
             to: None,

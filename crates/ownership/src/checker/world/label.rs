@@ -61,6 +61,7 @@ impl Explorer {
             Answer::Start(on_lost, _) => {
                 format!("kubelet starts the container (when lost: {on_lost:?})")
             }
+            Answer::Newest(NONE) => "agent finds an empty directory for a log".to_owned(),
             Answer::Newest(id) => format!("agent reads the newest entry: {}", self.says(id)),
             Answer::Slot(NONE) => "agent GETs its slot: 404".to_owned(),
             Answer::Slot(id) => format!("agent GETs its slot: {}", self.says(id)),

@@ -41,7 +41,12 @@ impl Explorer {
         let Some(ask) = place.task.as_ref().and_then(|task| task.ask.as_ref()) else { return };
         let point = |point| world.points[ids::index(point) as usize];
         let answer = match ask {
-            machine::Action::ReadNewest => Answer::Newest(world.newest),
+            machine::Action::ReadNewest => {
+                if affordable(world, Budget::Away) {
+                    self.answered(world, n, Answer::Newest(NONE), false, Budget::Away, steps);
+                }
+                Answer::Newest(world.newest)
+            }
             machine::Action::ReadSlot(seq) => Answer::Slot(found(world, *seq)),
             machine::Action::Check(checkpoint) => Answer::Presence(presence(point(*checkpoint))),
             machine::Action::Prepare(checkpoint) => {
@@ -68,6 +73,10 @@ impl Explorer {
         let Some(id) = self.asked(world.places[n]) else { return };
         let seq = self.entries.get(id).seq.0;
         assert!(seq <= ids::NEWEST + 1, "a PUT beyond the next slot");
+        if affordable(world, Budget::Refuse) {
+            let refused = spent(world, Budget::Refuse);
+            self.put_gives(&refused, n, id, Put::NotWritten, steps);
+        }
         if seq <= ids::NEWEST {
             return self.put_gives(world, n, id, Put::Exists, steps);
         }
@@ -84,7 +93,8 @@ impl Explorer {
         let mut to = *world;
         to.places[n] = place;
         let label = Label::Put(n as u8, entry, put);
-        self.arrive(world, n, label, put != Put::Unknown, to, effect, steps);
+        let fair = !matches!(put, Put::Unknown | Put::NotWritten);
+        self.arrive(world, n, label, fair, to, effect, steps);
     }
 
     /// The PUT is still on its way to the store.
@@ -190,6 +200,8 @@ fn found(world: &World, seq: Seq) -> u32 {
     match ids::NEWEST.checked_sub(seq.0) {
         None => NONE,
         Some(0) => world.newest,
+        // An entry from long ago, and of nobody who asks.
+        Some(back) if back > super::TAIL as u64 => world.newest,
         Some(back) => {
             let found = world.tail[back as usize - 1];
             assert!(found != NONE, "an old slot was dropped too early");
