@@ -57,7 +57,7 @@ impl Events {
     ///
     /// # Errors
     /// `ctr events` cannot be ended.
-    pub fn rest(mut self) -> Result<Vec<String>> {
+    pub fn rest(self) -> Result<Vec<String>> {
         self.process.kill()?;
         Ok(self.lines.iter().collect())
     }

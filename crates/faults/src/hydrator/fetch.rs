@@ -42,10 +42,16 @@ impl Shared {
         }
     }
 
+    /// Nothing while there is room for a part of a run alone: frames that are asked for one by one, as others are placed, would become a
+    /// GET each.
     fn choose(&self) -> Vec<Ticket> {
         let mut prefetch = locked(&self.prefetch);
         let mut run = Vec::new();
-        while run.len() < RUN && prefetch.in_flight < self.settings.window {
+        let most = RUN.min(self.settings.window / 4).max(1);
+        if prefetch.in_flight + most > self.settings.window {
+            return run;
+        }
+        while run.len() < most && prefetch.in_flight < self.settings.window {
             let bytes = (prefetch.in_flight as u64 + 1) * MAX_FRAME_BYTES as u64;
             let Some(ticket) = prefetch.next(|ticket| self.verdict(ticket, bytes)) else { break };
             prefetch.in_flight += 1;

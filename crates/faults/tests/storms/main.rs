@@ -4,7 +4,7 @@ mod world;
 
 use std::time::Duration;
 
-use godwit_faults::{Finished, MemoryLimit, Settings};
+use godwit_faults::{Finished, Lane, MemoryLimit, Settings};
 use godwit_testkit::subject::{Spec, Subject, run_if_asked};
 use world::{Begin, News, Source, World};
 
@@ -70,6 +70,22 @@ fn a_storm_of_nothing_but_changes_is_followed() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_asked_for_in_runs() {
+    let spec = Spec { pages: 4096, threads: 1, seed: 7, deeds: 10, changes: 0, grows: true };
+    let mut subject = Subject::start(&spec);
+    let world = World::start(settings(), Source::Prompt);
+    let group = world.add(&spec, &subject, None);
+    world.hydrator.begin(group).unwrap();
+    world.wait_until(|| world.hydrator.totals(group).missing == 0);
+    let (frames, calls) = (world.requests(Lane::Prefetch), world.calls(Lane::Prefetch));
+    let run = settings().window / 4;
+    assert!(frames > 10 * run, "{frames} frames are too few to tell");
+    assert!(calls <= frames.div_ceil(run) + 1, "{calls} requests for {frames} frames");
+    subject.go();
+    assert_eq!(world.finish(group, subject, Begin::Never).verdict, "ok");
+}
+
+#[test]
 fn without_room_nothing_is_prefetched_and_faults_are_answered_all_the_same() {
     let cgroup = tempfile::tempdir().unwrap();
     let write = |name, text| std::fs::write(cgroup.path().join(name), text).unwrap();
@@ -80,10 +96,10 @@ fn without_room_nothing_is_prefetched_and_faults_are_answered_all_the_same() {
     let world = World::start(settings(), Source::Prompt);
     let group = world.add(&spec, &subject, MemoryLimit::of(&[cgroup.path()]));
     world.hydrator.begin(group).unwrap();
-    assert_eq!(world.requests(godwit_faults::Lane::Prefetch), 0);
+    assert_eq!(world.requests(Lane::Prefetch), 0);
     subject.go();
     world.wait_until(|| world.hydrator.totals(group).urgent_frames > 0);
-    assert_eq!(world.requests(godwit_faults::Lane::Prefetch), 0);
+    assert_eq!(world.requests(Lane::Prefetch), 0);
     write("memory.max", "max");
     let outcome = world.finish(group, subject, Begin::AtOnce);
     assert_eq!(outcome.verdict, "ok");

@@ -72,6 +72,8 @@ struct Store {
     requests: Sender<Request>,
     receiver: Mutex<Option<Receiver<Request>>>,
     counts: [AtomicUsize; 2],
+    /// Requests, of however many frames.
+    calls: [AtomicUsize; 2],
 }
 
 impl FrameSource for Store {
@@ -89,6 +91,7 @@ impl FrameSource for Store {
 
     fn request(&self, wants: &[Want], lane: Lane) {
         self.counts[lane as usize].fetch_add(wants.len(), Ordering::SeqCst);
+        self.calls[lane as usize].fetch_add(1, Ordering::SeqCst);
         let _ = self.requests.send((wants.to_vec(), lane));
     }
 }
@@ -196,7 +199,8 @@ impl World {
             frames: Arc::default(),
             requests,
             receiver: Mutex::new(Some(receiver)),
-            counts: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            counts: Default::default(),
+            calls: Default::default(),
         });
         let (sender, news) = channel();
         let kept = Mutex::default();
@@ -223,6 +227,10 @@ impl World {
         self.keeper.kept.lock().unwrap().insert(0, uffd.try_clone().unwrap());
         self.hydrator.serve(0, process, uffd).unwrap();
         group
+    }
+
+    pub(crate) fn calls(&self, lane: Lane) -> usize {
+        self.store.calls[lane as usize].load(Ordering::SeqCst)
     }
 
     pub(crate) fn requests(&self, lane: Lane) -> usize {
