@@ -68,7 +68,7 @@ fn a_container_that_was_deleted_while_the_agent_was_away_can_be_started_again() 
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
     let web = counter();
     web.run(&bed.n1)?;
-    web.checkpoint(&bed.n1, &[])?;
+    let id = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
     bed.n1.kill_agent()?;
     web.remove(&bed.n1)?;
     let fences = || bed.n1.sh("ls /var/lib/godwit/fences");
@@ -81,6 +81,9 @@ fn a_container_that_was_deleted_while_the_agent_was_away_can_be_started_again() 
     bed.n1.start_agent(&AgentOptions::default())?;
     let gone = || fences().is_ok_and(|names| names.is_empty());
     wait::until_true("the fence to go", Duration::from_secs(20), gone)?;
+    // Its death was written before: its point is free for everybody.
+    web.restore(&bed.n2, &id)?;
+    web.wait_state(&bed.n2, "running")?;
     web.run(&bed.n1)?;
     web.wait_state(&bed.n1, "running")
 }
