@@ -5,6 +5,7 @@
 //! the pager asks the next one. A frame whose digest is wrong is never written to a slot.
 
 mod fetch;
+mod pace;
 mod slots;
 pub mod source;
 
@@ -26,6 +27,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::pace::Pace;
 use self::slots::SharedSlots;
 
 /// Ranged GETs in flight for somebody who waits.
@@ -98,9 +100,15 @@ pub struct FrameServer {
 struct Lanes {
     urgent: Arc<Semaphore>,
     prefetch: Arc<Semaphore>,
+    pace: Arc<Pace>,
 }
 
 impl Lanes {
+    /// Longest GET, in bytes.
+    fn most(&self, urgent: bool) -> u64 {
+        if urgent { pace::MOST } else { self.pace.most() }
+    }
+
     fn of(&self, urgent: bool) -> Arc<Semaphore> {
         Arc::clone(if urgent { &self.urgent } else { &self.prefetch })
     }
@@ -113,6 +121,7 @@ impl FrameServer {
         let lanes = Lanes {
             urgent: Arc::new(Semaphore::new(URGENT)),
             prefetch: Arc::new(Semaphore::new(PREFETCH)),
+            pace: Arc::default(),
         };
         Self { open, lanes, counts: Arc::default() }
     }
@@ -261,14 +270,14 @@ impl Session {
             return Err(invalid("its number of wants"));
         }
         let claims = slots.claim(&need)?;
-        for run in fetch::runs(&self.sources, claims) {
-            let lane = self.lanes.of(need.urgent);
+        for run in fetch::runs(&self.sources, claims, self.lanes.most(need.urgent)) {
+            let (lane, pace) = (self.lanes.of(need.urgent), Arc::clone(&self.lanes.pace));
             let (answers, counts) = (answers.clone(), Arc::clone(&self.counts));
             let slots = Arc::clone(slots);
             tasks.spawn(async move {
                 // The semaphore is never closed; without a permit the work would only be less bounded.
                 let _permit = lane.acquire_owned().await.ok();
-                for answer in fetch::carry_out(run, &slots, &counts).await {
+                for answer in fetch::carry_out(run, &slots, &counts, &pace).await {
                     if answers.send(answer).await.is_err() {
                         return;
                     }

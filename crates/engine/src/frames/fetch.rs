@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,11 +12,10 @@ use godwit_types::Code;
 use godwit_wire::Refusal;
 use godwit_wire::pager::frames::{Failed, Ready};
 
+use super::pace::Pace;
 use super::slots::{Claim, SharedSlots};
 use super::{Answer, FrameCounts, FrameError, OpenedSource};
 
-/// Longest ranged GET: long enough that its bytes and not its round trip cost, short enough for others to get in between.
-const MAX_GET: u64 = 4 << 20;
 /// Unwanted bytes that are read rather than paying for another request: about what 1 GB/s moves in a round trip of 64 µs.
 const MAX_GAP: u64 = 64 << 10;
 
@@ -27,19 +27,28 @@ pub(super) struct Run {
     range: Range<u64>,
 }
 
-/// Groups claims into runs. Wants that name nothing known become runs that fail.
-pub(super) fn runs(sources: &HashMap<u32, Arc<dyn OpenedSource>>, claims: Vec<Claim>) -> Vec<Run> {
+/// Groups claims into runs of at most so many bytes. Wants that name nothing known become runs that fail.
+pub(super) fn runs(
+    sources: &HashMap<u32, Arc<dyn OpenedSource>>,
+    claims: Vec<Claim>,
+    most: u64,
+) -> Vec<Run> {
     let mut by_pack: BTreeMap<(u32, u32), Vec<Claim>> = BTreeMap::new();
     for claim in claims {
         by_pack.entry((claim.want.source, claim.want.pack)).or_default().push(claim);
     }
     by_pack
         .into_iter()
-        .flat_map(|((source, pack), claims)| of_pack(sources.get(&source), pack, claims))
+        .flat_map(|((source, pack), claims)| of_pack(sources.get(&source), pack, claims, most))
         .collect()
 }
 
-fn of_pack(source: Option<&Arc<dyn OpenedSource>>, pack: u32, claims: Vec<Claim>) -> Vec<Run> {
+fn of_pack(
+    source: Option<&Arc<dyn OpenedSource>>,
+    pack: u32,
+    claims: Vec<Claim>,
+    most: u64,
+) -> Vec<Run> {
     let record = source.and_then(|s| s.packs().get(PackSlot(pack)));
     let mut found: Vec<(Claim, Option<FrameRecord>)> = claims
         .into_iter()
@@ -54,7 +63,7 @@ fn of_pack(source: Option<&Arc<dyn OpenedSource>>, pack: u32, claims: Vec<Claim>
     for (claim, located) in found {
         let range = located.map_or(0..0, |r| r.byte_range());
         match runs.last_mut() {
-            Some(run) if joins(&run.range, &range) => {
+            Some(run) if joins(&run.range, &range, most) => {
                 run.range.end = run.range.end.max(range.end);
                 run.frames.push((claim, located));
             }
@@ -69,8 +78,8 @@ fn of_pack(source: Option<&Arc<dyn OpenedSource>>, pack: u32, claims: Vec<Claim>
     runs
 }
 
-fn joins(run: &Range<u64>, next: &Range<u64>) -> bool {
-    next.start <= run.end + MAX_GAP && next.end.max(run.end) - run.start <= MAX_GET
+fn joins(run: &Range<u64>, next: &Range<u64>, most: u64) -> bool {
+    next.start <= run.end + MAX_GAP && next.end.max(run.end) - run.start <= most
 }
 
 /// Reads a run and writes its frames to their slots.
@@ -78,7 +87,9 @@ pub(super) async fn carry_out(
     run: Run,
     slots: &Arc<SharedSlots>,
     counts: &Arc<FrameCounts>,
+    pace: &Pace,
 ) -> Vec<Answer> {
+    let begun = Instant::now();
     let bytes = match (&run.source, &run.pack) {
         (Some(source), Some(pack)) => source.read(pack, run.range.clone()).await,
         (Some(source), None) => Err(source.unopened().unwrap_or_else(unknown)),
@@ -88,6 +99,7 @@ pub(super) async fn carry_out(
         Ok(bytes) => bytes,
         Err(error) => return fail_all(run, slots, &error),
     };
+    pace.note(bytes.len() as u64, begun.elapsed());
     FrameCounts::add(&counts.requests, 1);
     FrameCounts::add(&counts.fetched, bytes.len() as u64);
     let (slots, counts) = (Arc::clone(slots), Arc::clone(counts));
