@@ -27,10 +27,19 @@ impl Arena {
     /// # Errors
     /// The kernel has not so much memory.
     pub fn new(reservation: Reservation) -> Result<Self, CaptureError> {
+        let all = reservation.bytes();
+        Self::expecting(reservation, all)
+    }
+
+    /// Maps the whole reservation and prefaults what is expected to be used; the rest costs page faults if it is.
+    ///
+    /// # Errors
+    /// The kernel has not so much memory.
+    pub fn expecting(reservation: Reservation, expected: Bytes) -> Result<Self, CaptureError> {
         let need = reservation.bytes();
-        let length = (need.0.max(1)).next_multiple_of(PAGE_SIZE) as usize;
-        let mapping =
-            Mapping::prefaulted(length).map_err(|source| CaptureError::Map { need, source })?;
+        let length = |bytes: Bytes| bytes.0.max(1).next_multiple_of(PAGE_SIZE) as usize;
+        let mapping = Mapping::prefaulted(length(need), length(expected))
+            .map_err(|source| CaptureError::Map { need, source })?;
         Ok(Self { splitter: Splitter::new(mapping), reservation: reservation.into() })
     }
 

@@ -22,8 +22,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `length` bytes (a multiple of the page size, not 0), asks for huge pages and makes all of them present.
-    pub(crate) fn prefaulted(length: usize) -> io::Result<Self> {
+    /// Maps `length` bytes (a multiple of the page size, not 0), asks for huge pages and makes the first `present` of them present.
+    pub(crate) fn prefaulted(length: usize, present: usize) -> io::Result<Self> {
         let (prot, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
@@ -33,18 +33,20 @@ impl Mapping {
         }
         let start = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapping = Self { start, length };
-        mapping.advise(libc::MADV_HUGEPAGE).or_else(ignore_unsupported)?;
-        match mapping.advise(libc::MADV_POPULATE_WRITE) {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => mapping.touch(),
+        let present = present.min(length);
+        mapping.advise(libc::MADV_HUGEPAGE, length).or_else(ignore_unsupported)?;
+        match mapping.advise(libc::MADV_POPULATE_WRITE, present) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => mapping.touch(present),
             result => result?,
         }
         Ok(mapping)
     }
 
-    fn advise(&self, advice: i32) -> io::Result<()> {
+    /// About the first `length` bytes, which are not more than all.
+    fn advise(&self, advice: i32, length: usize) -> io::Result<()> {
         loop {
-            // SAFETY: the range is exactly this mapping; the advices used do not change contents.
-            let rc = unsafe { libc::madvise(self.start.as_ptr().cast(), self.length, advice) };
+            // SAFETY: the range is within this mapping; the advices used do not change contents.
+            let rc = unsafe { libc::madvise(self.start.as_ptr().cast(), length, advice) };
             match rc {
                 0 => return Ok(()),
                 _ => match io::Error::last_os_error() {
@@ -56,8 +58,8 @@ impl Mapping {
     }
 
     /// For kernels before 5.14: one write for each page.
-    fn touch(&self) {
-        for at in (0..self.length).step_by(4096) {
+    fn touch(&self, present: usize) {
+        for at in (0..present).step_by(4096) {
             // SAFETY: `at` is inside the mapping, and nobody else knows it yet.
             unsafe { self.start.as_ptr().add(at).write_volatile(0) };
         }
@@ -237,7 +239,7 @@ mod tests {
 
     #[test]
     fn parts_are_disjoint_and_end_with_the_mapping() {
-        let splitter = Splitter::new(Mapping::prefaulted(3 * 4096).unwrap());
+        let splitter = Splitter::new(Mapping::prefaulted(3 * 4096, 4096).unwrap());
         let mut a = splitter.take(4096).unwrap();
         let mut b = splitter.take(8192).unwrap();
         a.bytes_mut().fill(1);
@@ -252,7 +254,7 @@ mod tests {
     #[test]
     fn memory_of_a_process_is_read_up_to_the_first_page_that_is_not_there() {
         let mut mine =
-            Splitter::new(Mapping::prefaulted(4 * 4096).unwrap()).take(4 * 4096).unwrap();
+            Splitter::new(Mapping::prefaulted(4 * 4096, 4 * 4096).unwrap()).take(4 * 4096).unwrap();
         mine.bytes_mut().fill(7);
         let first = PageNumber::of_address(mine.bytes().as_ptr() as u64);
         let good = PageRange::new(first, 4);

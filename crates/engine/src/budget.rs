@@ -86,6 +86,15 @@ impl Budget {
             Arc::clone(&self.units).acquire_many_owned(units).await.map_err(|_| too_big)?;
         Ok(Reservation { bytes, _permit: permit })
     }
+
+    /// Reserves what is free, at most this much, without waiting: for what may be needed and is not expected.
+    #[must_use]
+    pub fn spare(&self, most: Bytes) -> Option<Reservation> {
+        let free = self.units.available_permits().min((most.0 / UNIT) as usize);
+        let units = u32::try_from(free).ok().filter(|units| *units > 0)?;
+        let permit = Arc::clone(&self.units).try_acquire_many_owned(units).ok()?;
+        Some(Reservation { bytes: Bytes(u64::from(units) * UNIT), _permit: permit })
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +111,12 @@ mod tests {
         tokio::pin!(second);
         assert!(futures::poll!(second.as_mut()).is_pending());
         drop(first);
-        assert_eq!(second.await.unwrap().bytes(), Bytes(4 << 20));
+        let second = second.await.unwrap();
+        assert_eq!(second.bytes(), Bytes(4 << 20));
+        let spare = budget.spare(Bytes(2 << 20)).unwrap();
+        assert_eq!(spare.bytes(), Bytes(2 << 20));
+        assert_eq!(budget.spare(Bytes(99 << 20)).map(|rest| rest.bytes()), Some(Bytes(4 << 20)));
+        let _all = budget.spare(Bytes(99 << 20)).unwrap();
+        assert!(budget.spare(Bytes(1 << 20)).is_none());
     }
 }

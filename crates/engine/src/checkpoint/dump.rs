@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use godwit_capture::{Laziness, Received};
+use godwit_capture::{CaptureError, Laziness, Received};
 use godwit_criu::Error;
 use godwit_criu::dump::{DumpRequest, DumpSession, Verdict};
 use godwit_criu::images::{ImageDir, descriptors, inet, stats, tasks};
@@ -155,13 +155,25 @@ impl Dump {
         deadline: Instant,
         files: Option<Files>,
     ) -> Result<(Received, Option<Frozen>), CheckpointError> {
-        self.session.proceed(deadline)?;
+        if let Err(error) = self.session.proceed(deadline) {
+            return Err(self.receivers_reason().map_or(error.into(), CheckpointError::from));
+        }
         let server = self.receiving.take().ok_or(CheckpointError::Order(Step::Dump))?;
         let received = server.finish()?;
         self.namespaces.recheck(self.pid)?;
         self.mounted.frozen_parts(self.pid, &mut self.mounts)?;
         let files = files.map(Files::freeze).transpose()?;
         Ok((received, files))
+    }
+
+    /// Why the receiver of pages ended by itself: CRIU knows only that it did.
+    fn receivers_reason(&mut self) -> Option<CaptureError> {
+        let server = self.receiving.take()?;
+        server.abort_handle().abort();
+        server.finish().err().filter(|error| {
+            use CaptureError::{Cancelled, Socket, StreamEnded};
+            !matches!(error, Cancelled | Socket { .. } | StreamEnded { .. })
+        })
     }
 
     /// Frozen: gives the verdict and waits for CRIU's exit. The pod is frozen by its cgroup again.

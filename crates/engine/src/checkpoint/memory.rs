@@ -134,16 +134,18 @@ impl Capture {
         preread(&request).map(|(baselines, stats)| (Arc::new(baselines), stats))
     }
 
-    /// Makes the receiver ready: all memory that the freeze needs is mapped and touched now.
+    /// Makes the receiver ready: all memory that the freeze is expected to need is mapped and touched now; `spare` is mapped alone.
     ///
     /// # Errors
     /// [`CaptureError`].
     pub(super) fn receive(
         &self,
         baselines: Option<&Arc<Baselines>>,
+        spare: Bytes,
     ) -> Result<Receiving, CaptureError> {
         // The node's budget has been waited for; this is the part of it that is ours.
-        let arena = Arena::new(Share::new(self.need()).reserve(self.need())?)?;
+        let all = Bytes(self.need().0 + spare.0);
+        let arena = Arena::expecting(Share::new(all).reserve(all)?, self.need())?;
         let mode = match baselines {
             Some(baselines) => Mode::Compare { baselines: Arc::clone(baselines), threads: THREADS },
             None => Mode::Keep,

@@ -67,7 +67,7 @@ struct Ready {
     pre_read: MemoryStats,
     receiving: Receiving,
     files: Option<Files>,
-    _reservation: Reservation,
+    _reserved: (Reservation, Option<Reservation>),
 }
 
 /// What came out of the freeze.
@@ -119,7 +119,7 @@ impl Work<'_> {
         journal.enter(Phase::PreCopy);
         let ready =
             self.pre_copy(&source, earlier.as_ref(), &packs, stage.sink(), stop, journal).await?;
-        let Ready { capture, baselines, pre_read, receiving, files, _reservation } = ready;
+        let Ready { capture, baselines, pre_read, receiving, files, _reserved } = ready;
         let dump = self.warm_up(&source, receiving, peer).await?;
 
         journal.enter(Phase::Freeze);
@@ -182,6 +182,9 @@ impl Work<'_> {
         let capture = Arc::new(capture);
         let need = Bytes(capture.need().0 + for_files.0);
         let reservation = self.node.budget.reserve(need).await?;
+        // A process that forks until it is frozen brings all of its memory once more, for each child.
+        let spare = self.node.budget.spare(Bytes(2 * capture.private().0));
+        let room = spare.as_ref().map_or(Bytes(0), Reservation::bytes);
         journal.gauge().expect(capture.private().0);
         let (shared, earlier) = (Arc::clone(&capture), earlier.cloned());
         let (container, packs, stop) = (source.container.clone(), Arc::clone(packs), stop.clone());
@@ -195,12 +198,19 @@ impl Work<'_> {
                 true => shared.pre_read(parent).map(|(b, stats)| (Some(b), stats))?,
                 false => (None, MemoryStats::default()),
             };
-            let receiving = shared.receive(baselines.as_ref())?;
+            let receiving = shared.receive(baselines.as_ref(), room)?;
             Ok((baselines, stats, files, receiving))
         })
         .await?;
         journal.gauge().advance(capture.private().0);
-        Ok(Ready { capture, baselines, pre_read, receiving, files, _reservation: reservation })
+        Ok(Ready {
+            capture,
+            baselines,
+            pre_read,
+            receiving,
+            files,
+            _reserved: (reservation, spare),
+        })
     }
 
     /// Starts CRIU and tells the shim of it before anything is frozen.
