@@ -11,6 +11,7 @@
 
 mod error;
 pub mod image_file;
+pub mod log;
 mod message;
 mod packet;
 pub mod raw;

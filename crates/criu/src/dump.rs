@@ -27,13 +27,14 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use godwit_criu_rpc::log;
 use godwit_criu_rpc::rpc::ReqType;
 use godwit_criu_rpc::{Incoming, Notify, Packet, ack, nak, request};
 
 pub use options::{DEFAULT_GHOST_LIMIT, DumpRequest, TcpPolicy};
 
+use crate::Error;
 use crate::launch::{Canceller, Criu, Launcher, describe};
-use crate::{Error, log};
 
 /// Name of CRIU's log in the work directory.
 pub const LOG_FILE: &str = "dump.log";

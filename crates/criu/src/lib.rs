@@ -10,7 +10,6 @@ pub mod dump;
 mod error;
 pub mod images;
 pub mod launch;
-pub mod log;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespaces;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use godwit_criu_rpc::log::{self, LogError};
 use godwit_types::{OpId, names};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
@@ -61,12 +62,12 @@ impl WorkDir {
         self.path.join(LOG)
     }
 
-    /// CRIU's first error, if it wrote one.
+    /// CRIU's first error, if it wrote one. All of its log goes into ours: its own goes with the directory.
     #[must_use]
-    pub fn first_error(&self) -> Option<String> {
-        let log = std::fs::read_to_string(self.log()).ok()?;
-        let line = log.lines().find(|line| line.contains("Error ("))?;
-        Some(line.trim().to_owned())
+    pub fn first_error(&self) -> Option<LogError> {
+        let text = log::read(&self.log());
+        text.lines().for_each(|line| warn!(criu = line, "a restore has failed"));
+        log::first_error(&text)
     }
 }
 
