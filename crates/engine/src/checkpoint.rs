@@ -17,6 +17,7 @@ pub(crate) mod dump;
 mod error;
 mod files;
 pub(crate) mod memory;
+mod outside;
 mod parent;
 pub(crate) mod peer;
 mod preflight;
@@ -36,10 +37,11 @@ use crate::driver::{Driver, Stop};
 use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::node::Node;
-use crate::shim::Shim;
+use crate::shim::{Shim, ShimError};
 
 pub use error::{CheckpointError, Step};
 
+use self::outside::Outside;
 use self::peer::SourcePeer;
 use self::work::Work;
 
@@ -132,13 +134,14 @@ impl<'n> Attempt<'n> {
             Stop::Ready => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
-        let work = Work { node, request: &request, spec: &spec, tenant: &tenant };
-        let made = match work.make(driver.peer(), journal, &cancel).await {
+        let outside = Outside::new(&cancel);
+        let work = Work { node, request: &request, spec: &spec, tenant: &tenant, outside };
+        let made = match work.make(driver.peer(), journal).await {
             Ok(made) => made,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
                 tidy_up(&tenant, spec.checkpoint).await;
-                return Err(error);
+                return Err(worse(error, driver.peer()));
             }
         };
         journal.enter(Phase::Commit);
@@ -163,6 +166,22 @@ async fn tidy_up(tenant: &godwit_store::TenantStore, checkpoint: CheckpointId) {
     }
 }
 
+/// The shim went away, or has said why it ended the operation.
+fn detached(peer: &mut SourcePeer) -> CheckpointError {
+    match peer.trouble.take() {
+        None | Some(ShimError::Wire(_)) => CheckpointError::Detached,
+        Some(trouble) => trouble.into(),
+    }
+}
+
+/// An error, or what the shim told after it: that the container does not run on.
+fn worse(error: CheckpointError, peer: &mut SourcePeer) -> CheckpointError {
+    match peer.trouble.take() {
+        Some(trouble @ (ShimError::Damaged { .. } | ShimError::Exited { .. })) => trouble.into(),
+        _ => error,
+    }
+}
+
 /// How a machine ended, for the person who asked.
 fn ended(stop: Stop, container: &str, peer: &mut SourcePeer) -> CheckpointError {
     let refusal = match stop {
@@ -171,7 +190,7 @@ fn ended(stop: Stop, container: &str, peer: &mut SourcePeer) -> CheckpointError 
             node: entry.state.owner().map(|o| o.node.clone()).unwrap_or_default(),
         },
         Stop::Done(Ending::Unsealed(_)) => return CheckpointError::TakenBack,
-        Stop::Done(Ending::Detached) => return CheckpointError::Detached,
+        Stop::Done(Ending::Detached) => return detached(peer),
         Stop::Ready | Stop::Prepare(_) | Stop::Done(_) => return CheckpointError::Order(Step::Log),
     };
     match peer.trouble.take() {

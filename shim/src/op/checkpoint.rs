@@ -315,7 +315,9 @@ impl Actor {
 
     pub(super) fn deadline_passed(&mut self) {
         let deadline = self.checkpoint.as_ref().map_or(Duration::ZERO, |c| c.deadline);
-        let why = format!("frozen for {} ms without a seal: thawed", deadline.as_millis());
+        let why = format!(
+            "the container was frozen for {deadline:?} and its checkpoint was not complete: it runs on; let it write less meanwhile, or allow more with freeze_deadline in agent.toml"
+        );
         warn!(why, "freeze deadline");
         self.trouble = Some(Trouble::Aborted(Refusal::new(Code::Cancelled, why)));
     }

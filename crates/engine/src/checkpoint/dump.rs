@@ -10,11 +10,11 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use godwit_capture::{CaptureError, Laziness, Received};
+use godwit_capture::{AbortHandle, CaptureError, Laziness, Received};
 use godwit_criu::Error;
-use godwit_criu::dump::{DumpRequest, DumpSession, Verdict};
+use godwit_criu::dump::{DEFAULT_GHOST_LIMIT, DumpRequest, DumpSession, Verdict};
 use godwit_criu::images::{ImageDir, descriptors, inet, stats, tasks};
-use godwit_criu::launch::Launcher;
+use godwit_criu::launch::{Canceller, Launcher};
 use godwit_criu::mounts::MountPlan;
 use godwit_criu::mounts::capture::{Capture as Mounted, Limits};
 use godwit_criu::namespaces::NamespacePlan;
@@ -31,8 +31,8 @@ use super::{CheckpointError, Step};
 const PREPARE: Duration = Duration::from_secs(20);
 /// How long CRIU may take to exit after its verdict.
 const EXIT: Duration = Duration::from_secs(10);
-/// Largest image that goes into the head. Memory does not: these are descriptions of processes.
-const MAX_IMAGE: u64 = 64 << 20;
+/// Largest image that goes into the head: a deleted file that is still open, with what describes it. Memory does not go there.
+const MAX_IMAGE: u64 = DEFAULT_GHOST_LIMIT as u64 + (1 << 20);
 
 /// A directory on tmpfs that is removed with the operation.
 #[derive(Debug)]
@@ -74,6 +74,23 @@ pub(super) struct Dump {
     namespaces: NamespacePlan,
     addresses: Vec<IpAddr>,
     receiving: Option<godwit_capture::PageServer>,
+}
+
+/// Ends a session from outside while [`Dump::dump`] is busy with it: CRIU undoes what it did and exits, and the call fails.
+#[derive(Debug)]
+pub(super) struct Ender {
+    pages: Option<AbortHandle>,
+    criu: Canceller,
+}
+
+impl Ender {
+    /// The stream of pages first, which CRIU notices at once.
+    pub(super) fn end(&self) {
+        if let Some(pages) = &self.pages {
+            pages.abort();
+        }
+        self.criu.cancel();
+    }
 }
 
 /// What a finished session left behind.
@@ -134,6 +151,12 @@ impl Dump {
     /// CRIU's pidfd, for the shim.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.session.pidfd()
+    }
+
+    /// What ends the session from outside.
+    pub(super) fn ender(&self) -> Ender {
+        let pages = self.receiving.as_ref().map(godwit_capture::PageServer::abort_handle);
+        Ender { pages, criu: self.session.canceller() }
     }
 
     /// Frozen: lets CRIU dump, and waits until every page has arrived, the images are complete and changed files are read.

@@ -107,6 +107,14 @@ pub enum CheckpointError {
         #[source]
         source: std::io::Error,
     },
+    /// The freeze lasted too long; CRIU has ended, nothing was stored.
+    #[error(
+        "the container was frozen for {patience:?} and its checkpoint was not complete: it runs on; let it write less to its files and memory meanwhile, or allow more with freeze_deadline in agent.toml"
+    )]
+    FrozenTooLong {
+        /// How long it may be frozen.
+        patience: std::time::Duration,
+    },
     /// Somebody asked to stop.
     #[error("the checkpoint was cancelled; the container runs on")]
     Cancelled,
@@ -132,7 +140,7 @@ impl CheckpointError {
             Self::Ownership { code, .. } => *code,
             Self::Unfit { reason, .. } => reason.code(),
             Self::TakenBack => Code::Precondition,
-            Self::Detached | Self::ShuttingDown => Code::Unavailable,
+            Self::Detached | Self::ShuttingDown | Self::FrozenTooLong { .. } => Code::Unavailable,
             Self::Containerd(e) => e.code(),
             Self::Criu(e) => e.code(),
             Self::Capture(e) => e.code(),

@@ -1,4 +1,4 @@
-//! The writable layer of one container: a round while it runs, the difference in the freeze. Blocking; run on threads that may.
+//! The writable layer of one container: rounds while it runs, the difference in the freeze. Blocking; run on threads that may.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +55,15 @@ impl Files {
         let layer = Layer::new(upper, Arc::clone(packs), sink, halt);
         let scan = layer.scan(parent)?;
         Ok(Some(Self { layer, scan, cgroup, budget }))
+    }
+
+    /// A further round.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub(super) fn rescan(self) -> Result<Self, CheckpointError> {
+        let scan = self.layer.rescan(self.scan)?;
+        Ok(Self { scan, ..self })
     }
 
     /// Reads what has changed since. All tasks are held, and CRIU's names for deleted open files are there.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use godwit_capture::Assembled;
+use godwit_criu::mounts::{MountPlan, PLAN_FILE};
 use godwit_files::FileIndex;
 use godwit_image::manifest::{
-    ByteRange, Container, FORMAT, Network, Object, Source as Origin, TcpMode,
+    ByteRange, Container, FORMAT, Network, Object, Source as Origin, TcpMode, Volume,
 };
 use godwit_image::{
     ContainerHead, Digest, EncodedHead, FrameUsage, Head, Manifest, PackRegistry, SECTION_FILES,
@@ -18,11 +19,12 @@ use godwit_store::{CommitStage, PackStage};
 use godwit_types::{Bytes, CheckpointId, CheckpointReport, Generation, Sizes};
 use jiff::Timestamp;
 
-use super::CheckpointError;
 use super::dump::Dumped;
 use super::work::{Captured, Made, Source, Work};
+use super::{CheckpointError, Step};
 use crate::blocking::blocking;
 use crate::journal::Journal;
+use crate::volumes;
 
 /// Writes head and manifest after all packs.
 ///
@@ -41,6 +43,7 @@ pub(super) async fn write(
     let stage = stage.close().await?;
     let Captured { image, assembled, files, .. } = captured;
     let files = files.map(|files| files.index);
+    let volumes = volumes(work, &source, &dumped)?;
     let container = container_head(&source, &dumped, assembled, files.as_ref());
     let Dumped { processes, addresses, .. } = dumped;
     let pages = container.spaces.values().map(|s| s.map.pages()).sum();
@@ -84,7 +87,7 @@ pub(super) async fn write(
         objects,
         compat: work.node.compat.clone(),
         network: Network { tcp: TcpMode::Close, ips: addresses },
-        volumes: Vec::new(),
+        volumes,
         encryption: None,
         signature: None,
         sizes: Sizes { uploaded, ..sizes },
@@ -92,6 +95,15 @@ pub(super) async fn write(
     };
     let stage = stage.manifest(&manifest).await?;
     Ok((stage, manifest))
+}
+
+fn volumes(
+    work: &Work<'_>,
+    source: &Source,
+    dumped: &Dumped,
+) -> Result<Vec<Volume>, CheckpointError> {
+    let plan = dumped.images.get(PLAN_FILE).ok_or(CheckpointError::Order(Step::Dump))?;
+    Ok(volumes::of(&MountPlan::decode(plan)?, &source.spec, work.spec.outcome))
 }
 
 fn container_head(

@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use godwit_capture::{Assembled, Baselines, MemoryStats, Stop};
+use godwit_capture::{Assembled, Baselines, MemoryStats};
 use godwit_image::{PackRegistry, PackSink};
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{ToAgent, ToShim};
@@ -15,13 +15,14 @@ use godwit_store::TenantStore;
 use godwit_store::{CommitStage, PackStage};
 use godwit_types::{Bytes, CheckpointId, Outcome, Phase};
 use godwit_wire::api::CheckpointRequest;
+use godwit_wire::failpoint;
 use godwit_wire::shim_op::{Cgroup, Container};
 use oci_spec::runtime::Spec;
-use tokio_util::sync::CancellationToken;
 
 use super::dump::{Dump, Dumped, Scratch};
 use super::files::{self, Files};
 use super::memory::{Capture, Receiving, look};
+use super::outside::Outside;
 use super::parent::{Earlier, candidates, new_checkpoint};
 use super::peer::SourcePeer;
 use super::{CheckpointError, Step, record};
@@ -32,12 +33,16 @@ use crate::driver::Peer as _;
 use crate::journal::{Journal, millis};
 use crate::node::Node;
 
+/// How much longer than the freeze may last CRIU is waited for: until then it has been ended, and says so.
+const LEEWAY: Duration = Duration::from_secs(10);
+
 /// The work of one checkpoint.
 pub(super) struct Work<'a> {
     pub(super) node: &'a Node,
     pub(super) request: &'a CheckpointRequest,
     pub(super) spec: &'a SourceSpec,
     pub(super) tenant: &'a TenantStore,
+    pub(super) outside: Outside<'a>,
 }
 
 /// All of it is durable but the entry.
@@ -60,14 +65,24 @@ pub(super) struct Source {
     pub(super) spec_bytes: Vec<u8>,
 }
 
-/// The pre-copy's result: everything is ready for the freeze.
+/// The pre-copy's result.
 struct Ready {
     capture: Arc<Capture>,
     baselines: Option<Arc<Baselines>>,
     pre_read: MemoryStats,
-    receiving: Receiving,
     files: Option<Files>,
     _reserved: (Reservation, Option<Reservation>),
+}
+
+/// Everything is ready for the freeze.
+struct Warm {
+    source: Source,
+    image: RootImage,
+    stage: PackStage,
+    earlier: Option<Arc<Earlier>>,
+    packs: Arc<PackRegistry>,
+    ready: Ready,
+    dump: Dump,
 }
 
 /// What came out of the freeze.
@@ -86,23 +101,42 @@ impl Work<'_> {
         &self,
         peer: &mut SourcePeer,
         journal: &mut Journal,
-        cancel: &CancellationToken,
     ) -> Result<Made, CheckpointError> {
-        let stop = Stop::new();
-        let _raised = RaiseOnCancel::watch(cancel, &stop);
-        let work = self.phases(peer, journal, &stop);
-        tokio::select! {
-            made = work => made,
-            () = cancel.cancelled() => Err(CheckpointError::Cancelled),
-        }
+        let warm = self.outside.given_up(None, self.prepare(peer, journal)).await?;
+        let Warm { source, image, stage, earlier, packs, ready, dump } = warm;
+        let Ready { capture, baselines, pre_read, files, _reserved } = ready;
+
+        journal.enter(Phase::Freeze);
+        let frozen = self.freeze(dump, files, peer).await?;
+
+        journal.enter(Phase::Upload);
+        let Frozen { dumped, files, frozen_ms } = frozen;
+        let criu_frozen_ms = dumped.criu_frozen_ms;
+        let upload = async {
+            let name = source.container.id.clone();
+            let parent_id = earlier.as_ref().map(|e| e.id);
+            let (assembled, dumped, files) = blocking(move || {
+                let files = files.map(godwit_files::Frozen::finish).transpose()?;
+                let (assembled, dumped) =
+                    assemble(&capture, dumped, baselines.as_deref(), earlier, &name)?;
+                Ok::<_, CheckpointError>((assembled, dumped, files))
+            })
+            .await?;
+            let memory = Captured { image, assembled, pre_read, files };
+            record::write(self, stage, &packs, source, dumped, memory, parent_id).await
+        };
+        // Only a pod that is still frozen may be thawed by its shim meanwhile.
+        let shim = self.spec.outcome.gives_away().then(|| peer.shim());
+        let (commit, manifest) = self.outside.given_up(shim, upload).await?;
+        Ok(Made { commit, manifest, frozen_ms, criu_frozen_ms })
     }
 
-    async fn phases(
+    /// All that is done while the pod runs untouched.
+    async fn prepare(
         &self,
         peer: &mut SourcePeer,
         journal: &mut Journal,
-        stop: &Stop,
-    ) -> Result<Made, CheckpointError> {
+    ) -> Result<Warm, CheckpointError> {
         let source = only_source(peer)?;
         super::preflight::check(&source).await?;
         let image = self.image().await?;
@@ -117,30 +151,10 @@ impl Work<'_> {
         let packs = PackRegistry::new(self.spec.checkpoint, table);
 
         journal.enter(Phase::PreCopy);
-        let ready =
-            self.pre_copy(&source, earlier.as_ref(), &packs, stage.sink(), stop, journal).await?;
-        let Ready { capture, baselines, pre_read, receiving, files, _reserved } = ready;
+        let (ready, receiving) =
+            self.pre_copy(&source, earlier.as_ref(), &packs, stage.sink(), journal).await?;
         let dump = self.warm_up(&source, receiving, peer).await?;
-
-        journal.enter(Phase::Freeze);
-        let frozen = self.freeze(dump, files, peer).await?;
-
-        journal.enter(Phase::Upload);
-        let Frozen { dumped, files, frozen_ms } = frozen;
-        let criu_frozen_ms = dumped.criu_frozen_ms;
-        let name = source.container.id.clone();
-        let parent_id = earlier.as_ref().map(|e| e.id);
-        let (assembled, dumped, files) = blocking(move || {
-            let files = files.map(godwit_files::Frozen::finish).transpose()?;
-            let (assembled, dumped) =
-                assemble(&capture, dumped, baselines.as_deref(), earlier, &name)?;
-            Ok::<_, CheckpointError>((assembled, dumped, files))
-        })
-        .await?;
-        let memory = Captured { image, assembled, pre_read, files };
-        let (commit, manifest) =
-            record::write(self, stage, &packs, source, dumped, memory, parent_id).await?;
-        Ok(Made { commit, manifest, frozen_ms, criu_frozen_ms })
+        Ok(Warm { source, image, stage, earlier, packs, ready, dump })
     }
 
     async fn image(&self) -> Result<RootImage, CheckpointError> {
@@ -165,9 +179,9 @@ impl Work<'_> {
         earlier: Option<&Arc<Earlier>>,
         packs: &Arc<PackRegistry>,
         sink: Arc<dyn PackSink>,
-        stop: &Stop,
         journal: &Journal,
-    ) -> Result<Ready, CheckpointError> {
+    ) -> Result<(Ready, Receiving), CheckpointError> {
+        let stop = self.outside.stop();
         let (whole, gives_away) = (self.node.budget.total(), self.spec.outcome.gives_away());
         let for_files = files::share(whole);
         let budget = Bytes(whole.0 - for_files.0);
@@ -199,18 +213,17 @@ impl Work<'_> {
                 false => (None, MemoryStats::default()),
             };
             let receiving = shared.receive(baselines.as_ref(), room)?;
+            let files = match shared.pre_reads() {
+                // That took long: what was written meanwhile is read before the freeze, not in it.
+                true => files.map(Files::rescan).transpose()?,
+                false => files,
+            };
             Ok((baselines, stats, files, receiving))
         })
         .await?;
         journal.gauge().advance(capture.private().0);
-        Ok(Ready {
-            capture,
-            baselines,
-            pre_read,
-            receiving,
-            files,
-            _reserved: (reservation, spare),
-        })
+        let ready = Ready { capture, baselines, pre_read, files, _reserved: (reservation, spare) };
+        Ok((ready, receiving))
     }
 
     /// Starts CRIU and tells the shim of it before anything is frozen.
@@ -244,16 +257,20 @@ impl Work<'_> {
         files: Option<Files>,
         peer: &mut SourcePeer,
     ) -> Result<Frozen, CheckpointError> {
-        let deadline = Instant::now() + self.node.freeze_deadline;
-        let since = Instant::now();
-        peer.shim().freeze(self.node.freeze_deadline).await?;
-        let (dump, received, files) = blocking(move || {
+        let (since, patience) = (Instant::now(), self.node.freeze_deadline);
+        peer.shim().freeze(patience).await?;
+        failpoint::site("frozen");
+        let ender = dump.ender();
+        let held = blocking(move || {
             let mut dump = dump;
-            let (received, files) = dump.dump(deadline, files)?;
+            let (received, files) = dump.dump(since + patience + LEEWAY, files)?;
+            failpoint::site("dumped");
             dump.keep()?;
+            failpoint::site("kept");
             Ok::<_, CheckpointError>((dump, received, files))
-        })
-        .await?;
+        });
+        let ended = self.outside.ended(peer.shim(), patience, since, || ender.end(), held);
+        let (dump, received, files) = ended.await?;
         let mut frozen_ms = millis(since);
         if self.spec.outcome == Outcome::Run {
             frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
@@ -285,7 +302,10 @@ fn assemble(
 
 /// Thaws; gives the freeze as the shim measured it: milliseconds.
 async fn thaw(peer: &mut SourcePeer) -> Result<Option<f64>, CheckpointError> {
-    match peer.tell(ToShim::Thaw).await {
+    failpoint::site("thaw.before");
+    let answer = peer.tell(ToShim::Thaw).await;
+    failpoint::site("thaw.answered");
+    match answer {
         Some(ToAgent::Thawed) => Ok(peer.frozen_us.map(|us| us as f64 / 1e3)),
         _ => Err(peer.trouble.take().map_or(CheckpointError::Order(Step::Log), Into::into)),
     }
@@ -311,23 +331,4 @@ pub(super) fn freezer(container: &Container) -> Result<PathBuf, CheckpointError>
     found.map(|c| PathBuf::from(&c.path)).ok_or_else(|| {
         CheckpointError::Refused(format!("container {} has no freezer cgroup", container.id))
     })
-}
-
-/// Raises the flag of blocking work when its operation is cancelled.
-struct RaiseOnCancel(tokio::task::JoinHandle<()>);
-
-impl RaiseOnCancel {
-    fn watch(cancel: &CancellationToken, stop: &Stop) -> Self {
-        let (cancel, stop) = (cancel.clone(), stop.clone());
-        Self(tokio::spawn(async move {
-            cancel.cancelled().await;
-            stop.raise();
-        }))
-    }
-}
-
-impl Drop for RaiseOnCancel {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
