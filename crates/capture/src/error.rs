@@ -69,7 +69,10 @@ pub enum CaptureError {
     #[error("captured memory cannot be handed on")]
     Write(#[from] WriteError),
     /// The parent checkpoint cannot be read.
-    #[error("the parent checkpoint cannot be read")]
+    #[error(
+        "the earlier checkpoint, whose pages would be shared, cannot be read: `godwit checkpoint --full` makes one that \
+         shares nothing"
+    )]
     Parent(#[from] SinkError),
     /// Somebody asked to stop.
     #[error("the capture was cancelled")]

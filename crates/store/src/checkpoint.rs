@@ -37,7 +37,7 @@ pub use pin::Pin;
 pub use presence::Absence;
 pub use reader::{CheckpointReader, StoreFrames, Unverified};
 pub use verify::{Depth, Fault, VerifyReport};
-pub use writer::{CommitStage, HeadStage, ManifestStage, NewCheckpoint, PackStage};
+pub use writer::{CommitStage, HeadStage, ManifestStage, NewCheckpoint, PackStage, Parent};
 
 /// An operation's age against the bound that the sweep relies on.
 #[derive(Debug, Clone)]

@@ -150,6 +150,24 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether it says something about what is stored, rather than about the way to it: damaged, missing, or of a version
+    /// that is not read. Another object may be sound.
+    #[must_use]
+    pub fn is_of_the_object(&self) -> bool {
+        match self {
+            Self::Absent { .. }
+            | Self::Format { .. }
+            | Self::Record { .. }
+            | Self::Image { .. }
+            | Self::Misplaced { .. }
+            | Self::Digest { .. } => true,
+            Self::Blob(e) => matches!(e.code(), Code::Corrupt | Code::NotFound),
+            _ => false,
+        }
+    }
+}
+
 impl From<InvalidKey> for StoreError {
     fn from(e: InvalidKey) -> Self {
         Self::Blob(e.into())

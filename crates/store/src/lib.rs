@@ -28,8 +28,8 @@ pub mod wrap;
 pub use blob::{BlobStore, Creation, Key, Listed};
 pub use checkpoint::{
     Absence, CheckpointReader, CheckpointRow, CommitStage, DeleteOptions, DeleteRefusal, Depth,
-    Fault, HeadStage, ManifestStage, NewCheckpoint, PackStage, Pin, StoreFrames, Unreadable,
-    Unverified, VerifyReport,
+    Fault, HeadStage, ManifestStage, NewCheckpoint, PackStage, Parent, Pin, StoreFrames,
+    Unreadable, Unverified, VerifyReport,
 };
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Secret, StoreConfig};

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use godwit_capture::Parent;
 use godwit_files::FileIndex;
-use godwit_image::{ContainerHead, FrameSource, Head, PackTable, SECTION_FILES};
-use godwit_store::TenantStore;
-use godwit_types::{CheckpointId, OpId, Owner};
+use godwit_image::{
+    ContainerHead, FrameRef, FrameSource, Head, PackTable, SECTION_FILES, SinkError,
+};
+use godwit_store::{StoreFrames, TenantStore};
+use godwit_types::{CheckpointId, Code, OpId, Owner};
 
 use super::CheckpointError;
 
@@ -19,19 +21,12 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// Opens it. The writer's intent, which names it, keeps it from being collected.
-    ///
-    /// # Errors
-    /// The store does not answer, or it is damaged.
-    pub(super) async fn open(
-        tenant: &TenantStore,
-        id: CheckpointId,
-    ) -> Result<Self, CheckpointError> {
-        let reader = tenant.open_checkpoint(id).await?;
-        let head = reader.head().await?;
-        let frames: Arc<dyn FrameSource> =
-            Arc::new(reader.frame_source(Arc::new(head.packs.clone())));
-        Ok(Self { id, head, frames })
+    /// One that the store has opened. The writer's intent, which names it, keeps it from being collected.
+    pub(super) fn new(parent: godwit_store::Parent) -> Self {
+        let godwit_store::Parent { reader, head } = parent;
+        let id = reader.manifest().id;
+        let frames = reader.frame_source(Arc::new(head.packs.clone()));
+        Self { id, head, frames: Arc::new(Told { id, frames }) }
     }
 
     /// Its packs: the new checkpoint's table begins with them.
@@ -45,14 +40,37 @@ impl Earlier {
         Some(Parent { spaces: &head.spaces, frames: &*self.frames })
     }
 
-    /// The writable layer of its container of this name.
-    ///
-    /// # Errors
-    /// It is damaged.
-    pub(super) fn files(&self, container: &str) -> Result<Option<FileIndex>, CheckpointError> {
-        let head = self.head.containers.iter().find(|c| c.name == container);
-        let section = head.and_then(|head| head.sections.get(SECTION_FILES));
-        Ok(section.map(|bytes| FileIndex::decode(bytes)).transpose()?)
+    /// The writable layer of its container of this name. One that cannot be read is not shared.
+    pub(super) fn files(&self, container: &str) -> Option<FileIndex> {
+        let head = self.head.containers.iter().find(|c| c.name == container)?;
+        let index = FileIndex::decode(head.sections.get(SECTION_FILES)?);
+        let told = |error| tracing::warn!(parent = %self.id, %error, "files are stored anew");
+        index.map_err(told).ok()
+    }
+}
+
+/// Frames of digests; says so where they are damaged, because the capture then only takes their pages for changed.
+struct Told {
+    id: CheckpointId,
+    frames: StoreFrames,
+}
+
+impl Told {
+    fn told(&self, error: SinkError) -> SinkError {
+        if matches!(error.code(), Code::Corrupt | Code::NotFound) {
+            tracing::warn!(parent = %self.id, %error, "digests are damaged: their pages are stored anew");
+        }
+        error
+    }
+}
+
+impl FrameSource for Told {
+    fn frame(&self, frame: FrameRef) -> Result<Vec<u8>, SinkError> {
+        self.frames.frame(frame).map_err(|e| self.told(e))
+    }
+
+    fn frames(&self, frames: &[FrameRef]) -> Result<Vec<Vec<u8>>, SinkError> {
+        self.frames.frames(frames).map_err(|e| self.told(e))
     }
 }
 

@@ -142,11 +142,8 @@ impl Work<'_> {
         let image = self.image().await?;
 
         journal.enter(Phase::Prepare);
-        let stage = self.begin().await?;
-        let earlier = match stage.parent() {
-            Some(manifest) => Some(Arc::new(Earlier::open(self.tenant, manifest.id).await?)),
-            None => None,
-        };
+        let mut stage = self.begin().await?;
+        let earlier = stage.take_parent().map(|parent| Arc::new(Earlier::new(parent)));
         let table = earlier.as_ref().map(|e| e.packs().clone()).unwrap_or_default();
         let packs = PackRegistry::new(self.spec.checkpoint, table);
 
@@ -204,7 +201,7 @@ impl Work<'_> {
         let (container, packs, stop) = (source.container.clone(), Arc::clone(packs), stop.clone());
         let (baselines, pre_read, files, receiving) = blocking(move || {
             let name = &container.id;
-            let known = earlier.as_ref().map(|e| e.files(name)).transpose()?.flatten();
+            let known = earlier.as_ref().and_then(|e| e.files(name));
             let known = known.as_ref();
             let files = Files::scan(&container, cgroup, for_files, known, &packs, sink, stop)?;
             let parent = earlier.as_ref().and_then(|e| e.of(name));

@@ -1,9 +1,11 @@
 //! Digests that are known from before: those of the parent checkpoint, read block by block.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+
+use godwit_types::Code;
 
 use super::{BlockNumber, DigestBlock, DigestIndex};
-use crate::{FrameRef, FrameSource, SinkError};
+use crate::{FrameRef, FrameSource, PackSlot, SinkError};
 
 /// A block that is known, and the frame that holds exactly it, if one does.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +21,7 @@ pub trait KnownDigests {
     /// The block of this number; `None` if nothing is known of its pages.
     ///
     /// # Errors
-    /// It exists and cannot be read.
+    /// It exists and cannot be read now.
     fn block(&mut self, number: BlockNumber) -> Result<Option<KnownBlock<'_>>, SinkError>;
 }
 
@@ -27,23 +29,31 @@ pub trait KnownDigests {
 const AHEAD: usize = 64;
 
 /// The digests of a checkpoint in a store. One block decoded, up to 63 more fetched ahead.
+///
+/// Digests that are damaged or missing are not known: their pages count as changed and are stored anew. That costs bytes;
+/// to fail instead would keep a pod from ever making a checkpoint again.
 pub struct StoredDigests<'a> {
     index: &'a DigestIndex,
     frames: &'a dyn FrameSource,
     end: BlockNumber,
     fetched: VecDeque<(BlockNumber, FrameRef, Vec<u8>)>,
     current: Option<(BlockNumber, FrameRef, DigestBlock)>,
+    /// Packs with damage: nothing more is read of them.
+    damaged: BTreeSet<PackSlot>,
 }
 
 impl<'a> StoredDigests<'a> {
     /// Reads blocks of this index; never ahead of the block `end`, which is not read.
     #[must_use]
     pub fn new(index: &'a DigestIndex, frames: &'a dyn FrameSource, end: BlockNumber) -> Self {
-        Self { index, frames, end, fetched: VecDeque::new(), current: None }
+        let (fetched, current, damaged) = (VecDeque::new(), None, BTreeSet::new());
+        Self { index, frames, end, fetched, current, damaged }
     }
 
-    fn fetch(&mut self, from: BlockNumber) -> Result<(), SinkError> {
-        let wanted: Vec<_> = self.index.range(from, self.end).take(AHEAD).collect();
+    fn fetch(&mut self, from: BlockNumber, ahead: usize) -> Result<(), SinkError> {
+        let sound = |frame: &FrameRef| !self.damaged.contains(&frame.pack);
+        let range = self.index.range(from, self.end).filter(|(_, frame)| sound(frame));
+        let wanted: Vec<_> = range.take(ahead).collect();
         let refs: Vec<FrameRef> = wanted.iter().map(|(_, frame)| *frame).collect();
         let bytes = self.frames.frames(&refs)?;
         let named = wanted.into_iter().zip(bytes).map(|((number, frame), b)| (number, frame, b));
@@ -56,7 +66,11 @@ impl<'a> StoredDigests<'a> {
             self.fetched.pop_front();
         }
         if self.fetched.front().is_none_or(|(n, _, _)| *n != number) {
-            self.fetch(number)?;
+            match self.fetch(number, AHEAD) {
+                // One of them spoils the answer for all: perhaps not this one.
+                Err(e) if is_damage(&e) => self.fetch(number, 1)?,
+                other => other?,
+            }
         }
         let bytes = self.fetched.pop_front().map(|(_, _, bytes)| bytes).unwrap_or_default();
         let block = DigestBlock::decode(&bytes)
@@ -66,11 +80,24 @@ impl<'a> StoredDigests<'a> {
     }
 }
 
+fn is_damage(error: &SinkError) -> bool {
+    matches!(error.code(), Code::Corrupt | Code::NotFound)
+}
+
 impl KnownDigests for StoredDigests<'_> {
     fn block(&mut self, number: BlockNumber) -> Result<Option<KnownBlock<'_>>, SinkError> {
         let Some(frame) = self.index.get(number) else { return Ok(None) };
         if self.current.as_ref().is_none_or(|(n, _, _)| *n != number) {
-            self.load(number, frame)?;
+            if self.damaged.contains(&frame.pack) {
+                return Ok(None);
+            }
+            match self.load(number, frame) {
+                Err(e) if is_damage(&e) => {
+                    self.damaged.insert(frame.pack);
+                    return Ok(None);
+                }
+                other => other?,
+            }
         }
         let current = self.current.as_ref();
         Ok(current.map(|(_, frame, digests)| KnownBlock { digests, frame: Some(*frame) }))

@@ -59,6 +59,32 @@ async fn a_parent_with_a_tombstone_is_passed_over_for_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_damaged_parent_is_passed_over_for_the_next_one() {
+    let world = World::new().await;
+    let sound = committed(&world.tenant, &[]).await;
+    let damaged = committed(&world.tenant, &[]).await;
+    let flip = || Rule::new(Injected::Flip).on(Operation::Get);
+    for part in ["manifest.json", "head"] {
+        world.faulty.add(flip().matching(format!("{damaged}/{part}")));
+        let mut stage = world.tenant.begin(new_checkpoint(&[damaged, sound])).await.unwrap();
+        assert_eq!(stage.parent().map(|p| p.id), Some(sound), "{part}");
+        assert_eq!(stage.take_parent().map(|p| p.reader.manifest().id), Some(sound));
+        world.faulty.add(flip().matching(format!("{damaged}/{part}")));
+        let mut stage = world.tenant.begin(new_checkpoint(&[damaged])).await.unwrap();
+        assert!(stage.parent().is_none() && stage.take_parent().is_none(), "{part}");
+    }
+    let head = world.tenant.keys.object(&format!("{damaged}/head")).unwrap();
+    world.tenant.blobs().delete(&head).await.unwrap();
+    let stage = world.tenant.begin(new_checkpoint(&[damaged, sound])).await.unwrap();
+    assert_eq!(stage.parent().map(|p| p.id), Some(sound), "its head is missing");
+    world
+        .faulty
+        .add(Rule::new(Injected::Fail).on(Operation::Get).matching(format!("{sound}/head")));
+    let away = world.tenant.begin(new_checkpoint(&[sound])).await.unwrap_err();
+    assert_eq!(away.code(), Code::Unavailable, "a store that is away is not damage");
+}
+
+#[tokio::test]
 async fn a_manifest_may_name_only_what_is_sure_to_be_kept() {
     let world = World::new().await;
     let stranger = committed(&world.tenant, &[]).await;

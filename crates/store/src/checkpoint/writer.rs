@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use godwit_image::manifest::Object;
-use godwit_image::{Manifest, PackName, PackSink};
+use godwit_image::{Head, Manifest, PackName, PackSink};
 use godwit_types::{CheckpointId, LineageName, OpId, Owner};
 
 use super::packs::{PackUploads, Sink, StoredPack};
-use super::{Absence, Age};
+use super::{Absence, Age, CheckpointReader};
 use crate::error::StoreError;
 use crate::record::{self, Intent};
 use crate::store::TenantStore;
@@ -35,8 +35,18 @@ pub struct NewCheckpoint {
     pub owner: Owner,
     /// Whose checkpoint it is.
     pub lineage: LineageName,
-    /// Checkpoints whose packs it may share, the best one first. Those that do not exist (any more) are passed over.
+    /// Checkpoints whose packs it may share, the best one first. Those that do not exist (any more) or are damaged are
+    /// passed over.
     pub parents: Vec<CheckpointId>,
+}
+
+/// The checkpoint whose packs may be shared, opened.
+#[derive(Debug)]
+pub struct Parent {
+    /// Reads what it names.
+    pub reader: CheckpointReader,
+    /// Its head.
+    pub head: Head,
 }
 
 #[derive(Debug)]
@@ -49,31 +59,42 @@ struct Work {
 
 impl TenantStore {
     /// Begins a checkpoint: intent first, *then* the look at the parent's tombstone. So either the sweep sees the intent
-    /// and keeps what the parent names, or we see the tombstone and take the next parent, or none.
+    /// and keeps what the parent names, or we see the tombstone and take the next parent, or none. The same for a parent
+    /// whose manifest or head is damaged or missing: one bad checkpoint must not keep a pod from making good ones.
     ///
     /// # Errors
-    /// The store does not answer; a parent's manifest is damaged.
+    /// The store does not answer.
     pub async fn begin(&self, new: NewCheckpoint) -> Result<PackStage, StoreError> {
         let age = Age::begin(self);
-        let parent = self.choose_parent(&new).await?;
+        let opened = self.choose_parent(&new).await?;
+        let parent = opened.as_ref().map(|parent| parent.reader.manifest().clone());
         let uploads = PackUploads::new(self.clone(), new.id, age.clone());
         let work = Work { tenant: self.clone(), new, age, parent };
-        Ok(PackStage { work, uploads: Stopper(Arc::new(uploads)) })
+        Ok(PackStage { work, opened, uploads: Stopper(Arc::new(uploads)) })
     }
 
-    async fn choose_parent(&self, new: &NewCheckpoint) -> Result<Option<Manifest>, StoreError> {
+    async fn choose_parent(&self, new: &NewCheckpoint) -> Result<Option<Parent>, StoreError> {
         for parent in &new.parents {
             self.write_intent(new, Some(*parent)).await?;
-            match self.manifest(*parent).await {
-                Ok(manifest) => return Ok(Some(manifest)),
+            match self.open_parent(*parent).await {
+                Ok(opened) => return Ok(Some(opened)),
                 Err(StoreError::Absent { absence, .. }) => {
                     tracing::info!(%parent, %absence, "the parent cannot be used");
+                }
+                Err(error) if error.is_of_the_object() => {
+                    tracing::warn!(%parent, %error, "the parent is damaged: nothing of it is shared");
                 }
                 Err(e) => return Err(e),
             }
         }
         self.write_intent(new, None).await?;
         Ok(None)
+    }
+
+    async fn open_parent(&self, id: CheckpointId) -> Result<Parent, StoreError> {
+        let reader = self.open_checkpoint(id).await?;
+        let head = reader.head().await?;
+        Ok(Parent { reader, head })
     }
 
     async fn write_intent(
@@ -106,6 +127,7 @@ impl Drop for Stopper {
 #[derive(Debug)]
 pub struct PackStage {
     work: Work,
+    opened: Option<Parent>,
     uploads: Stopper,
 }
 
@@ -115,6 +137,11 @@ impl PackStage {
     #[must_use]
     pub fn parent(&self) -> Option<&Manifest> {
         self.work.parent.as_ref()
+    }
+
+    /// The same, opened; only once.
+    pub fn take_parent(&mut self) -> Option<Parent> {
+        self.opened.take()
     }
 
     /// Where finished packs go. Its `accept` blocks the calling thread while eight packs are under way.

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use godwit_types::{CheckpointId, PageNumber};
+use godwit_types::{CheckpointId, Code, PageNumber};
 use proptest::prelude::*;
 
 use super::*;
 use crate::digests::StoredDigests;
 use crate::{
     FinishedPack, FrameDecoder, FrameRef, FrameSource, PackKind, PackName, PackRegistry, PackSink,
-    PackTable,
+    PackSlot, PackTable,
 };
 
 /// A store of packs in memory: a sink of the writer and, with a pack table, a source of frames.
@@ -31,6 +31,24 @@ impl FrameSource for Reader {
         let range = at.frame.byte_range();
         let stored = &packs[&at.pack.name][range.start as usize..range.end as usize];
         Ok(FrameDecoder::new().unwrap().decode(at.frame, stored).unwrap())
+    }
+}
+
+/// One of whose packs every frame has one answer.
+struct Spoilt<'a> {
+    reader: &'a Reader,
+    pack: PackSlot,
+    code: Code,
+    asked: Mutex<usize>,
+}
+
+impl FrameSource for Spoilt<'_> {
+    fn frame(&self, frame: FrameRef) -> Result<Vec<u8>, SinkError> {
+        if frame.pack != self.pack {
+            return self.reader.frame(frame);
+        }
+        *self.asked.lock().unwrap() += 1;
+        Err(SinkError::new(self.code, "read a frame"))
     }
 }
 
@@ -122,5 +140,30 @@ proptest! {
         for page in asked {
             prop_assert_eq!(merge.known(PageNumber(page)).unwrap(), before.get(&page).copied());
         }
+    }
+}
+
+#[test]
+fn digests_in_a_damaged_pack_are_unknown_and_all_others_are_known() {
+    let shelf = Arc::new(Shelf::default());
+    let none = (&DigestIndex::default(), &PackTable::default());
+    let old: Naive = (0..10).map(|block| (block * 256, digest(1))).collect();
+    let (index, table) = write(&shelf, 1, none, &old);
+    // Blocks 0, 2, 4, … are in another pack now.
+    let new: Naive = old.keys().map(|p| (*p, digest(1 + u8::from(p / 256 % 2 == 0)))).collect();
+    let (index, table) = write(&shelf, 2, (&index, &table), &new);
+    let spoilt_pack = index.get(BlockNumber(1)).unwrap().pack;
+    let reader = Reader(Arc::clone(&shelf), table);
+    for code in [Code::Corrupt, Code::NotFound, Code::Unavailable] {
+        let spoilt = Spoilt { reader: &reader, pack: spoilt_pack, code, asked: Mutex::new(0) };
+        let mut known = StoredDigests::new(&index, &spoilt, BlockNumber(u64::MAX));
+        let found: Result<Vec<bool>, SinkError> =
+            (0..10).map(|n| Ok(known.block(BlockNumber(n))?.is_some())).collect();
+        if code == Code::Unavailable {
+            assert_eq!(found.unwrap_err().code(), code, "it may be there: nothing is guessed");
+            continue;
+        }
+        assert_eq!(found.unwrap(), [true, false].repeat(5), "{code:?}");
+        assert!(*spoilt.asked.lock().unwrap() <= 3, "not for each block anew");
     }
 }
