@@ -9,8 +9,11 @@ use url::Url;
 
 use crate::error::StoreError;
 
-/// One attempt of one request: a pack of 16 MiB at 300 kB/s still fits.
+/// One attempt of one request, besides the body that it sends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body is given one second more for so many bytes: each attempt begins at the first byte, so this is the slowest wire
+/// on which a write gets through. A checkpoint begins with two at once: 2 × 64 KiB/s = 1 Mbit/s.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 
 /// One store. Only `url` is needed; the rest has defaults.
 #[derive(Debug, Clone, Deserialize)]
@@ -51,7 +54,7 @@ pub struct StoreConfig {
     /// Most bytes per second, both directions together (default: no limit).
     #[serde(default)]
     pub max_bytes_per_second: Option<u64>,
-    /// Seconds for one attempt of one request (default 60).
+    /// Seconds for one attempt of one request (default 60). A write gets one more for each 64 KiB of its body.
     #[serde(default)]
     pub request_timeout_seconds: Option<u64>,
     /// For a store that does not exist yet: after how many seconds unreferenced objects are garbage (default 86400). An
@@ -89,6 +92,12 @@ impl StoreConfig {
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout_seconds.map_or(REQUEST_TIMEOUT, Duration::from_secs)
+    }
+
+    /// How long one attempt to write so many bytes may take.
+    #[must_use]
+    pub fn write_timeout(&self, bytes: usize) -> Duration {
+        self.request_timeout() + Duration::from_secs(bytes as u64 / SLOWEST_BYTES_PER_SECOND)
     }
 
     /// The two parts of `s3://bucket/prefix`; the prefix is empty or ends with `/`.

@@ -30,6 +30,7 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct S3Store {
     client: Client,
+    config: StoreConfig,
     bucket: String,
     /// Empty, or ends with `/`.
     prefix: String,
@@ -44,7 +45,8 @@ impl S3Store {
     pub async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         let (bucket, prefix) = config.bucket_and_prefix()?;
         let client = client::build(config).await?;
-        Ok(Self { client, bucket, prefix, name: config.url.to_string() })
+        let (name, config) = (config.url.to_string(), config.clone());
+        Ok(Self { client, config, bucket, prefix, name })
     }
 
     fn full(&self, key: &Key) -> String {
@@ -172,8 +174,10 @@ impl BlobStore for S3Store {
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), BlobError> {
+        let patience = client::timeouts(self.config.write_timeout(body.len()));
+        let patience = aws_sdk_s3::config::Builder::new().timeout_config(patience);
         let put = self.client.put_object().bucket(&self.bucket).key(self.full(key));
-        let sent = put.body(body.into()).send().await;
+        let sent = put.body(body.into()).customize().config_override(patience).send().await;
         sent.map(drop).map_err(|e| self.failed(format!("write {key}"), meaning(e)))
     }
 

@@ -2,15 +2,21 @@
 //!
 //! Owns the back-pressure of the whole pipeline: [`PackSink::accept`] blocks its thread while [`IN_FLIGHT`] packs are under
 //! way. Memory: at most [`IN_FLIGHT`] packs of 16 MiB here, besides those being built. Buffers are handed back for reuse.
+//!
+//! Of the packs under way only some are being sent: first [`FIRST_STREAMS`], then one more after each that was [`QUICK`]
+//! and one less after each that was [`SLOW`]. On a slow wire many streams would share what one can fill, and all of them
+//! would run out of time together.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use godwit_image::{FinishedPack, PackName, PackSink, SinkError};
 use godwit_types::Code;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +27,12 @@ use crate::store::TenantStore;
 
 /// Packs under way at once: 8 × 16 MiB = 128 MiB of memory, and enough streams for a wire of 10 Gbit/s.
 pub(super) const IN_FLIGHT: usize = 8;
+/// PUTs at once in the beginning.
+const FIRST_STREAMS: usize = 2;
+/// A PUT that takes no longer leaves room for another: 16 MiB in 5 s are 3 MiB/s for each stream.
+const QUICK: Duration = Duration::from_secs(5);
+/// A PUT that takes longer shares the wire with too many.
+const SLOW: Duration = Duration::from_secs(30);
 
 /// The sink of one checkpoint. Cheap to share; stops when its `PackStage` is closed or dropped.
 #[derive(Debug)]
@@ -31,6 +43,7 @@ pub(super) struct PackUploads {
     runtime: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
+    streams: Semaphore,
     state: Mutex<State>,
     /// Somebody waits in a thread for room.
     room: Condvar,
@@ -38,9 +51,11 @@ pub(super) struct PackUploads {
     idle: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     in_flight: usize,
+    /// PUTs that may run at once.
+    streams: usize,
     closed: bool,
     failed: Option<Arc<BlobError>>,
     stored: BTreeMap<PackName, StoredPack>,
@@ -55,6 +70,20 @@ pub(super) struct StoredPack {
     pub(super) footer: godwit_image::Digest,
 }
 
+impl State {
+    fn new() -> Self {
+        Self {
+            in_flight: 0,
+            streams: FIRST_STREAMS,
+            closed: false,
+            failed: None,
+            stored: BTreeMap::new(),
+            buffers: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
 impl PackUploads {
     /// Must be called within a tokio runtime, which then carries the uploads.
     pub(super) fn new(tenant: TenantStore, id: godwit_types::CheckpointId, age: Age) -> Self {
@@ -65,7 +94,8 @@ impl PackUploads {
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            state: Mutex::default(),
+            streams: Semaphore::new(FIRST_STREAMS),
+            state: Mutex::new(State::new()),
             room: Condvar::new(),
             idle: Notify::new(),
         }
@@ -96,6 +126,30 @@ impl PackUploads {
         state.in_flight += 1;
         state.bytes += pack.size;
         Ok(())
+    }
+
+    /// Sends a pack when it is its turn.
+    async fn send(&self, key: &Key, body: Bytes) -> Result<(), BlobError> {
+        // The semaphore is never closed.
+        let turn = self.streams.acquire().await.ok();
+        let began = Instant::now();
+        self.tenant.blobs().put(key, body).await?;
+        if let Some(turn) = turn {
+            self.adapt(turn, began.elapsed());
+        }
+        Ok(())
+    }
+
+    /// One stream more or less, by what a PUT took.
+    fn adapt(&self, turn: SemaphorePermit<'_>, took: Duration) {
+        let mut state = self.state();
+        if took <= QUICK && state.streams < IN_FLIGHT {
+            state.streams += 1;
+            self.streams.add_permits(1);
+        } else if took > SLOW && state.streams > 1 {
+            state.streams -= 1;
+            turn.forget();
+        }
     }
 
     fn leave(&self, outcome: Result<(), BlobError>, body: Bytes) {
@@ -168,8 +222,8 @@ impl PackSink for Sink {
         uploads.enter(pack.name, StoredPack { size, footer: pack.footer })?;
         let (this, body) = (Arc::clone(uploads), Bytes::from(pack.bytes));
         let upload = async move {
-            let put = this.tenant.blobs().put(&key, body.clone());
-            let outcome = match this.stop.run_until_cancelled(put).await {
+            let sent = this.send(&key, body.clone());
+            let outcome = match this.stop.run_until_cancelled(sent).await {
                 Some(outcome) => outcome,
                 None => Err(BlobError::Unavailable {
                     store: this.tenant.store.name().to_owned(),
@@ -187,3 +241,6 @@ impl PackSink for Sink {
         self.0.state().buffers.pop()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ pub(super) async fn build(config: &StoreConfig) -> Result<Client, StoreError> {
     let settings = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(config.path_style.unwrap_or(config.endpoint.is_some()))
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts(config))
+        .timeout_config(timeouts(config.request_timeout()))
         // Newer checksums by trailer are unknown to many servers; SigV4 signs the digest of a body in any case.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
@@ -89,9 +89,10 @@ fn read(file: &Path, field: &str) -> Result<String, StoreError> {
         .map_err(|e| StoreError::Config(format!("{field} {}: {e}", file.display())))
 }
 
-fn timeouts(config: &StoreConfig) -> TimeoutConfig {
+/// One attempt may take so long, once it is connected.
+pub(super) fn timeouts(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(config.request_timeout())
+        .operation_attempt_timeout(attempt)
         .build()
 }
