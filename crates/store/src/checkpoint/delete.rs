@@ -84,10 +84,15 @@ impl TenantStore {
         options: &DeleteOptions,
     ) -> Result<(), StoreError> {
         let age = Age::begin(self);
-        match self.tombstone(id).await?.map(|t| t.reason) {
-            Some(TombstoneReason::Deleted) => return Ok(()),
-            Some(TombstoneReason::Orphan) => return refused(id, DeleteRefusal::BeingSwept),
-            None => {}
+        match self.tombstone(id).await.map(|tombstone| tombstone.map(|t| t.reason)) {
+            Ok(Some(TombstoneReason::Deleted)) => return Ok(()),
+            Ok(Some(TombstoneReason::Orphan)) => return refused(id, DeleteRefusal::BeingSwept),
+            Ok(None) => {}
+            // Nobody can read why it was written: now it says so.
+            Err(e) if options.force && e.code() == godwit_types::Code::Corrupt => {
+                return self.replace_tombstone(id, &options.why).await;
+            }
+            Err(e) => return Err(e),
         }
         // A manifest that cannot be read is no reason to keep it for ever, but somebody has to say so.
         let manifest = match self.raw_manifest(id).await {
@@ -111,11 +116,15 @@ impl TenantStore {
         }
     }
 
-    /// After the tombstone: another deletion may have gone on beside this one. Both look, so at least one takes its
-    /// tombstone back.
+    /// After the tombstone: another deletion may have gone on beside this one, or somebody may have begun to hold it. Both
+    /// look after they wrote, so at least one takes back what it wrote, or says that it came too late.
     async fn look_again(&self, manifest: &Manifest, age: &Age) -> Result<(), StoreError> {
         let id = manifest.id;
-        let Some(refusal) = self.needed(manifest).await? else { return Ok(()) };
+        let refusal = match self.held(id).await? {
+            Some(hold) => Some(hold.into()),
+            None => self.needed(manifest).await?,
+        };
+        let Some(refusal) = refusal else { return Ok(()) };
         // A sweep may believe a tombstone that is older than T/2.
         age.check()?;
         self.blobs().delete(&self.keys.tombstone(id)).await?;
@@ -132,13 +141,19 @@ impl TenantStore {
         record::create(self.blobs(), &self.keys.tombstone(id), &tombstone).await
     }
 
+    async fn replace_tombstone(&self, id: CheckpointId, why: &str) -> Result<(), StoreError> {
+        let (reason, at) = (TombstoneReason::Deleted, self.store.timestamp());
+        let tombstone = Tombstone { reason, why: why.to_owned(), at };
+        record::write(self.blobs(), &self.keys.tombstone(id), &tombstone).await
+    }
+
     async fn refusal(&self, manifest: &Manifest) -> Result<Option<DeleteRefusal>, StoreError> {
         let id = manifest.id;
         if let Some(intent) = self.young_intent(id).await? {
             return Ok(Some(DeleteRefusal::BeingWritten { op: intent }));
         }
         if let Some(hold) = self.held(id).await? {
-            return Ok(Some(DeleteRefusal::Held { who: hold.who, why: hold.why }));
+            return Ok(Some(hold.into()));
         }
         let by = self.pins(id).await?;
         if !by.is_empty() {
@@ -198,12 +213,14 @@ impl TenantStore {
     /// Keeps a checkpoint from being deleted, until [`TenantStore::unhold`].
     ///
     /// # Errors
-    /// [`StoreError::Absent`]; the store does not answer.
+    /// [`StoreError::Absent`]: it was deleted before, or is being deleted now (that may be taken back because of this hold:
+    /// look again); the store does not answer.
     pub async fn hold(&self, id: CheckpointId, who: &str, why: &str) -> Result<(), StoreError> {
         let at = self.store.timestamp();
         let hold = Hold { who: who.to_owned(), why: why.to_owned(), at };
         record::write(self.blobs(), &self.keys.hold(id), &hold).await?;
-        // Written first, looked at then: a deletion at the same time sees the hold, or we see its tombstone.
+        // Written first, looked at then: a deletion at the same time sees the hold when it looks again, or we see its
+        // tombstone.
         self.manifest(id).await.map(drop)
     }
 
@@ -213,6 +230,12 @@ impl TenantStore {
     /// The store does not answer.
     pub async fn unhold(&self, id: CheckpointId) -> Result<(), StoreError> {
         Ok(self.blobs().delete(&self.keys.hold(id)).await?)
+    }
+}
+
+impl From<Hold> for DeleteRefusal {
+    fn from(hold: Hold) -> Self {
+        Self::Held { who: hold.who, why: hold.why }
     }
 }
 

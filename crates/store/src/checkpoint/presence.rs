@@ -69,6 +69,19 @@ impl TenantStore {
         })
     }
 
+    /// Whether this tenant has, or had, a checkpoint of this id: a manifest or a tombstone, sound or not.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn knows(&self, id: CheckpointId) -> Result<bool, StoreError> {
+        for key in [self.keys.manifest(id), self.keys.tombstone(id)] {
+            if self.blobs().head(&key).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The manifest of a checkpoint that has no tombstone. Whether an entry commits it is not looked at.
     ///
     /// # Errors

@@ -345,6 +345,40 @@ async fn a_deletion_is_refused_while_the_checkpoint_is_needed() {
     assert_eq!(error.code(), Code::NotFound);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_deletion_and_a_hold_at_the_same_time_do_not_both_succeed() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    // The deletion finds no hold; while its tombstone is on the way, the hold is written and finds no tombstone.
+    let slow = Rule::new(Injected::Delay(Duration::from_secs(1)));
+    world.faulty.add(slow.on(Operation::Create).matching("tombstone"));
+    let options = DeleteOptions::default();
+    let deletion = world.tenant.delete_checkpoint(id, &options);
+    let (deleted, held) = tokio::join!(deletion, world.tenant.hold(id, "ann", "audit"));
+    held.unwrap();
+    assert!(
+        matches!(
+            deleted,
+            Err(StoreError::DeleteRefused { refusal: DeleteRefusal::Held { .. }, .. })
+        ),
+        "{deleted:?}"
+    );
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Exists);
+}
+
+#[tokio::test]
+async fn a_damaged_tombstone_is_replaced_by_force_only() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    world.tenant.blobs().put(&world.tenant.keys.tombstone(id), "{".into()).await.unwrap();
+    let gently = DeleteOptions::default();
+    let error = world.tenant.delete_checkpoint(id, &gently).await.unwrap_err();
+    assert_eq!(error.code(), Code::Corrupt);
+    let options = DeleteOptions { force: true, why: "damaged".to_owned() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
+}
+
 #[tokio::test]
 async fn a_damaged_manifest_can_be_deleted_by_force_only() {
     let world = World::new().await;
