@@ -9,9 +9,9 @@ use godwit_criu::launch::Launcher;
 use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
 use godwit_engine::node::{NO_CLUSTER, Operations};
-use godwit_engine::stores::Stores;
+use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat};
-use godwit_types::names;
+use godwit_types::{MachineId, names};
 use godwit_wire::NodeIdentity;
 use tokio::sync::Semaphore;
 
@@ -39,10 +39,10 @@ pub(crate) fn prepare(run_dir: &Path) -> std::io::Result<()> {
 /// # Errors
 /// A sentence that says which part of the configuration or of the node is not right.
 pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Node> {
-    let name = match config.node {
-        Some(name) => name,
-        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-    };
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = node_name(config.node.unwrap_or_else(host))?;
+    let machine = machine_id(Path::new(names::MACHINE_ID))?;
+    let me = Bearer { cluster: NO_CLUSTER.to_owned(), node: name.clone(), machine };
     let launcher = Launcher { criu: config.criu.clone(), ..Launcher::default() };
     let found = tokio::task::spawn_blocking({
         let launcher = launcher.clone();
@@ -56,7 +56,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
             "CRIU says that this kernel has no usable userfaultfd: lazy restores will fail"
         );
     }
-    let stores = Stores::new(config.stores, config.default_store, Path::new(names::STORES));
+    let stores = Stores::new(config.stores, config.default_store, me, Path::new(names::STORES));
     if let Err((name, error)) = stores.open().await {
         return Err(error).with_context(|| format!("store {name:?} cannot be used"));
     }
@@ -78,6 +78,30 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     })
 }
 
+/// It is a part of keys.
+fn node_name(name: String) -> anyhow::Result<String> {
+    let is_one = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let fits = (1..=253).contains(&name.len()) && !name.starts_with('.');
+    anyhow::ensure!(
+        fits && name.chars().all(is_one),
+        "this node cannot be called {name:?}: set `node` in agent.toml to 1 to 253 letters, digits, '.', '-' or '_', the first no '.'"
+    );
+    Ok(name)
+}
+
+/// Which machine this is.
+fn machine_id(path: &Path) -> anyhow::Result<MachineId> {
+    let read = || -> anyhow::Result<MachineId> {
+        Ok(MachineId::new(std::fs::read_to_string(path)?.trim().to_ascii_lowercase())?)
+    };
+    read().with_context(|| {
+        format!(
+            "{} does not say which machine this is: run `systemd-machine-id-setup` and start the agent again",
+            path.display()
+        )
+    })
+}
+
 /// Tells systemd that the agent serves, if systemd asked for it (`sd_notify(3)`).
 pub(crate) fn notify_ready() {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
@@ -85,5 +109,33 @@ pub(crate) fn notify_ready() {
         .and_then(|socket| socket.send_to(b"READY=1", path));
     if let Err(error) = told {
         tracing::warn!(error = %error, "systemd could not be told that the agent is ready");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_part_of_a_key_is_refused() {
+        assert_eq!(node_name("n1.example".to_owned()).unwrap(), "n1.example");
+        for bad in ["", "a b", "a/b", ".hidden", "knöt"] {
+            let refused = node_name(bad.to_owned()).unwrap_err().to_string();
+            assert!(refused.contains("set `node` in agent.toml"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_machine_without_an_id_is_told_how_it_gets_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machine-id");
+        let refused = || machine_id(&path).unwrap_err().to_string();
+        assert!(refused().contains("systemd-machine-id-setup"), "{}", refused());
+        for bad in ["", "\n", "uninitialized\n"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(refused().contains("systemd-machine-id-setup"), "{}", refused());
+        }
+        std::fs::write(&path, "0123456789ABCDEF0123456789abcdef\n").unwrap();
+        assert_eq!(machine_id(&path).unwrap().as_str(), "0123456789abcdef0123456789abcdef");
     }
 }

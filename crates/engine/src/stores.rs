@@ -2,6 +2,8 @@
 //!
 //! A node remembers the id of every store that it has opened, beyond reboots. So a directory that is not mounted, or a bucket that was
 //! made anew, is away: what it lacks is not believed to be gone, and nothing is written to it.
+//!
+//! Under the name of a node only one machine writes: a store where another one bears it is not used.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,7 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use godwit_store::{Access, Store, StoreConfig, StoreError};
-use godwit_types::Code;
+use godwit_types::{Code, MachineId};
 use godwit_wire::api::StoreStatus;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +75,22 @@ pub enum OpenError {
         /// Where the id is remembered.
         record: String,
     },
+    /// There the name of this node is another machine's. Under one name both would be one to the log, and both would run.
+    #[error(
+        "the node name {node:?} belongs to another machine ({theirs}, since {since}; this one is {ours}): give this machine a `node` of its own in agent.toml, or, if it was installed anew and nothing of {theirs} runs any more, delete {record}"
+    )]
+    OtherMachine {
+        /// The name.
+        node: String,
+        /// Who bears it there.
+        theirs: MachineId,
+        /// Since when.
+        since: String,
+        /// This machine.
+        ours: MachineId,
+        /// Address of the object that says so.
+        record: String,
+    },
     /// Its id cannot be remembered.
     #[error("the id of a store cannot be remembered in {record}")]
     Record {
@@ -91,8 +109,37 @@ impl OpenError {
         match self {
             Self::Store(e) => e.code(),
             Self::Another { .. } => Code::Unavailable,
+            Self::OtherMachine { .. } => Code::Refused,
             Self::Record { .. } => Code::Internal,
         }
+    }
+}
+
+/// Who this node is to its stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bearer {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its name.
+    pub node: String,
+    /// The machine that bears it.
+    pub machine: MachineId,
+}
+
+impl Bearer {
+    /// That no other machine writes into this store under this name.
+    async fn claim(&self, store: &Store) -> Result<(), OpenError> {
+        let (found, record) = store.bind_node(&self.cluster, &self.node, &self.machine).await?;
+        if found.machine_id == self.machine {
+            return Ok(());
+        }
+        Err(OpenError::OtherMachine {
+            node: self.node.clone(),
+            theirs: found.machine_id,
+            since: found.since.to_string(),
+            ours: self.machine.clone(),
+            record,
+        })
     }
 }
 
@@ -118,18 +165,24 @@ struct Slot {
 pub struct Stores {
     by_name: BTreeMap<String, Slot>,
     default: String,
+    me: Bearer,
 }
 
 impl Stores {
     /// The stores of a configuration; `default` is used by requests that name none. Ids are remembered in `directory`.
     #[must_use]
-    pub fn new(configs: BTreeMap<String, StoreConfig>, default: String, directory: &Path) -> Self {
+    pub fn new(
+        configs: BTreeMap<String, StoreConfig>,
+        default: String,
+        me: Bearer,
+        directory: &Path,
+    ) -> Self {
         let slot = |(name, config): (String, StoreConfig)| {
             let record = directory.join(format!("{name}.json"));
             let why = Mutex::new("it is being opened".to_owned());
             (name, Slot { config, record, opened: OnceLock::new(), why })
         };
-        Self { by_name: configs.into_iter().map(slot).collect(), default }
+        Self { by_name: configs.into_iter().map(slot).collect(), default, me }
     }
 
     /// A store by name, or the default one; with its name.
@@ -154,17 +207,13 @@ impl Stores {
     /// Tries once to open all that are not open, at most for [`PATIENCE`].
     ///
     /// # Errors
-    /// The first that time cannot mend: a part of the configuration is wrong.
+    /// The first that time cannot mend: a part of the configuration is wrong, or the default store knows this node as another machine.
     pub async fn open(&self) -> Result<(), (String, OpenError)> {
         let closed = self.by_name.iter().filter(|(_, slot)| slot.opened.get().is_none());
         let attempts = closed.map(|(name, slot)| async move {
-            match slot.open(name).await {
-                Err(error) if error.code() == Code::Unavailable => {
-                    slot.is_away(name, full(&error));
-                    Ok(())
-                }
-                opened => opened.map_err(|error| (name.clone(), error)),
-            }
+            let Err(error) = slot.open(name, &self.me).await else { return Ok(()) };
+            slot.is_away(name, full(&error));
+            if self.does_without(name, &error) { Ok(()) } else { Err((name.clone(), error)) }
         });
         let all = futures::future::join_all(attempts);
         match tokio::time::timeout(PATIENCE, all).await {
@@ -177,15 +226,22 @@ impl Stores {
         }
     }
 
+    /// Whether the agent serves while this store is closed for this reason.
+    fn does_without(&self, name: &str, why: &OpenError) -> bool {
+        match why {
+            OpenError::OtherMachine { .. } => name != self.default,
+            why => why.code() == Code::Unavailable,
+        }
+    }
+
     /// Opens those that are away as soon as they are there, until cancelled.
     pub async fn keep_opening(&self, stop: CancellationToken) {
         while self.by_name.values().any(|slot| slot.opened.get().is_none()) {
             if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
                 return;
             }
-            if let Some(Err((store, error))) = stop.run_until_cancelled(self.open()).await {
-                tracing::error!(store, error = full(&error), "a store cannot be used");
-            }
+            // What cannot be opened is told by who tries.
+            let _ = stop.run_until_cancelled(self.open()).await;
         }
     }
 
@@ -212,20 +268,22 @@ impl Slot {
     fn is_away(&self, name: &str, why: String) {
         let mut last = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != why {
-            tracing::warn!(store = name, why, "a store is away; it is tried again");
+            tracing::warn!(store = name, why, "a store cannot be used now; it is tried again");
             *last = why;
         }
     }
 
-    async fn open(&self, name: &str) -> Result<(), OpenError> {
-        let store = match self.known() {
+    async fn open(&self, name: &str, me: &Bearer) -> Result<(), OpenError> {
+        let known = self.known();
+        let is_new = known.is_none();
+        let store = match known {
             Some(known) => self.open_known(known).await?,
-            None => {
-                let store = Store::open(&self.config).await?;
-                self.remember(&store)?;
-                store
-            }
+            None => Store::open(&self.config).await?,
         };
+        me.claim(&store).await?;
+        if is_new {
+            self.remember(&store)?;
+        }
         tracing::info!(store = name, url = store.name(), "store opened");
         let _ = self.opened.set(store);
         Ok(())
@@ -306,11 +364,13 @@ mod tests {
             self.dir.path().join("store")
         }
 
+        fn config(&self) -> StoreConfig {
+            StoreConfig::from_url(&format!("file://{}", self.store().display())).unwrap()
+        }
+
         fn stores(&self) -> Stores {
-            let config =
-                StoreConfig::from_url(&format!("file://{}", self.store().display())).unwrap();
-            let configs = BTreeMap::from([("main".to_owned(), config)]);
-            Stores::new(configs, "main".to_owned(), &self.dir.path().join("state"))
+            let configs = BTreeMap::from([("main".to_owned(), self.config())]);
+            Stores::new(configs, "main".to_owned(), machine('a'), &self.dir.path().join("state"))
         }
 
         async fn opened(&self) -> Stores {
@@ -318,6 +378,51 @@ mod tests {
             stores.open().await.unwrap();
             stores
         }
+    }
+
+    /// A machine that says it is the node `debian`.
+    fn machine(digit: char) -> Bearer {
+        let machine = MachineId::new(digit.to_string().repeat(32)).unwrap();
+        Bearer { cluster: "_none".to_owned(), node: "debian".to_owned(), machine }
+    }
+
+    #[tokio::test]
+    async fn a_second_machine_of_one_name_does_not_get_the_store() {
+        let place = Place::new();
+        place.opened().await;
+        let configs = || BTreeMap::from([("main".to_owned(), place.config())]);
+        let state = place.dir.path().join("of-the-second");
+        let second = Stores::new(configs(), "main".to_owned(), machine('b'), &state);
+        for _ in 0..2 {
+            let (_, error) = second.open().await.unwrap_err();
+            let (code, told) = (error.code(), error.to_string());
+            assert_eq!(code, Code::Refused);
+            assert!(told.contains("give this machine a `node` of its own"), "{told}");
+            assert!(told.contains("/nodes/_none/debian/machine"), "{told}");
+            assert!(second.get(None).is_err() && second.opened().next().is_none());
+        }
+        // The first one comes and goes as it likes.
+        place.opened().await.get(None).unwrap();
+        // Another name of its own.
+        let me = Bearer { node: "debian-2".to_owned(), ..machine('b') };
+        let renamed = Stores::new(configs(), "main".to_owned(), me, &state);
+        renamed.open().await.unwrap();
+        renamed.get(None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_the_default_one_is_closed_to_a_second_machine_and_says_why() {
+        let place = Place::new();
+        place.opened().await;
+        let own = StoreConfig::from_url("memory://own").unwrap();
+        let configs =
+            BTreeMap::from([("main".to_owned(), place.config()), ("own".to_owned(), own)]);
+        let state = place.dir.path().join("of-the-second");
+        let second = Stores::new(configs, "own".to_owned(), machine('b'), &state);
+        second.open().await.unwrap();
+        second.get(None).unwrap();
+        let refused = second.get(Some("main")).unwrap_err().to_string();
+        assert!(refused.contains("another machine"), "{refused}");
     }
 
     #[tokio::test]

@@ -2,12 +2,17 @@
 
 use godwit_types::{CheckpointId, LineageName, OpId, Seq, Tenant};
 
-use crate::blob::Key;
+use crate::blob::{InvalidKey, Key};
 
 /// Who this store is; written once.
 pub(crate) const STORE_ID: &str = "godwit.json";
 /// Where the start probe plays; no tenant's.
 pub(crate) const PROBE: &str = "probe";
+
+/// Which machine bears the name of a node. A directory of its own: leases of the node may come to lie beside it.
+pub(crate) fn machine(cluster: &str, node: &str) -> Result<Key, InvalidKey> {
+    Key::new(format!("nodes/{cluster}/{node}/machine"))
+}
 
 /// The keys of one tenant.
 #[derive(Debug, Clone)]
@@ -87,7 +92,7 @@ impl TenantKeys {
     }
 
     /// An object that a manifest names: its key is written below `checkpoints/`.
-    pub(crate) fn object(&self, key_in_manifest: &str) -> Result<Key, crate::blob::InvalidKey> {
+    pub(crate) fn object(&self, key_in_manifest: &str) -> Result<Key, InvalidKey> {
         Key::new(format!("{}{key_in_manifest}", self.checkpoints()))
     }
 

@@ -212,6 +212,14 @@ text_name!(
     "1 to 253 of a-z, A-Z, 0-9, '-', '_', '.', '+', not starting with '.'"
 );
 
+text_name!(
+    /// Which machine this is, for as long as its system stays installed: machine-id(5).
+    MachineId,
+    "machine id",
+    is_machine_id,
+    "32 of 0-9, a-f, not all of them 0"
+);
+
 impl Tenant {
     /// The tenant of containers without Kubernetes.
     #[must_use]
@@ -238,6 +246,11 @@ fn is_pod_key(s: &str) -> bool {
     (1..=253).contains(&s.len())
         && !s.starts_with('.')
         && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))
+}
+
+fn is_machine_id(s: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    s.len() == 32 && s.bytes().all(is_digit) && s.bytes().any(|b| b != b'0')
 }
 
 fn is_lineage(s: &str) -> bool {
@@ -271,6 +284,15 @@ mod tests {
         assert!(LineageName::new("sts/web.0").is_ok());
         assert!(PodKey::new("default+web").is_ok());
         assert!(serde_json::from_str::<Tenant>("\"../x\"").is_err());
+    }
+
+    #[test]
+    fn what_says_nothing_about_the_machine_is_no_machine_id() {
+        let zeros = "0".repeat(32);
+        for bad in ["", "uninitialized", "0123456789abcdef", &zeros, &"G".repeat(32)] {
+            assert!(MachineId::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(MachineId::new("0123456789abcdef0123456789abcdef").is_ok());
     }
 
     #[test]

@@ -10,7 +10,8 @@ mod sizes;
 
 pub use code::Code;
 pub use ids::{
-    CheckpointId, Generation, InvalidName, LineageName, Nonce, OpId, PackIndex, PodKey, Seq, Tenant,
+    CheckpointId, Generation, InvalidName, LineageName, MachineId, Nonce, OpId, PackIndex, PodKey,
+    Seq, Tenant,
 };
 pub use owner::{Incarnation, Outcome, Owner};
 pub use phase::Phase;

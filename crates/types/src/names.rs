@@ -39,5 +39,7 @@ pub const LIBEXEC_DIR: &str = "/usr/libexec/godwit";
 pub const PAGER_PATH: &str = "/usr/libexec/godwit/godwit-pager";
 /// First entry of the PATH of a `runc restore`: holds the relay, named `criu`.
 pub const RELAY_DIR: &str = "/usr/libexec/godwit/relay";
+/// Which machine this is: machine-id(5).
+pub const MACHINE_ID: &str = "/etc/machine-id";
 /// The agent's configuration.
 pub const AGENT_CONFIG: &str = "/etc/godwit/agent.toml";

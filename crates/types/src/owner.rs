@@ -40,7 +40,7 @@ impl std::str::FromStr for Incarnation {
 pub struct Owner {
     /// Id of the cluster; `_none` without Kubernetes.
     pub cluster: String,
-    /// Name of the node, bound once to its machine-id.
+    /// Name of the node. A store binds it once to the machine that bears it: no other writes under it.
     pub node: String,
     /// Raised when a node returns after its lease was revoked.
     pub epoch: u64,
