@@ -129,6 +129,7 @@ impl<'n> Attempt<'n> {
         let mut peer = SourcePeer::new(shim, identity, spec.at.clone(), node.freeze_deadline);
         let mut driver =
             Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX)
+                .too_old_after(store.identity().horizon() / 2, store.clock())
                 .cancelled_by(&cancel);
         match driver.feed(Event::Begin).await {
             Stop::Ready => {}

@@ -10,11 +10,13 @@
 //! Dropping the future between two steps is the same to every machine as the agent's death at that moment.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use godwit_ownership::{Action, Ending, Entry, Event, Machine, Presence, Put, Read, Timer};
 use godwit_ownership::{ToAgent, ToShim};
+use godwit_store::Clock;
 use godwit_types::{CheckpointId, Seq};
 use godwit_wire::failpoint;
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at the clock while nothing happens: the runtime's timers stand still while the machine is suspended.
+const GLANCE: Duration = Duration::from_secs(60);
 
 /// A lineage's log and the checkpoints of its tenant, as machines see them.
 #[async_trait]
@@ -73,6 +77,29 @@ pub struct Driver<'w, M, P> {
     connected: bool,
     /// Told to the machine once, while it waits.
     cancel: Option<CancellationToken>,
+    /// The same.
+    age: Option<Age>,
+}
+
+/// When an operation is too old.
+#[derive(Debug)]
+struct Age {
+    clock: Arc<dyn Clock>,
+    /// Since boot.
+    until: Duration,
+}
+
+impl Age {
+    fn left(&self) -> Duration {
+        self.until.saturating_sub(self.clock.since_boot())
+    }
+
+    /// Waits until it is too old.
+    async fn over(&self) {
+        while !self.left().is_zero() {
+            tokio::time::sleep(self.left().min(GLANCE)).await;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -115,13 +142,21 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
     /// A machine that has not begun.
     pub fn new(machine: M, log: &'w dyn Log, peer: &'w mut P, reclaim: Duration) -> Self {
         let (timers, queue) = (Timers::default(), VecDeque::new());
-        Self { machine, log, peer, timers, reclaim, queue, connected: true, cancel: None }
+        let (connected, cancel, age) = (true, None, None);
+        Self { machine, log, peer, timers, reclaim, queue, connected, cancel, age }
     }
 
     /// The same, and the machine hears of it when `cancel` is cancelled.
     #[must_use]
     pub fn cancelled_by(self, cancel: &CancellationToken) -> Self {
         Self { cancel: Some(cancel.clone()), ..self }
+    }
+
+    /// The same, and the machine hears once that its operation is too old (T/2 of its store) when `limit` has passed from now on.
+    #[must_use]
+    pub fn too_old_after(self, limit: Duration, clock: &Arc<dyn Clock>) -> Self {
+        let until = clock.since_boot().saturating_add(limit);
+        Self { age: Some(Age { clock: Arc::clone(clock), until }), ..self }
     }
 
     /// The shim, for the work between [`Stop::Ready`] and [`Event::Manifest`].
@@ -131,6 +166,10 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
 
     /// Feeds one event and everything that follows from it.
     pub async fn feed(&mut self, event: Event) -> Stop {
+        // The caller may have worked for long.
+        if self.age.take_if(|age| age.left().is_zero()).is_some() {
+            self.queue.push_back(Event::TooOld);
+        }
         self.queue.push_back(event);
         loop {
             let event = match self.queue.pop_front() {
@@ -215,7 +254,17 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
                 None => std::future::pending().await,
             }
         };
+        let aged = async {
+            match &self.age {
+                Some(age) => age.over().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = aged => {
+                self.age = None;
+                Event::TooOld
+            }
             () = cancelled => {
                 self.cancel = None;
                 Event::Cancel

@@ -12,13 +12,12 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use godwit_ownership::fence::MAX_FENCE;
 use godwit_ownership::{Event, Fence, Gone, Keeper, KeeperSpec, Pen};
-use godwit_types::{Nonce, PodKey, names};
+use godwit_types::{Nonce, Owner, PodKey, names};
 use tokio::time::timeout;
 
 use crate::checkpoint::peer::unix_ms;
 use crate::driver::{Driver, Log, Peer};
 use crate::log::StoreLog;
-use crate::look::OLD_MS;
 use crate::node::Node;
 use crate::shim::{Shim, ShimError};
 use crate::stores::NoStore;
@@ -40,8 +39,9 @@ pub(crate) struct GonePod {
     pub(crate) fence: Fence,
     /// Its end was wanted.
     pub(crate) wanted: bool,
-    /// See [`KeeperSpec::slot_expired`].
-    pub(crate) slot_expired: bool,
+    /// For how long its fence has been as it is. By the time of day, which alone counts through reboots: if it was set forward, a fence
+    /// may go although its slot is open, and in the worst case the lineage is owned by nobody until somebody takes it by force.
+    pub(crate) fence_age: Duration,
 }
 
 /// Writes what follows from a death. Returns whether the fence may go: not if it is not settled within [`PATIENCE`].
@@ -49,17 +49,19 @@ pub(crate) struct GonePod {
 /// # Errors
 /// Its store is away, or not configured any more.
 pub(crate) async fn settle(node: &Node, pod: GonePod) -> Result<bool, NoStore> {
-    let GonePod { uid, fence, wanted, slot_expired } = pod;
-    let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
-    let log = StoreLog::new(tenant, &fence.at.lineage);
-    let pen = Pen {
-        me: node.owner(&uid, fence.incarnation),
-        op: None,
-        nonce: Nonce::mint(),
-        at_ms: unix_ms(),
-    };
-    let spec = KeeperSpec { pen, fence, wanted, slot_expired };
-    Ok(keep(&log, spec).await)
+    let store = node.store(Some(&pod.fence.at.store))?.1;
+    let log = StoreLog::new(store.tenant(&pod.fence.at.tenant), &pod.fence.at.lineage);
+    let me = node.owner(&pod.uid, pod.fence.incarnation);
+    Ok(keep(&log, pod.spec(me, store.identity().horizon())).await)
+}
+
+impl GonePod {
+    /// A PUT lands within T/2 after it was sent, or never.
+    fn spec(self, me: Owner, horizon: Duration) -> KeeperSpec {
+        let pen = Pen { me, op: None, nonce: Nonce::mint(), at_ms: unix_ms() };
+        let slot_expired = self.fence_age > horizon / 2;
+        KeeperSpec { pen, fence: self.fence, wanted: self.wanted, slot_expired }
+    }
 }
 
 /// Whether the fence may go.
@@ -172,7 +174,7 @@ impl LeftOver {
             uid: self.key.to_string(),
             fence: self.fence.clone(),
             wanted: self.gone == Gone::Wanted,
-            slot_expired: self.age > Duration::from_millis(OLD_MS),
+            fence_age: self.age,
         };
         let may_go = world.settle(pod).await.map_err(|error| error.to_string())?;
         if !may_go {

@@ -4,13 +4,14 @@
 //! a `cold` that is owed is written: all decided by [`godwit_ownership::Look`].
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use godwit_ownership::message::{Before, Holds, Status};
 use godwit_ownership::state::ColdReason;
 use godwit_ownership::{Ending, Entry, Event, Fence, Refusal, ToAgent, ToShim};
 use godwit_ownership::{Look, LookSpec};
+use godwit_store::Clock;
 use godwit_types::{Nonce, PodKey, names};
 use godwit_wire::shim_op::{
     self, AbortHeld, FromShimBody, Moved, PodState, ResumeHeld, Stopped, ToShimBody, Unseal,
@@ -88,34 +89,37 @@ pub async fn one(node: &Node, key: &PodKey) -> Result<Ending, LookError> {
         return Ok(Ending::Fine);
     }
     let fence = Fence::decode(&status.fence)?;
-    let tenant = node.store(Some(&fence.at.store))?.1.tenant(&fence.at.tenant);
-    let log = StoreLog::new(tenant, &fence.at.lineage);
+    let store = node.store(Some(&fence.at.store))?.1;
+    let (limit, age) = (store.identity().horizon() / 2, age(&status, &**store.clock())?);
+    let log = StoreLog::new(store.tenant(&fence.at.tenant), &fence.at.lineage);
     let spec = LookSpec {
         cluster: node.identity.cluster.clone(),
         node: node.identity.node.clone(),
         epoch: node.identity.epoch,
         nonce: Nonce::mint(),
         at_ms: unix_ms(),
-        old: is_old(&status)?,
+        old: age > limit,
     };
     let mut peer = LookPeer { shim, fence, held_op: held_op(&status) };
-    let mut driver = Driver::new(Look::new(spec), &log, &mut peer, Duration::MAX);
+    let driver = Driver::new(Look::new(spec), &log, &mut peer, Duration::MAX);
+    let mut driver = driver.too_old_after(limit.saturating_sub(age), store.clock());
     match driver.feed(Event::Begin).await {
         Stop::Done(ending) => Ok(ending),
         Stop::Ready | Stop::Prepare(_) => Ok(Ending::Kept),
     }
 }
 
-/// T/2 of the default horizon: an operation that is older settles only by reclaiming.
-pub(crate) const OLD_MS: u64 = 12 * 3600 * 1000;
-
-fn is_old(status: &shim_op::Status) -> Result<bool, LookError> {
+/// How long ago the operation began that the pod is sealed or committing for; at most since boot, for no pod outlives one. So much
+/// it is, too, if the time of day, which is all that an earlier agent has left, was set back meanwhile.
+fn age(status: &shim_op::Status, clock: &dyn Clock) -> Result<Duration, LookError> {
     let sealed = status.seal.as_ref().map(|seal| &seal.entry);
     let Some(bytes) = sealed.or(status.committing.as_ref().map(|c| &c.entry)) else {
-        return Ok(false);
+        return Ok(Duration::ZERO);
     };
-    let began = Entry::decode(bytes)?.at_ms;
-    Ok(unix_ms().saturating_sub(began) > OLD_MS)
+    let began = UNIX_EPOCH.checked_add(Duration::from_millis(Entry::decode(bytes)?.at_ms));
+    let age = began.and_then(|began| clock.now().duration_since(began).ok());
+    let most = clock.since_boot();
+    Ok(age.unwrap_or(most).min(most))
 }
 
 fn held_op(status: &shim_op::Status) -> String {
@@ -248,4 +252,57 @@ fn owes(status: &shim_op::Status) -> Option<Before> {
         reason: reason.unwrap_or(ColdReason::Exited),
         lived_s: owed.lived_s,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_ownership::{Basis, Kind, Pen};
+    use godwit_store::ManualClock;
+    use godwit_types::{Incarnation, Owner};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A pod that is sealed for an operation that began then.
+    fn sealed(began: Duration) -> shim_op::Status {
+        let me = Owner {
+            cluster: "_none".to_owned(),
+            node: "n1".to_owned(),
+            epoch: 0,
+            pod_uid: "default+web".to_owned(),
+            incarnation: Incarnation::from(1),
+        };
+        let at_ms = u64::try_from(began.as_millis()).unwrap();
+        let pen = Pen { me, op: None, nonce: Nonce::from(1), at_ms };
+        let entry = Basis::default().next(&pen, Kind::Start { forked_from: None }).unwrap();
+        let seal = shim_op::SealRecord { entry: entry.encode().unwrap(), ..Default::default() };
+        shim_op::Status { seal: Some(seal), ..shim_op::Status::default() }
+    }
+
+    /// A machine that has run for two hours; the time of day is another matter.
+    #[derive(Debug)]
+    struct Young(ManualClock);
+
+    impl Clock for Young {
+        fn now(&self) -> std::time::SystemTime {
+            self.0.now()
+        }
+
+        fn since_boot(&self) -> Duration {
+            2 * HOUR
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_is_as_old_as_its_operation_and_no_older_than_its_boot() {
+        let clock = ManualClock::new();
+        let now = clock.since_boot();
+        let of = |status: &shim_op::Status| age(status, &Young(ManualClock::new())).unwrap();
+        assert_eq!(of(&sealed(now - HOUR)), HOUR);
+        assert_eq!(of(&sealed(now - 100 * HOUR)), 2 * HOUR);
+        assert_eq!(of(&sealed(now + HOUR)), 2 * HOUR, "the time of day was set back");
+        assert_eq!(of(&sealed(Duration::ZERO)), 2 * HOUR);
+        assert_eq!(of(&shim_op::Status::default()), Duration::ZERO);
+    }
 }

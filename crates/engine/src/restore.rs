@@ -83,9 +83,9 @@ pub(crate) async fn restore(
     journal: &mut Journal,
 ) -> Result<Resumed, RestoreError> {
     journal.enter(Phase::Check);
-    let mut peer = TargetPeer::new(connection, true, begin.container.clone());
+    let mut peer = TargetPeer::new(connection, Some(journal), begin.container.clone());
     let mut pin = None;
-    match Box::pin(carry_through(node, &begin, &spec, &mut peer, journal, &mut pin)).await {
+    match Box::pin(carry_through(node, &begin, &spec, &mut peer, &mut pin)).await {
         Ok(manifest) => {
             let pin = pin.ok_or(RestoreError::Interrupted)?;
             Ok(Resumed { connection: peer.into_socket(), manifest, pin })
@@ -106,8 +106,7 @@ async fn carry_through(
     node: &Node,
     begin: &BeginRestore,
     spec: &Spec,
-    peer: &mut TargetPeer,
-    journal: &mut Journal,
+    peer: &mut TargetPeer<'_>,
     pinned: &mut Option<Pin>,
 ) -> Result<Manifest, RestoreError> {
     let wanted = Wanted::find(node, begin).await?;
@@ -119,14 +118,14 @@ async fn carry_through(
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
-                journal.enter(Phase::Stage);
+                driver.peer().enter(Phase::Stage);
                 let staged = prepare(node, begin, spec, &wanted, &target, checkpoint, pinned).await;
                 event = match staged {
                     Ok(mut staged) => {
                         staged.plan.checkpoint = checkpoint.to_string();
                         staged.plan.at = Some(lineage_at(&target.at));
                         driver.peer().plan = Some((staged.plan, staged.fds));
-                        journal.enter(Phase::Restore);
+                        driver.peer().enter(Phase::Restore);
                         Event::Prepared
                     }
                     Err(error) => {

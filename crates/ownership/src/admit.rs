@@ -171,7 +171,9 @@ impl Refusal {
                 )
             }
             Self::TooOld => {
-                format!("the checkpoint of {name} took longer than 12 hours and was given up")
+                format!(
+                    "the checkpoint of {name} took longer than half of the store's horizon_seconds and was given up: begin it again"
+                )
             }
             Self::Interrupted => {
                 format!(

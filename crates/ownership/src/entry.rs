@@ -34,7 +34,8 @@ pub struct Entry {
     pub generation: Generation,
     /// Who wrote it.
     pub by: Owner,
-    /// When its operation began, in milliseconds since the Unix epoch by the writer's clock. For people; nothing is decided by it.
+    /// When its operation began, in milliseconds since the Unix epoch by the writer's clock. For people; and its own
+    /// node, where it finds the operation unsettled, decides by it whether T/2 has passed. Nobody else decides anything by it.
     #[serde(default)]
     pub at_ms: u64,
 }

@@ -142,7 +142,9 @@ impl Store {
         Ok(found)
     }
 
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+    /// The clocks by which its rules are kept.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 

@@ -2,13 +2,16 @@ use std::sync::Mutex;
 
 use godwit_ownership::fence::LineageRef;
 use godwit_ownership::state::Kind;
-use godwit_ownership::{Basis, Pen, Source, SourceSpec};
+use godwit_ownership::{Basis, Pen, Refusal, Source, SourceSpec};
+use godwit_store::ManualClock;
 use godwit_types::{Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Tenant};
 
 use super::*;
 
 /// For anything to happen on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
+/// T/2 of these tests.
+const HALF: Duration = Duration::from_secs(12 * 3600);
 
 fn pen() -> Pen {
     let me = Owner {
@@ -22,6 +25,10 @@ fn pen() -> Pen {
 }
 
 fn stop() -> Source {
+    source(Outcome::Stop)
+}
+
+fn source(outcome: Outcome) -> Source {
     let lineage = LineageName::mint();
     Source::new(SourceSpec {
         pen: pen(),
@@ -29,38 +36,49 @@ fn stop() -> Source {
         at: LineageRef { store: "default".to_owned(), tenant: Tenant::node(), lineage },
         fence: None,
         checkpoint: CheckpointId::from(3),
-        outcome: Outcome::Stop,
+        outcome,
         to: None,
         reclaim_after_s: None,
     })
 }
 
-/// A log that loses every entry but a reclaim, and does not say so.
-struct Losing(Mutex<Entry>);
+/// A log that loses every entry but a reclaim, and does not say so; that takes half a day.
+struct Losing {
+    newest: Mutex<Entry>,
+    clock: Arc<ManualClock>,
+    lost: Mutex<usize>,
+}
 
 impl Losing {
     fn begun() -> Self {
         let start = Basis::default().next(&pen(), Kind::Start { forked_from: None });
-        Self(Mutex::new(start.unwrap()))
+        let newest = Mutex::new(start.unwrap());
+        Self { newest, clock: Arc::default(), lost: Mutex::default() }
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock) as _
     }
 }
 
 #[async_trait]
 impl Log for Losing {
     async fn newest(&self) -> Read<Option<Box<Entry>>> {
-        Read::Known(Some(Box::new(self.0.lock().unwrap().clone())))
+        Read::Known(Some(Box::new(self.newest.lock().unwrap().clone())))
     }
 
     async fn slot(&self, seq: Seq) -> Read<Option<Box<Entry>>> {
-        let newest = self.0.lock().unwrap().clone();
+        let newest = self.newest.lock().unwrap().clone();
         Read::Known((newest.seq == seq).then(|| Box::new(newest)))
     }
 
     async fn put(&self, entry: &Entry) -> Put {
         if entry.kind != Kind::Reclaim {
+            *self.lost.lock().unwrap() += 1;
+            self.clock.advance(HALF);
             return Put::Unknown;
         }
-        *self.0.lock().unwrap() = entry.clone();
+        *self.newest.lock().unwrap() = entry.clone();
         Put::Created
     }
 
@@ -103,4 +121,39 @@ async fn who_cancels_while_an_entry_is_settled_is_heard() {
     let stop = tokio::time::timeout(SOON, driver.feed(Event::Manifest)).await;
     let Ok(Stop::Done(Ending::Unsealed(entry))) = stop else { panic!("{stop:?}") };
     assert_eq!(entry.kind, Kind::Reclaim);
+}
+
+async fn ended(driver: &mut Driver<'_, Source, Willing>) -> Stop {
+    assert_eq!(driver.feed(Event::Begin).await, Stop::Ready);
+    tokio::time::timeout(SOON, driver.feed(Event::Manifest)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stop_that_grows_too_old_while_it_is_settled_is_taken_back() {
+    let (log, mut peer) = (Losing::begun(), Willing);
+    let driver = Driver::new(stop(), &log, &mut peer, Duration::MAX);
+    let stop = ended(&mut driver.too_old_after(HALF, &log.clock())).await;
+    let Stop::Done(Ending::Unsealed(entry)) = stop else { panic!("{stop:?}") };
+    assert_eq!(entry.kind, Kind::Reclaim);
+    assert_eq!(*log.lost.lock().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_leaves_its_pod_running_is_given_up_when_it_is_too_old() {
+    let (log, mut peer) = (Losing::begun(), Willing);
+    let driver = Driver::new(source(Outcome::Run), &log, &mut peer, Duration::MAX);
+    let stop = ended(&mut driver.too_old_after(HALF, &log.clock())).await;
+    assert_eq!(stop, Stop::Done(Ending::GivenUp(Refusal::TooOld)));
+}
+
+#[tokio::test]
+async fn what_grew_too_old_at_work_writes_nothing() {
+    let (log, mut peer) = (Losing::begun(), Willing);
+    let driver = Driver::new(stop(), &log, &mut peer, Duration::MAX);
+    let mut driver = driver.too_old_after(HALF, &log.clock());
+    assert_eq!(driver.feed(Event::Begin).await, Stop::Ready);
+    log.clock.advance(HALF);
+    let stop = tokio::time::timeout(SOON, driver.feed(Event::Manifest)).await.unwrap();
+    assert_eq!(stop, Stop::Done(Ending::GivenUp(Refusal::TooOld)));
+    assert_eq!(*log.lost.lock().unwrap(), 0);
 }

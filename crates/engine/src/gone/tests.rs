@@ -23,6 +23,16 @@ fn fence(gone: Option<Gone>) -> Fence {
     Fence::decode(text.to_string().as_bytes()).unwrap()
 }
 
+fn me() -> Owner {
+    Owner {
+        cluster: "_none".into(),
+        node: "a".into(),
+        epoch: 1,
+        pod_uid: "shop+web".into(),
+        incarnation: Incarnation::mint(),
+    }
+}
+
 fn write_bytes(dir: &TempDir, name: &str, bytes: &[u8], age: Duration) -> PathBuf {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
@@ -103,13 +113,14 @@ fn a_fence_that_cannot_be_read_stays_and_hides_no_other() {
 async fn what_is_settled_is_removed_and_how_it_ended_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let lost = write(&dir, "shop+lost", Some(Gone::Lost), OLD);
-    let expired = Duration::from_millis(OLD_MS) + OLD;
-    let wanted = write(&dir, "shop+wanted", Some(Gone::Wanted), expired);
-    let told = settle_all(&dir, true, || Ok(true)).await;
-    let mut told: Vec<_> =
-        told.iter().map(|pod| (pod.uid.as_str(), pod.wanted, pod.slot_expired)).collect();
-    told.sort_unstable();
-    assert_eq!(told, [("shop+lost", false, false), ("shop+wanted", true, true)]);
+    let wanted = write(&dir, "shop+wanted", Some(Gone::Wanted), 10 * OLD);
+    let mut told = settle_all(&dir, true, || Ok(true)).await;
+    told.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
+    let words: Vec<_> = told.iter().map(|pod| (pod.uid.as_str(), pod.wanted)).collect();
+    assert_eq!(words, [("shop+lost", false), ("shop+wanted", true)]);
+    let expired = |pod: GonePod, horizon| pod.spec(me(), horizon).slot_expired;
+    let slots: Vec<_> = told.into_iter().map(|pod| expired(pod, 10 * OLD)).collect();
+    assert_eq!(slots, [false, true], "T/2 of the store has passed for one");
     assert!(!lost.exists() && !wanted.exists());
 }
 
@@ -173,13 +184,7 @@ impl Log for Full {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_takes_no_entry_is_given_up_for_now() {
     let fence = fence(Some(Gone::Wanted));
-    let me = Owner {
-        cluster: "_none".into(),
-        node: "a".into(),
-        epoch: 1,
-        pod_uid: "shop+web".into(),
-        incarnation: fence.incarnation,
-    };
+    let me = Owner { incarnation: fence.incarnation, ..me() };
     let pen = Pen { me, op: None, nonce: Nonce::mint(), at_ms: 1 };
     let owned = Basis::default().next(&pen, Kind::Start { forked_from: None }).unwrap();
     let spec = KeeperSpec { pen, fence, wanted: true, slot_expired: true };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use godwit_ownership::{Refusal, ToAgent as Said, ToShim as Told};
-use godwit_types::Code;
+use godwit_types::{Code, Phase};
 use godwit_wire::agent_op::{
     Abort, ColdStart, Committing, FromAgent, FromAgentBody, Held, May, Noted, Plan, Resume,
     ToAgent, ToAgentBody,
@@ -17,6 +17,7 @@ use godwit_wire::{AsyncSocket, WireError};
 
 use crate::checkpoint::peer::{bytes, lineage_at};
 use crate::driver::Peer;
+use crate::journal::Journal;
 
 /// The shim's own deadline ends an attempt; this only bounds a shim that hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -26,10 +27,10 @@ pub(crate) type Connection = AsyncSocket<FromAgent, ToAgent>;
 
 /// The target's shim with all that it told.
 #[derive(Debug)]
-pub(crate) struct TargetPeer {
+pub(crate) struct TargetPeer<'j> {
     socket: Connection,
-    /// Whether its spec asks for a restore; else it asks for an ordinary start.
-    restores: bool,
+    /// The phases of what its spec asks for: a restore. An ordinary start has none.
+    journal: Option<&'j mut Journal>,
     /// Name of the pod in sentences.
     name: String,
     /// What is sent for [`Told::Plan`]: made ready by the engine.
@@ -42,10 +43,17 @@ pub(crate) struct TargetPeer {
     answered: bool,
 }
 
-impl TargetPeer {
+impl<'j> TargetPeer<'j> {
     /// After the shim's first message was read.
-    pub(crate) fn new(socket: Connection, restores: bool, name: String) -> Self {
-        Self { socket, restores, name, plan: None, held: None, why: None, answered: false }
+    pub(crate) fn new(socket: Connection, journal: Option<&'j mut Journal>, name: String) -> Self {
+        Self { socket, journal, name, plan: None, held: None, why: None, answered: false }
+    }
+
+    /// The next phase of a restore begins.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        if let Some(journal) = &mut self.journal {
+            journal.enter(phase);
+        }
     }
 
     /// The connection, for what follows a resume.
@@ -57,13 +65,14 @@ impl TargetPeer {
         match message {
             Told::Plan { .. } => self.send_plan().await,
             Told::Commit { at, entry } => {
+                self.enter(Phase::TakeOver);
                 let message = Committing { at: Some(lineage_at(&at)), entry: bytes(&entry) };
                 self.ask(message).await
             }
             Told::Resume { entry } => {
                 let entry = bytes(&entry);
                 self.answered = true;
-                let message: FromAgentBody = match (self.held.is_some(), self.restores) {
+                let message: FromAgentBody = match (self.held.is_some(), self.journal.is_some()) {
                     (true, _) => FromAgentBody::Resume(Resume { entry }),
                     (false, true) => FromAgentBody::ColdStart(ColdStart { entry }),
                     (false, false) => FromAgentBody::May(May { entry }),
@@ -139,7 +148,7 @@ impl TargetPeer {
 }
 
 #[async_trait]
-impl Peer for TargetPeer {
+impl Peer for TargetPeer<'_> {
     async fn tell(&mut self, message: Told) -> Option<Said> {
         match self.converse(message).await {
             Ok(said) => Some(said),
@@ -159,4 +168,48 @@ impl Peer for TargetPeer {
     }
 
     async fn remove_fence(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_ownership::{Basis, Kind, LineageRef, Pen};
+    use godwit_types::{Incarnation, LineageName, Nonce, Owner, Tenant};
+    use godwit_wire::Socket;
+    use godwit_wire::agent_op::FenceWritten;
+
+    use super::*;
+
+    fn claim() -> Told {
+        let me = Owner {
+            cluster: "_none".to_owned(),
+            node: "n2".to_owned(),
+            epoch: 0,
+            pod_uid: "default+web".to_owned(),
+            incarnation: Incarnation::from(1),
+        };
+        let pen = Pen { me, op: None, nonce: Nonce::from(1), at_ms: 0 };
+        let entry = Basis::default().next(&pen, Kind::Start { forked_from: None }).unwrap();
+        let lineage = LineageName::new("pod/web").unwrap();
+        let at = LineageRef { store: "main".to_owned(), tenant: Tenant::node(), lineage };
+        Told::Commit { at, entry: Box::new(entry) }
+    }
+
+    #[tokio::test]
+    async fn the_claim_is_a_phase_of_its_own_that_begins_before_it() {
+        let (ours, shims) = Socket::<FromAgent, ToAgent>::pair().unwrap();
+        let ours = AsyncSocket::from_fd(ours.into_fd()).unwrap();
+        let shims = AsyncSocket::<ToAgent, FromAgent>::from_fd(shims.into_fd()).unwrap();
+        let (mut journal, watched) = Journal::begin();
+        journal.enter(Phase::Restore);
+        let mut peer = TargetPeer::new(ours, Some(&mut journal), "web".to_owned());
+        let shim = async {
+            let message = shims.recv().await.unwrap().unwrap();
+            assert!(matches!(message.body, FromAgentBody::Committing(_)), "{message:?}");
+            let phase = watched.progress().map(|progress| progress.phase);
+            shims.send(FenceWritten {}, &[]).await.unwrap();
+            phase
+        };
+        let (said, phase) = tokio::join!(peer.tell(claim()), shim);
+        assert_eq!((said, phase), (Some(Said::Committing), Some(Phase::TakeOver)));
+    }
 }

@@ -125,7 +125,7 @@ async fn ordinary_start(
     ask: AskStart,
     connection: Connection,
 ) -> Result<(), RestoreError> {
-    let mut peer = TargetPeer::new(connection, false, ask.container.clone());
+    let mut peer = TargetPeer::new(connection, None, ask.container.clone());
     let ended = decide_start(node, &ask, &mut peer).await;
     if let Err(error) = &ended {
         peer.why = Some(Refusal::new(error.code(), error.sentence()));
@@ -137,7 +137,7 @@ async fn ordinary_start(
 async fn decide_start(
     node: &Node,
     ask: &AskStart,
-    peer: &mut TargetPeer,
+    peer: &mut TargetPeer<'_>,
 ) -> Result<(), RestoreError> {
     let spec = ask::ordinary(node, ask)?;
     let tenant = node.store(Some(&spec.at.store))?.1.tenant(&spec.at.tenant);
@@ -159,7 +159,7 @@ async fn task_gone(
     connection: Connection,
 ) -> Result<(), RestoreError> {
     let Some(fence) = ask::fence(&gone.fence)? else { return Err(RestoreError::NoFence) };
-    let pod = GonePod { uid: gone.pod_uid, fence, wanted: gone.wanted, slot_expired: false };
+    let pod = GonePod { uid: gone.pod_uid, fence, wanted: gone.wanted, fence_age: Duration::ZERO };
     let remove_fence = gone::settle(node, pod).await?;
     connection.send(Settled { remove_fence }, &[]).await?;
     Ok(())
