@@ -5,6 +5,7 @@
 //! within [`DRAIN`]. A killed agent loses nothing: shims thaw what is not sealed, pagers wait for the next agent.
 
 mod api;
+mod cgroup;
 mod config;
 mod start;
 

@@ -15,6 +15,7 @@ use godwit_types::{MachineId, names};
 use godwit_wire::NodeIdentity;
 use tokio::sync::Semaphore;
 
+use crate::cgroup;
 use crate::config::Config;
 
 /// CRIU's first start on a node probes the kernel.
@@ -43,7 +44,8 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     let name = node_name(config.node.unwrap_or_else(host))?;
     let machine = machine_id(Path::new(names::MACHINE_ID))?;
     let me = Bearer { cluster: NO_CLUSTER.to_owned(), node: name.clone(), machine };
-    let launcher = Launcher { criu: config.criu.clone(), ..Launcher::default() };
+    let cgroup_procs = cgroup::beside_this_process();
+    let launcher = Launcher { criu: config.criu.clone(), cgroup_procs, ..Launcher::default() };
     let found = tokio::task::spawn_blocking({
         let launcher = launcher.clone();
         move || probe(&launcher, Instant::now() + PROBE)

@@ -132,6 +132,12 @@ impl Options {
         if self.binary_name.is_empty() { "runc" } else { &self.binary_name }
     }
 
+    /// Whether the OCI runtime is runc, by the name of its program: the only one whose containers can be restored.
+    #[must_use]
+    pub fn is_runc(&self) -> bool {
+        Path::new(self.binary()).file_name().is_some_and(|name| name == "runc")
+    }
+
     /// Whether the OCI runtime is crun, by the name of its program.
     #[must_use]
     pub fn is_crun(&self) -> bool {
@@ -233,6 +239,7 @@ mod tests {
         let options = Options::decode(Some(&any)).unwrap();
         assert!(options.systemd_cgroup && options.is_crun() && Options::understands(&any));
         assert_eq!(options.io_uid, 7);
+        assert!(!options.is_runc() && Options::default().is_runc());
         assert!(Options::parse_stanza("SystemdCgroup = 'yes'").is_err());
     }
 

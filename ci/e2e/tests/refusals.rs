@@ -133,6 +133,12 @@ fn how_a_container_is_run() -> Result<()> {
     let crun = sleeper("crun").with(&["--runtime-config-path", "/etc/godwit/crun.toml"]);
     crun.run(&bed.n1)?;
     expect(&refused(&crun, &bed.n1, &[])?, "is run by crun")?;
+    let runc = sleeper("moved");
+    runc.run(&bed.n1)?;
+    let id = runc.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    runc.remove(&bed.n1)?;
+    let by_crun = runc.with(&["--runtime-config-path", "/etc/godwit/crun.toml"]);
+    expect(&not_restored(&by_crun, &bed.n1, &id)?, "is restored by runc alone")?;
 
     let mapped = "0:100000:65536";
     let users = sleeper("users").with(&["--uidmap", mapped, "--gidmap", mapped]);
@@ -174,6 +180,29 @@ fn what_the_new_spec_does_not_grant() -> Result<()> {
 
     whole.restore(&bed.n2, &id)?;
     whole.wait_state(&bed.n2, "running")
+}
+
+#[test]
+fn files_that_are_in_no_checkpoint() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    bed.n1.sh("mkdir -p /lab/shared/data")?;
+    let mount = "type=bind,src=/lab/shared/data,dst=/data,options=rbind:rw";
+    let web = sleeper("web").with(&["--mount", mount]);
+    web.run(&bed.n1)?;
+    let running = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+    let copy = web.named("copy");
+    let told = format!("{:#}", copy.fork(&bed.n1, &running).unwrap_err());
+    expect(&told, "VolumeShared: the checkpoint's container writes to /data")?;
+    copy.remove(&bed.n1)?;
+
+    let id = web.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    web.remove(&bed.n1)?;
+    let told = not_restored(&web, &bed.n2, &id)?;
+    expect(&told, "VolumeElsewhere: the checkpoint's container writes to /data")?;
+    expect(&told, "--annotation godwit.dev/volumes=/data")?;
+    let shared = web.with(&["--annotation", "godwit.dev/volumes=/data"]);
+    shared.restore(&bed.n2, &id)?;
+    shared.wait_state(&bed.n2, "running")
 }
 
 /// A writer of so many MiB that has written all of them.

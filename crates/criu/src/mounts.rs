@@ -5,6 +5,7 @@
 //! becomes of all that on another node ([`restore`]). CRIU keeps what belongs to it (root, proc, sysfs, devpts,
 //! mqueue and their binds, masked files); everything else is external, so that no archive is made inside the freeze.
 
+pub mod binds;
 pub mod capture;
 pub mod restore;
 
@@ -142,9 +143,16 @@ impl MountPlan {
     /// [`Error::Io`]; [`Error::Image`] when it is malformed, too large, or of another version.
     pub fn read(images: &Path) -> Result<Self, Error> {
         let path = images.join(PLAN_FILE);
-        let bytes = crate::images::read_bounded(&path, MAX_PLAN)?;
+        Self::decode(&crate::images::read_bounded(&path, MAX_PLAN)?)
+    }
+
+    /// Reads the bytes of a plan.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when it is malformed or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let plan: Self =
-            serde_json::from_slice(&bytes).map_err(|e| Error::image(PLAN_FILE, e.to_string()))?;
+            serde_json::from_slice(bytes).map_err(|e| Error::image(PLAN_FILE, e.to_string()))?;
         if plan.version != VERSION {
             return Err(Error::image(PLAN_FILE, format!("unknown version {}", plan.version)));
         }

@@ -7,6 +7,7 @@
 
 mod creds;
 mod files;
+pub mod lsm;
 mod mounts;
 mod namespaces;
 
@@ -55,6 +56,16 @@ pub enum Refusal {
     NoNewPrivs {
         /// The thread, inside the container.
         pid: u32,
+    },
+    /// A process is confined, and the spec names no confinement that could take its place.
+    #[error(
+        "process {pid} of the checkpoint is confined by {profile}, and the container's spec names no AppArmor profile or SELinux label: start it with the options of the checkpointed container"
+    )]
+    Confined {
+        /// The thread, inside the container.
+        pid: u32,
+        /// Its profile or label.
+        profile: String,
     },
     /// A scheduling policy or priority that needs CAP_SYS_NICE.
     #[error(

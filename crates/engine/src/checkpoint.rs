@@ -16,6 +16,7 @@
 pub(crate) mod dump;
 mod error;
 mod files;
+mod members;
 pub(crate) mod memory;
 mod outside;
 mod parent;

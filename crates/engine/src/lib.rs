@@ -23,6 +23,7 @@ pub mod shim;
 pub mod status;
 pub mod stores;
 pub mod sweep;
+pub mod volumes;
 
 pub use error::EngineError;
 pub use node::Node;

@@ -25,7 +25,7 @@ use godwit_image::{FrameSource, Manifest};
 use godwit_ownership::{Ending, Event};
 use godwit_ownership::{Target, TargetSpec};
 use godwit_store::{Pin, TenantStore};
-use godwit_types::{CheckpointId, Phase, Tenant};
+use godwit_types::{CheckpointId, Phase, Tenant, names};
 use godwit_wire::agent_op::BeginRestore;
 use oci_spec::runtime::Spec;
 
@@ -37,6 +37,7 @@ use crate::frames::source::SourceWords;
 use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::node::Node;
+use crate::volumes;
 
 pub use error::RestoreError;
 
@@ -113,13 +114,15 @@ async fn carry_through(
     let target = ask::target(node, begin, &wanted.store_name, &wanted.manifest)?;
     let log = StoreLog::new(wanted.tenant.clone(), &target.at.lineage);
     let reclaim = std::time::Duration::MAX;
+    let shim = peer.pid();
     let mut driver = Driver::new(Target::new(target.clone()), &log, peer, reclaim);
     let mut event = Event::Begin;
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
                 driver.peer().enter(Phase::Stage);
-                let staged = prepare(node, begin, spec, &wanted, &target, checkpoint, pinned).await;
+                let staged =
+                    prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned).await;
                 event = match staged {
                     Ok(mut staged) => {
                         staged.plan.checkpoint = checkpoint.to_string();
@@ -151,6 +154,7 @@ async fn carry_through(
 }
 
 /// Everything that the plan needs.
+#[expect(clippy::too_many_arguments, reason = "all that is known of one start")]
 async fn prepare(
     node: &Node,
     begin: &BeginRestore,
@@ -158,11 +162,13 @@ async fn prepare(
     wanted: &Wanted,
     target: &TargetSpec,
     checkpoint: CheckpointId,
+    shim: u32,
     pinned: &mut Option<Pin>,
 ) -> Result<Staged, RestoreError> {
     compat::check(&wanted.manifest.compat, &node.compat)?;
     let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
     fits::image(&wanted.manifest, &here, &begin.container)?;
+    check_volumes(node, begin, spec, wanted).await?;
     let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
     *pinned = Some(pin);
     let head = reader.head().await?;
@@ -180,6 +186,7 @@ async fn prepare(
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = wanted.manifest.network.ips.clone();
+    let score = score_of(shim);
     let staged = tokio::task::spawn_blocking(move || {
         let [container] = head.containers.as_slice() else {
             return Err(RestoreError::SeveralContainers);
@@ -198,12 +205,43 @@ async fn prepare(
             frames: &frames,
             source,
             deadline,
+            score,
             criu: &criu,
             version,
         };
         stage.run()
     });
     staged.await.map_err(|_| RestoreError::Interrupted)?
+}
+
+/// The out-of-memory score of the shim, which a new container's processes inherit.
+fn score_of(shim: u32) -> i32 {
+    let score = std::fs::read_to_string(format!("/proc/{shim}/oom_score_adj"));
+    score.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+async fn check_volumes(
+    node: &Node,
+    begin: &BeginRestore,
+    spec: &Spec,
+    wanted: &Wanted,
+) -> Result<(), RestoreError> {
+    let manifest = &wanted.manifest;
+    if manifest.volumes.is_empty() {
+        return Ok(());
+    }
+    let newest = wanted.tenant.lineage(&manifest.lineage).newest().await?;
+    let asked = |name| ask::annotation(&begin.annotations, name);
+    let start = volumes::Start {
+        checkpoint: manifest.id,
+        source: &manifest.source,
+        node: &node.identity,
+        spec,
+        cared_for: asked(names::VOLUMES).unwrap_or_default(),
+        fork: asked(names::FORK_FROM).is_some(),
+        lineage: &newest.map(|entry| entry.state).unwrap_or_default(),
+    };
+    Ok(volumes::check(start, &manifest.volumes)?)
 }
 
 /// One that cannot be released ends by age.

@@ -8,6 +8,9 @@ pub const FORK_FROM: &str = "godwit.dev/fork-from";
 pub const FORCE: &str = "godwit.dev/force";
 /// Annotation: name of the store in the agent's config; the default store when absent.
 pub const STORE: &str = "godwit.dev/store";
+/// Annotation of a restore: destinations of writable bind mounts, separated by commas, whose files are those of the checkpoint
+/// because somebody else sees to it (shared storage, a copy).
+pub const VOLUMES: &str = "godwit.dev/volumes";
 /// Annotation: what happens to TCP connections across a move (`close` or `keep`).
 pub const TCP: &str = "godwit.dev/tcp";
 /// Annotation of containerd's CRI: groups the containers of one pod.

@@ -442,7 +442,7 @@ impl Actor {
         starting.attempt = None;
         starting.held = None;
         if let Some(sender) = starting.answer.take_if(|_| granted) {
-            let why = godwit_wire::Refusal::new(failure.why.code(), failure.why.chain());
+            let why = failure.told(starting.container.id());
             refuse(sender, &why, false);
         }
         starting.failure = Some(failure);
@@ -464,12 +464,12 @@ impl Actor {
 impl Starting {
     /// The sentence for containerd: what the agent said, what went wrong here, or the machine's own.
     fn told(&self, why: &Refusal) -> godwit_wire::Refusal {
-        if let Some(sentence) = &self.sentence {
-            return sentence.clone();
-        }
-        match &self.failure {
-            Some(failure) => godwit_wire::Refusal::new(failure.why.code(), failure.why.chain()),
-            None => words::refusal(why, self.container.id()),
+        let id = self.container.id();
+        match (&self.failure, &self.sentence) {
+            (Some(failure), _) if !failure.proved_dead => failure.told(id),
+            (_, Some(sentence)) => sentence.clone(),
+            (Some(failure), None) => failure.told(id),
+            (None, None) => words::refusal(why, id),
         }
     }
 }

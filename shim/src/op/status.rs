@@ -204,9 +204,10 @@ impl Actor {
 
     fn failure(&self, otherwise: &str) -> Failed {
         let failure = self.starting.as_ref().and_then(|starting| starting.failure.as_ref());
+        let container = self.starting.as_ref().map_or("it", |starting| starting.container());
         let why = failure.map_or_else(
             || Refusal::new(Code::Cancelled, otherwise),
-            |failure| Refusal::new(failure.why.code(), failure.why.chain()),
+            |failure| failure.told(container),
         );
         Failed {
             why: Some(why),

@@ -41,7 +41,9 @@ impl Pod {
     /// Nothing of the container is left then.
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<u32> {
         let spec = Spec::read(&request.bundle)?;
+        spec.check_annotations()?;
         let container = Container::new(self.container_identity(&request), spec, self.reaper());
+        require_restorer(&container)?;
         self.enlist(&container)?;
         let _turn = container.turn().await;
         let created = self.make(&container, &request).await;
@@ -138,6 +140,19 @@ impl Pod {
         }
         self.forget(container);
     }
+}
+
+/// A restore is asked of runc alone.
+fn require_restorer(container: &Container) -> Result<()> {
+    let options = container.options();
+    if *container.origin() == Origin::Spec || options.is_runc() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{} is to be restored by {}, which cannot do that: a checkpoint is restored by runc alone",
+        container.id(),
+        options.binary()
+    )))
 }
 
 async fn mount_rootfs(pod: &Pod, container: &Container, rootfs: &[Mount]) -> Result<()> {

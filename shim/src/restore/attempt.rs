@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_types::names;
+use godwit_types::{Code, names};
+use godwit_wire::Refusal;
 use godwit_wire::agent_op::Plan;
 use godwit_wire::failpoint::site;
 use godwit_wire::relay::{RELAY_PLAN_ENV, RELAY_SOCKET_ENV};
@@ -91,6 +92,26 @@ pub struct Failure {
     pub proved_dead: bool,
     /// Its directory, with CRIU's log.
     pub work: WorkDir,
+}
+
+impl Failure {
+    /// Why, for whoever waits for the start. While something of it lives nobody may start it, here or elsewhere.
+    #[must_use]
+    pub fn told(&self, container: &str) -> Refusal {
+        told(&self.why, self.proved_dead, container)
+    }
+}
+
+fn told(why: &Error, proved_dead: bool, container: &str) -> Refusal {
+    let why = Refusal::new(why.code(), why.chain());
+    if proved_dead {
+        return why;
+    }
+    let live = format!(
+        "what was restored of {container} does not die; start it again when it has: {}",
+        why.reason
+    );
+    Refusal::new(Code::Unavailable, live)
 }
 
 impl Attempt {
@@ -436,4 +457,18 @@ fn aborted() -> Error {
 
 fn slow(what: &str) -> Error {
     Error::Unavailable(format!("CRIU took more than {} s {what}", CRIU_WORKS.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_die_is_no_clean_failure() {
+        let why = Error::Refused("CRIU failed".into());
+        assert_eq!(told(&why, true, "web").means(), Code::Refused);
+        let live = told(&why, false, "web");
+        assert_eq!(live.means(), Code::Unavailable);
+        assert!(live.reason.contains("web does not die") && live.reason.contains("CRIU failed"));
+    }
 }

@@ -42,13 +42,13 @@ pub fn of_this_process() -> Result<Limits, Error> {
 }
 
 /// Gives every process of the image directory the spec's limits and score. A limit that the spec does not name keeps
-/// its value up to `bound`.
+/// its value up to `bound`; so does the score, but it is at least `inherited`, what a process of a new container would have.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Rpc`], [`Error::Image`].
-pub fn apply(images: &ImageDir, spec: &Spec, bound: &Limits) -> Result<(), Error> {
+pub fn apply(images: &ImageDir, spec: &Spec, bound: &Limits, inherited: i32) -> Result<(), Error> {
     let named = of_spec(spec);
-    let score = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
+    let of_spec = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
     for task in tasks::read(images)? {
         let name = format!("core-{}.img", task.vpid);
         let mut file = images.read(Kind::Core, &name)?;
@@ -58,16 +58,20 @@ pub fn apply(images: &ImageDir, spec: &Spec, bound: &Limits) -> Result<(), Error
         let mut core = Message::parse(record)?;
         let Some(tc) = core.bytes(field::TC) else { continue };
         let mut tc = Message::parse(tc)?;
-        if let Some(score) = score {
-            // A negative int32 is ten bytes on the wire: sign-extended.
-            tc.set_varint(field::OOM_SCORE_ADJ, i64::from(score).cast_unsigned());
-        }
+        let score = of_spec.unwrap_or_else(|| own_score(&tc).unwrap_or(inherited).max(inherited));
+        // A negative int32 is ten bytes on the wire: sign-extended.
+        tc.set_varint(field::OOM_SCORE_ADJ, i64::from(score).cast_unsigned());
         limit(&mut tc, &named, bound)?;
         core.set_bytes(field::TC, tc.encode());
         *record = core.encode();
         images.write(&name, &file)?;
     }
     Ok(())
+}
+
+/// The score that a process had.
+fn own_score(tc: &Message) -> Option<i32> {
+    i32::try_from(tc.varint(field::OOM_SCORE_ADJ)?.cast_signed()).ok()
 }
 
 fn limit(
@@ -170,6 +174,26 @@ mod tests {
     }
 
     #[test]
+    fn without_a_score_in_the_spec_nobody_is_safer_than_a_new_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = ImageDir::new(dir.path());
+        let tree = Pstree { pid: 1, threads: vec![1], ..Pstree::default() };
+        write(&images, Kind::Pstree, "pstree.img", &[tree]);
+        write(&images, Kind::Mm, "mm-1.img", &[Mm::default()]);
+        let spec: Spec = serde_json::from_str(r#"{"ociVersion":"1.2.0"}"#).unwrap();
+        let scored = |oom_score_adj, inherited| {
+            let tc = TaskCore { oom_score_adj, ..TaskCore::default() };
+            write(&images, Kind::Core, "core-1.img", &[Core { tc: Some(tc), ..Core::default() }]);
+            apply(&images, &spec, &[(INFINITY, INFINITY); KINDS], inherited).unwrap();
+            tasks::core(&images, 1).unwrap().tc.unwrap().oom_score_adj
+        };
+        assert_eq!(scored(Some(-1000), 1), Some(1));
+        assert_eq!(scored(Some(-1000), -998), Some(-998));
+        assert_eq!(scored(None, -998), Some(-998));
+        assert_eq!(scored(Some(500), 1), Some(500));
+    }
+
+    #[test]
     fn the_new_spec_wins_and_what_it_does_not_name_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let images = ImageDir::new(dir.path());
@@ -191,7 +215,7 @@ mod tests {
         .unwrap();
         let mut bound = [(INFINITY, INFINITY); KINDS];
         bound[8] = (0, 65536);
-        apply(&images, &spec, &bound).unwrap();
+        apply(&images, &spec, &bound, 1).unwrap();
         let tc = tasks::core(&images, 1).unwrap().tc.unwrap();
         let rlimits = tc.rlimits.unwrap().rlimits;
         assert_eq!((tc.comm.as_str(), tc.oom_score_adj), ("x", Some(-7)));

@@ -30,6 +30,11 @@ mod map {
     pub(super) const HUGETLB: u32 = 0x40000;
 }
 
+/// What `madvise` was told of a mapping, as bits of its `madv` (`<asm-generic/mman-common.h>`).
+mod madv {
+    pub(super) const WIPEONFORK: u64 = 1 << 18;
+}
+
 /// Bits of a mapping's `status` (`criu/include/image.h`).
 mod status {
     pub(super) const VSYSCALL: u32 = 1 << 2;
@@ -138,12 +143,13 @@ fn is_possible(vma: &Vma) -> bool {
     aligned && vma.start < vma.end && (vma.end <= MAX_ADDRESS || special)
 }
 
-/// CRIU's `vma_entry_can_be_lazy`.
+/// CRIU's `vma_entry_can_be_lazy`, but for mappings that are empty in a child: a pager cannot tell the child's from its parent's.
 fn can_be_lazy(vma: &Vma) -> bool {
     let wanted = map::ANONYMOUS | map::PRIVATE;
     vma.flags & wanted == wanted
         && vma.flags & (map::LOCKED | map::HUGETLB) == 0
         && vma.status & (status::VDSO | status::VVAR | status::VSYSCALL) == 0
+        && vma.madv.unwrap_or(0) & madv::WIPEONFORK == 0
 }
 
 fn range(vma: &Vma) -> PageRange {
@@ -233,6 +239,14 @@ pub(crate) mod tests {
         assert_eq!(mapped, [(0x10, 17), (0x30, 1), (0x40, 2), (0x50, 4)]);
         assert_eq!(tasks[1].mapped, []);
         assert_eq!((tasks[0].private_pages, tasks[1].lazy.len(), tasks[1].hot.len()), (24, 0, 0));
+    }
+
+    #[test]
+    fn what_a_child_does_not_inherit_is_not_lazy() {
+        let wiped = |madv| Vma { madv, ..vma(0x10000, 1, map::PRIVATE | map::ANONYMOUS, 0x201) };
+        assert!(can_be_lazy(&wiped(None)));
+        assert!(can_be_lazy(&wiped(Some(1 << 14 | 1 << 10))));
+        assert!(!can_be_lazy(&wiped(Some(1 << 18))));
     }
 
     #[test]

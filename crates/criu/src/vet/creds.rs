@@ -6,7 +6,7 @@ use godwit_criu_rpc::image_file::Kind;
 use godwit_criu_rpc::images::{Core, Creds, Seccomp, SeccompFilter, SeccompMode, ThreadCore};
 use oci_spec::runtime::{Capability, Process, Spec};
 
-use super::Refusal;
+use super::{Refusal, lsm};
 use crate::Error;
 use crate::images::ImageDir;
 use crate::images::tasks::{self, Task};
@@ -57,6 +57,7 @@ struct Rules {
     /// Who everybody is and stays, if nobody can change it.
     users: Option<BTreeSet<u32>>,
     groups: Option<BTreeSet<u32>>,
+    lsm: lsm::Confinement,
 }
 
 impl Rules {
@@ -72,7 +73,7 @@ impl Rules {
             let more = u.additional_gids().as_deref().unwrap_or_default();
             more.iter().copied().chain([u.gid()]).collect()
         });
-        Self { bounding, no_new_privs, seccomp, users, groups }
+        Self { bounding, no_new_privs, seccomp, users, groups, lsm: lsm::Confinement::of(spec) }
     }
 
     fn thread(
@@ -94,6 +95,7 @@ impl Rules {
         if self.seccomp && !synced && !is_filtered(thread, filters.len()) {
             out.push(Refusal::Seccomp { pid });
         }
+        out.extend(self.lsm.check(pid, creds.lsm_profile.as_deref()));
         let real_time = REAL_TIME.contains(&thread.sched_policy.unwrap_or(0));
         if (real_time || thread.sched_nice() < 0) && !self.bounding.contains(&CAP_SYS_NICE) {
             out.push(Refusal::Priority { pid });

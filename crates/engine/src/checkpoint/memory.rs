@@ -16,6 +16,8 @@ use godwit_capture::{
 use godwit_image::{PackRegistry, PackSink, Space};
 use godwit_types::Bytes;
 
+use super::members;
+
 /// Workers that read, compress and hash for one container.
 const THREADS: usize = 2;
 
@@ -47,14 +49,13 @@ pub(super) fn look(cgroup: &Path, stop: &Stop) -> Result<Seen, CaptureError> {
     Ok(seen)
 }
 
-/// Pids of a cgroup in our pid namespace.
+/// Pids of a cgroup and of those below it in our pid namespace.
 ///
 /// # Errors
 /// It cannot be read.
 pub(super) fn pids(cgroup: &Path) -> Result<BTreeSet<i32>, CaptureError> {
     let failed = |source| CaptureError::Process { attempt: "list the tasks", pid: 0, source };
-    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).map_err(failed)?;
-    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    members::pids(cgroup).map_err(failed)
 }
 
 /// The pid inside the innermost pid namespace: CRIU's id of the process.

@@ -7,6 +7,7 @@ use godwit_criu::preflight::{self, Subject};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::CheckpointError;
+use super::members::inhabited_below;
 use super::memory::pids;
 use super::work::{Source, freezer};
 use crate::blocking::blocking;
@@ -21,7 +22,13 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
     }
     let (init, spec, cgroup) =
         (source.container.pid, source.spec.clone(), freezer(&source.container)?);
+    let (id, cgroups) = (source.container.id.clone(), source.container.cgroups.clone());
     let found = blocking(move || {
+        let paths = cgroups.iter().map(|cgroup| Path::new(&cgroup.path));
+        let inhabited = of_cgroups(&id, paths);
+        if let Some(below) = inhabited {
+            return Err(CheckpointError::Refused(below));
+        }
         let pids: Vec<u32> = pids(&cgroup)?.into_iter().filter_map(|p| p.try_into().ok()).collect();
         Ok::<_, CheckpointError>(preflight::check(Subject { init, pids: &pids, spec: &spec }))
     })
@@ -32,6 +39,16 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
         }
         None => Ok(()),
     }
+}
+
+/// The restored container has one cgroup with the limits of its spec: those that it made below would be lost.
+fn of_cgroups<'a>(id: &str, cgroups: impl Iterator<Item = &'a Path>) -> Option<String> {
+    let mut below = cgroups.filter_map(|top| Some((top, inhabited_below(top).ok().flatten()?)));
+    let (top, found) = below.next()?;
+    let name = found.strip_prefix(top).unwrap_or(&found).display().to_string();
+    Some(format!(
+        "processes of {id} are in a cgroup of their own ({name}), which cannot move: run them in the container's own cgroup"
+    ))
 }
 
 fn of_container(source: &Source) -> Option<String> {
@@ -60,4 +77,22 @@ fn of_container(source: &Source) -> Option<String> {
             "{id} uses the node's own mount namespace, which cannot move: give it one of its own"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_in_a_cgroup_below_are_refused_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("web");
+        std::fs::create_dir_all(top.join("jobs")).unwrap();
+        std::fs::write(top.join("cgroup.procs"), "1\n").unwrap();
+        std::fs::write(top.join("jobs/cgroup.procs"), "").unwrap();
+        let told = || of_cgroups("web", [Path::new("/nonexistent"), &top].into_iter());
+        assert_eq!(told(), None);
+        std::fs::write(top.join("jobs/cgroup.procs"), "7\n").unwrap();
+        assert!(told().unwrap().contains("web are in a cgroup of their own (jobs)"));
+    }
 }

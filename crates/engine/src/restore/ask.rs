@@ -35,7 +35,7 @@ impl Asked {
     }
 }
 
-fn annotation<'a>(all: &'a [Annotation], name: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(all: &'a [Annotation], name: &str) -> Option<&'a str> {
     all.iter().find(|a| a.name == name).map(|a| a.value.as_str())
 }
 

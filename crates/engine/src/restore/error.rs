@@ -74,6 +74,9 @@ pub enum RestoreError {
     /// The checkpoint asks for more than the new spec gives.
     #[error(transparent)]
     Vet(#[from] godwit_criu::vet::Refusal),
+    /// Its memory would not match its files.
+    #[error(transparent)]
+    Volume(#[from] crate::volumes::VolumeRefusal),
     /// CRIU's images cannot be understood.
     #[error(transparent)]
     Criu(#[from] godwit_criu::Error),
@@ -150,6 +153,7 @@ impl RestoreError {
             | Self::OtherImage { .. }
             | Self::NeedsMemory { .. }
             | Self::Vet(_)
+            | Self::Volume(_)
             | Self::NoMounts
             | Self::SeveralContainers => Code::Refused,
             Self::Store(e) => e.code(),

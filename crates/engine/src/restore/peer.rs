@@ -49,6 +49,11 @@ impl<'j> TargetPeer<'j> {
         Self { socket, journal, name, plan: None, held: None, why: None, answered: false }
     }
 
+    /// Pid of the shim; 0 if it is not known.
+    pub(crate) fn pid(&self) -> u32 {
+        self.socket.peer_pid().unwrap_or(0)
+    }
+
     /// The next phase of a restore begins.
     pub(crate) fn enter(&mut self, phase: Phase) {
         if let Some(journal) = &mut self.journal {

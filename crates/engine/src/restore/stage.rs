@@ -16,6 +16,7 @@ use godwit_criu::images::{ImageDir, inet, limits, pagemap, tasks};
 use godwit_criu::mounts::{MountPlan, restore as mount_sources};
 use godwit_criu::namespaces::{NamespacePlan, path_of};
 use godwit_criu::vet;
+use godwit_criu::vet::lsm::Confinement;
 use godwit_criu_rpc::CriuVersion;
 use godwit_criu_rpc::relay_plan::{
     CONTENTS_FILE, RelayPlan, RestoreOptions, SOURCES_FILE, encode_sources,
@@ -52,6 +53,8 @@ pub(super) struct Stage<'a> {
     pub(super) source: Vec<u8>,
     /// Longest wait for memory while none comes.
     pub(super) deadline: Duration,
+    /// Out-of-memory score that a process of a new container would have.
+    pub(super) score: i32,
     /// The real CRIU.
     pub(super) criu: &'a Path,
     /// Its version.
@@ -82,7 +85,7 @@ impl Stage<'_> {
         let tasks = tasks::read(&dir)?;
         eager::check_places(self.container, &tasks)?;
         inet::readdress(&dir, self.addresses, &self.new_addresses()?)?;
-        limits::apply(&dir, self.spec, &limits::of_this_process()?)?;
+        limits::apply(&dir, self.spec, &limits::of_this_process()?, self.score)?;
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
         self.write_files()?;
@@ -181,7 +184,7 @@ impl Stage<'_> {
             workspace: self.workspace.to_owned(),
             contents: self.images.join(CONTENTS_FILE),
             sources: self.images.join(SOURCES_FILE),
-            options: RestoreOptions { lazy_pages: true, ..RestoreOptions::default() },
+            options: restore_options(self.spec),
         })
     }
 
@@ -206,9 +209,35 @@ impl Stage<'_> {
     }
 }
 
+/// CRIU's options: confinement is the new spec's.
+fn restore_options(spec: &Spec) -> RestoreOptions {
+    let Confinement { profile, mount_context } = Confinement::of(spec);
+    RestoreOptions {
+        lazy_pages: true,
+        lsm_profile: profile,
+        lsm_mount_context: mount_context,
+        ..RestoreOptions::default()
+    }
+}
+
 fn criu_space(space: Space) -> pagemap::Space {
     match space {
         Space::Task(vpid) => pagemap::Space::Task(vpid),
         Space::Shmem(id) => pagemap::Space::Shmem(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confinement_comes_from_the_new_spec() {
+        let json = r#"{"ociVersion":"1.2.0","linux":{"mountLabel":"u:r:t:s0"},
+            "process":{"cwd":"/","user":{"uid":0,"gid":0},"selinuxLabel":"u:r:container_t:s0"}}"#;
+        let options = restore_options(&serde_json::from_str(json).unwrap());
+        assert!(options.lazy_pages);
+        assert_eq!(options.lsm_profile.as_deref(), Some("selinux:u:r:container_t:s0"));
+        assert_eq!(options.lsm_mount_context.as_deref(), Some("u:r:t:s0"));
     }
 }

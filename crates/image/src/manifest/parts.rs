@@ -112,11 +112,14 @@ pub enum VolumeMode {
     ReadWrite,
 }
 
-/// A persistent volume.
+/// A persistent volume, or a directory of the node that a container writes to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Its name in the pod.
+    /// Its name in the pod; without Kubernetes, where the container has it.
     pub name: String,
+    /// Its path on the node where the checkpoint was taken, if it has no claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Uid of its claim, if it has one.
     #[serde(default)]
     pub claim_uid: Option<String>,

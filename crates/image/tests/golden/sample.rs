@@ -163,6 +163,7 @@ pub(crate) fn manifest() -> Manifest {
         network: Network { tcp: TcpMode::Close, ips: vec!["10.0.0.7".parse().unwrap()] },
         volumes: vec![Volume {
             name: "data".to_owned(),
+            path: None,
             claim_uid: Some("c-1".to_owned()),
             mode: VolumeMode::ReadWrite,
             snapshot: None,
