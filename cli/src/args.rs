@@ -12,7 +12,9 @@ Exit codes: 0 done · 1 internal error · 2 wrong usage · 3 not found · 4 alre
 
 Restore and fork with containerd's own client, on any node whose agent has the same store:
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/restore-from=ID IMAGE NAME
-  ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/fork-from=ID IMAGE NAME";
+  ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/fork-from=ID IMAGE NAME
+Beside either: --annotation godwit.dev/store=NAME · beside restore-from, if the container's node is dead: \
+--annotation godwit.dev/force=REASON";
 
 /// Move running containers without landing them on a disk.
 #[derive(Debug, Parser)]

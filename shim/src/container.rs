@@ -36,7 +36,7 @@ pub enum Origin {
     Restore {
         /// Continue its lineage, or start a copy as a new one.
         kind: RestoreKind,
-        /// A checkpoint id, or `latest`.
+        /// A checkpoint id.
         from: String,
     },
 }

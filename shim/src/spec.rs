@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use godwit_types::names;
+use godwit_types::{annotations, names};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -112,6 +112,15 @@ impl Spec {
         self.annotations.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// That all of its annotations that are Godwit's can be obeyed.
+    ///
+    /// # Errors
+    /// A sentence about the first that cannot.
+    pub fn check_annotations(&self) -> Result<()> {
+        let all = self.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        annotations::check(all).map_err(|misused| Error::Refused(misused.to_string()))
+    }
+
     /// The id that containers of one shim share: the sandbox's, or `own` without a pod.
     #[must_use]
     pub fn group<'a>(&'a self, own: &'a str) -> &'a str {
@@ -142,6 +151,15 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_annotation_that_is_none_is_refused() {
+        let spec = br#"{"annotations":{"godwit.dev/restore_from":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}}"#;
+        let refused = Spec::parse(spec).unwrap().check_annotations().unwrap_err();
+        assert_eq!(refused.code(), godwit_types::Code::Refused);
+        assert!(refused.to_string().contains("no annotation godwit.dev/restore_from"), "{refused}");
+        assert!(Spec::parse(b"{}").unwrap().check_annotations().is_ok());
+    }
 
     #[test]
     fn containers_of_one_sandbox_share_a_group_and_others_are_alone() {

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, SOON};
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
+use godwit_types::names;
 
 const ROUNDS: usize = 200;
 
@@ -52,7 +53,8 @@ fn a_point_of_a_running_container_is_copied_and_not_continued() -> Result<()> {
     web.run(&bed.n1)?;
     let id = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
     let refused = web.restore(&bed.n2, &id).unwrap_err().to_string();
-    let sentence = "web still runs on n1: stop it with `godwit checkpoint --stop`, or copy this point with fork-from";
+    let sentence = "web still runs on n1: stop it with `godwit checkpoint --stop`, or copy this point with fork-from; \
+                    if n1 is dead, continue it with godwit.dev/force=REASON beside restore-from";
     ensure!(refused.contains(sentence), "{refused}");
     web.remove(&bed.n2)?;
     web.named("copy").fork(&bed.n2, &id)?;
@@ -112,6 +114,91 @@ fn after_a_reboot_a_container_is_continued_under_its_old_name() -> Result<()> {
     // Its death is in the log: no force is needed elsewhere.
     web.restore(&bed.n2, &second)?;
     ensure!(life_of(&web, &bed.n2)? == life, "it began anew");
+    Ok(())
+}
+
+#[test]
+fn a_second_machine_with_the_name_of_a_node_gets_no_say() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let web = counter();
+    web.run(&bed.n1)?;
+    let id = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+    let own = bed.n2.read_file(names::AGENT_CONFIG)?;
+    bed.n2.kill_agent()?;
+    bed.n2.write_file(names::AGENT_CONFIG, own.replace("node = \"n2\"", "node = \"n1\""))?;
+    let refused = format!("{:#}", bed.n2.start_agent(&AgentOptions::default()).unwrap_err());
+    ensure!(refused.contains("the node name \"n1\" belongs to another machine"), "{refused}");
+    ensure!(refused.contains("give this machine a `node` of its own"), "{refused}");
+    // To the log both would be one place, and its own tasks are dead: nothing else would stop it.
+    ensure!(web.restore(&bed.n2, &id).is_err(), "it runs twice");
+    web.remove(&bed.n2)?;
+    let before = web.progress(&bed.n1)?;
+    web.wait_beyond(&bed.n1, before)?;
+    // The machine that bears the name keeps it through a reboot, the other one has its own.
+    bed.n1.reboot()?;
+    bed.n1.start_agent(&AgentOptions::default())?;
+    bed.n2.write_file(names::AGENT_CONFIG, own)?;
+    bed.n2.start_agent(&AgentOptions::default())?;
+    Ok(())
+}
+
+#[test]
+fn who_is_forced_away_from_a_dead_node_runs_once_also_when_it_comes_back() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let web = counter();
+    web.run(&bed.n1)?;
+    let first = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+    bed.n1.power_loss()?;
+    let refused = web.restore(&bed.n2, &first).unwrap_err().to_string();
+    ensure!(refused.contains("if n1 is dead, continue it with godwit.dev/force"), "{refused}");
+    web.remove(&bed.n2)?;
+    let forced = web.clone().with(&["--annotation", "godwit.dev/force=n1 has no power"]);
+    forced.restore(&bed.n2, &first)?;
+    web.wait_state(&bed.n2, "running")?;
+    // The log keeps why.
+    bed.n2.sh("grep -r 'n1 has no power' /lab/shared/store/t/_node/lineages")?;
+    // It comes back, and nothing of web with it, neither by itself nor by its old name.
+    reboot(&bed.n1, &web)?;
+    let refused = web.run(&bed.n1).unwrap_err().to_string();
+    ensure!(refused.contains("web was taken over by n2"), "{refused}");
+    web.remove(&bed.n1)?;
+    runs_only_on(&bed.n2, &bed.n1, &web)?;
+    // Nobody was dead: who was taken for it loses its copy when its agent looks.
+    let second = web.checkpoint(&bed.n2, &[])?.checkpoint.to_string();
+    bed.n2.kill_agent()?;
+    forced.restore(&bed.n1, &second)?;
+    web.wait_state(&bed.n1, "running")?;
+    bed.n2.start_agent(&AgentOptions::default())?;
+    runs_only_on(&bed.n1, &bed.n2, &web)?;
+    web.remove(&bed.n2)?;
+    web.remove(&bed.n1)
+}
+
+#[test]
+fn annotations_that_there_are_not_are_refused_at_any_start() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    for (wrong, told) in [
+        ("godwit.dev/restore_from=01ARZ3NDEKTSV4RRFFQ69G5FAV", "godwit.dev/restore-from"),
+        ("godwit.dev/tcp=keep", "no annotation godwit.dev/tcp"),
+        ("godwit.dev/force=haste", "means nothing without godwit.dev/restore-from"),
+        ("godwit.dev/restore-from=", "no value"),
+    ] {
+        let web = counter().with(&["--annotation", wrong]);
+        let refused = web.run(&bed.n1).unwrap_err().to_string();
+        ensure!(refused.contains(told), "{wrong}: {refused}");
+        web.remove(&bed.n1)?;
+    }
+    counter().run(&bed.n1)
+}
+
+/// Waits until `loser` has no live task of it; its winner works on.
+fn runs_only_on(winner: &Node, loser: &Node, web: &Container) -> Result<()> {
+    let dead =
+        || web.listed(loser).is_ok_and(|state| ["ABSENT", "STOPPED"].contains(&state.as_str()));
+    wait::until_true(&format!("{} on {} to be dead", web.id, loser.name()), SOON, dead)?;
+    let before = web.progress(winner)?;
+    web.wait_beyond(winner, before)?;
+    ensure!(dead(), "it came back on {}", loser.name());
     Ok(())
 }
 

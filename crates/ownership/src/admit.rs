@@ -108,7 +108,7 @@ impl Refusal {
     pub fn told(&self, name: &str) -> String {
         match self {
             Self::StillRuns { node } => format!(
-                "{name} still runs on {node}: stop it with `godwit checkpoint --stop`, or copy this point with fork-from"
+                "{name} still runs on {node}: stop it with `godwit checkpoint --stop`, or copy this point with fork-from; if {node} is dead, continue it with godwit.dev/force=REASON beside restore-from"
             ),
             Self::NotOwner { node } => format!("{name} was taken over by {node}"),
             Self::OfferedElsewhere { node } => {

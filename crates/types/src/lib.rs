@@ -1,5 +1,6 @@
 //! The words that every other crate uses: ids, sizes, error codes, the names of annotations and paths. No I/O.
 
+pub mod annotations;
 mod code;
 mod ids;
 pub mod names;

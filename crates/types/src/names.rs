@@ -1,18 +1,16 @@
 //! Names that users type and places where parts meet.
 
-/// Annotation: continue the lineage of this checkpoint (an id, or `latest` where the lineage is known).
+/// Annotation: continue the lineage of this checkpoint, an id. All annotations are checked by [`crate::annotations`].
 pub const RESTORE_FROM: &str = "godwit.dev/restore-from";
 /// Annotation: start a copy of this checkpoint as a new lineage; the source is untouched.
 pub const FORK_FROM: &str = "godwit.dev/fork-from";
-/// Annotation: take over without the owner's word; the value is the reason, kept in the log for ever.
+/// Annotation of a restore: take over without the owner's word; the value is the reason, kept in the log for ever.
 pub const FORCE: &str = "godwit.dev/force";
-/// Annotation: name of the store in the agent's config; the default store when absent.
+/// Annotation of a restore or fork: name of the store in the agent's config; the default store when absent.
 pub const STORE: &str = "godwit.dev/store";
 /// Annotation of a restore: destinations of writable bind mounts, separated by commas, whose files are those of the checkpoint
 /// because somebody else sees to it (shared storage, a copy).
 pub const VOLUMES: &str = "godwit.dev/volumes";
-/// Annotation: what happens to TCP connections across a move (`close` or `keep`).
-pub const TCP: &str = "godwit.dev/tcp";
 /// Annotation of containerd's CRI: groups the containers of one pod.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 /// Annotation of containerd's CRI: the pod's uid.

@@ -5,7 +5,7 @@ use godwit_ownership::TargetSpec;
 use godwit_ownership::message::{Ask, Before, Force, OnFailure, OnLost, Request, Start};
 use godwit_ownership::state::{ColdReason, Fork};
 use godwit_ownership::{Fence, LineageRef, Pen};
-use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, OpId, names};
+use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, OpId, annotations, names};
 use godwit_wire::agent_op::{AskStart, BeginRestore};
 use godwit_wire::{Annotation, parse, shim_op};
 
@@ -23,8 +23,9 @@ impl Asked {
     /// Reads them.
     ///
     /// # Errors
-    /// Both or neither of restore and fork, or an id that is none.
+    /// Both or neither of restore and fork, an id that is none, or an annotation that cannot be obeyed.
     pub(super) fn read(begin: &BeginRestore) -> Result<Self, RestoreError> {
+        annotations::check(begin.annotations.iter().map(|a| (a.name.as_str(), a.value.as_str())))?;
         let get = |name| annotation(&begin.annotations, name);
         let id = match (get(names::RESTORE_FROM), get(names::FORK_FROM)) {
             (Some(id), None) | (None, Some(id)) => id,
@@ -179,6 +180,24 @@ mod tests {
             seen: None,
             gone: None,
         }
+    }
+
+    #[test]
+    fn an_annotation_that_is_none_is_refused() {
+        let annotation = |(name, value): (&str, &str)| Annotation {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let asked = |all: &[(&str, &str)]| {
+            let annotations = all.iter().copied().map(annotation).collect();
+            Asked::read(&BeginRestore { annotations, ..BeginRestore::default() })
+        };
+        let id = CheckpointId::mint().to_string();
+        let from = (names::RESTORE_FROM, id.as_str());
+        assert!(asked(&[from]).is_ok());
+        let refused = asked(&[from, ("godwit.dev/tcp", "keep")]).err().unwrap();
+        assert_eq!(refused.code(), godwit_types::Code::Refused);
+        assert!(refused.sentence().contains("no annotation godwit.dev/tcp"), "{refused}");
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub enum RestoreError {
     /// Not exactly one of the two annotations.
     #[error("give either godwit.dev/restore-from=ID or godwit.dev/fork-from=ID, not both")]
     Annotations,
+    /// One that cannot be obeyed.
+    #[error(transparent)]
+    Misused(#[from] godwit_types::annotations::Misused),
     /// Not the id of a checkpoint.
     #[error(transparent)]
     Id(#[from] godwit_types::InvalidName),
@@ -147,6 +150,7 @@ impl RestoreError {
     pub fn code(&self) -> Code {
         match self {
             Self::Annotations
+            | Self::Misused(_)
             | Self::Id(_)
             | Self::Mismatch(_)
             | Self::OtherStore { .. }

@@ -105,7 +105,7 @@ fn a_running_pod_is_refused_with_the_sentence_that_says_what_to_do() {
     let refusal = permitted(owned, &by, &kind).unwrap_err();
     assert_eq!(
         refusal.told("web"),
-        "web still runs on node-1: stop it with `godwit checkpoint --stop`, or copy this point with fork-from"
+        "web still runs on node-1: stop it with `godwit checkpoint --stop`, or copy this point with fork-from; if node-1 is dead, continue it with godwit.dev/force=REASON beside restore-from"
     );
 }
 

@@ -166,7 +166,7 @@ fn a_running_pods_checkpoint_is_not_continued() {
     let refusal = refused(world.drive(spec("node-2", 5, Some(restore(Some(1), false)))));
     assert_eq!(
         refusal.told("web"),
-        "web still runs on node-1: stop it with `godwit checkpoint --stop`, or copy this point with fork-from"
+        "web still runs on node-1: stop it with `godwit checkpoint --stop`, or copy this point with fork-from; if node-1 is dead, continue it with godwit.dev/force=REASON beside restore-from"
     );
     assert_eq!(world.log.len(), 2);
 }
