@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, openat, openat2, statx,
+    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, openat, openat2, statx,
 };
 use rustix::io::Errno;
 
@@ -144,16 +144,6 @@ impl AsFd for Upper {
 /// Opens a directory below another: no symbolic link, no mount, nothing above it can be on the way.
 pub(crate) fn open_below(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    resolve(root, path, flags)
-}
-
-/// What a path below a directory names, without following anything.
-pub(crate) fn stat_below(root: BorrowedFd<'_>, path: &Path) -> Result<Statx, Errno> {
-    let fd = resolve(root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
-    statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-}
-
-fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     loop {

@@ -215,8 +215,6 @@ fn a_file_with_a_writable_shared_mapping_is_read_in_every_freeze() {
     mapping.write(8);
     until_settled(&path);
     let mapped = MappedFiles::of([std::process::id() as i32]).unwrap();
-    // Mappings are named from the root of the container on.
-    let mapped = mapped.below(&u);
     let layer = world.layer();
     let scan = layer.scan(None).unwrap();
     let frozen = layer.freeze(scan, &mapped, Bytes(1 << 20)).unwrap();
@@ -229,6 +227,32 @@ fn a_file_with_a_writable_shared_mapping_is_read_in_every_freeze() {
     };
     assert_eq!(world.restored(&captured.index, "r"), look(&u));
     assert!(!settled(&captured), "the next checkpoint reads it too");
+}
+
+#[test]
+fn a_mapped_file_that_has_lost_its_name_is_read_under_its_other_one() {
+    let mut world = World::new();
+    let u = world.upper();
+    let (old, new) = (u.join("old"), u.join("new"));
+    std::fs::write(&old, [7; 4096]).unwrap();
+    let mapping = Mapping::of(&old);
+    mapping.write(8);
+    std::fs::hard_link(&old, &new).unwrap();
+    // Its first name stands for another file now.
+    std::fs::write(u.join("third"), "").unwrap();
+    std::fs::rename(u.join("third"), &old).unwrap();
+    until_settled(&new);
+    until_settled(&old);
+    let layer = world.layer();
+    let scan = layer.scan(None).unwrap();
+    let mapped = MappedFiles::of([std::process::id() as i32]).unwrap();
+    let frozen = layer.freeze(scan, &mapped, Bytes(1 << 20)).unwrap();
+    drop(mapping);
+    let captured = frozen.finish().unwrap();
+    assert_eq!(captured.stats.read_frozen.0, 4096);
+    let found = paths(&captured);
+    let Node::Inode(inode) = &found[Path::new("new")] else { panic!("a file") };
+    assert!(!inode.seen.settled, "the next checkpoint reads it too");
 }
 
 #[test]

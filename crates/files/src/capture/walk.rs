@@ -1,7 +1,7 @@
 //! One walk over an upper directory. The container that owns it may be running and hostile: each directory is opened from
 //! the root on without following anything, one at a time, and nothing but directories and regular files is opened.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -49,7 +49,7 @@ pub(super) struct Walk<'a> {
     halt: &'a Halt,
     since: Time,
     frozen: bool,
-    mapped: BTreeSet<u64>,
+    mapped: MappedFiles,
     /// Inodes with several names.
     shared: HashMap<u64, Option<Box<Inode>>>,
     names: u64,
@@ -84,14 +84,14 @@ impl<'a> Walk<'a> {
         halt: &'a Halt,
         since: Time,
     ) -> Self {
-        let (mapped, shared) = (BTreeSet::new(), HashMap::new());
+        let (mapped, shared) = (MappedFiles::default(), HashMap::new());
         Self { upper, baseline, contents, halt, since, frozen: false, mapped, shared, names: 0 }
     }
 
     /// Nothing may change during this walk, and these files are read whatever their times say.
     pub(super) fn frozen(mut self, mapped: &MappedFiles) -> Self {
         self.frozen = true;
-        self.mapped = mapped.inodes(self.upper.as_fd());
+        self.mapped = mapped.clone();
         self
     }
 
@@ -264,7 +264,7 @@ impl<'a> Walk<'a> {
         stat: &Statx,
         xattrs: Vec<Xattr>,
     ) -> Result<Box<Inode>, FilesError> {
-        let must_read = self.mapped.contains(&stat.stx_ino) || self.upper.silent_mappings();
+        let must_read = self.mapped.contains(stat) || self.upper.silent_mappings();
         if let Some(found) = self.unchanged(stat, path).filter(|_| !must_read) {
             return Ok(Box::new(self.inode(stat, xattrs, found.what.clone())));
         }
@@ -284,7 +284,7 @@ impl<'a> Walk<'a> {
         let Some(chunks) = chunks else { return Ok(self.unread(stat, xattrs)) };
         let what = What::File { size: reading.stat.stx_size, chunks };
         let mut inode = self.inode(&reading.stat, xattrs, what);
-        inode.seen.settled &= !self.mapped.contains(&stat.stx_ino);
+        inode.seen.settled &= !self.mapped.contains(stat);
         Ok(Box::new(inode))
     }
 
