@@ -57,20 +57,15 @@ pub enum FilesError {
     /// Frames cannot be read.
     #[error("contents of files cannot be read")]
     Frames(#[from] SinkError),
-    /// An index that nobody has written.
+    /// An index that does not fit its checkpoint.
     #[error("the index of files is not valid: {why}")]
     Invalid {
         /// The rule that it breaks.
         why: &'static str,
     },
-    /// An index of a version that is not read.
-    #[error("the index of files has format version {found}; this Godwit reads {newest}")]
-    Version {
-        /// The version that it has.
-        found: u16,
-        /// The newest that is read.
-        newest: u16,
-    },
+    /// An index that is damaged or of a version that is not read.
+    #[error("the index of files cannot be used")]
+    Index(#[source] ImageError),
     /// A device node that the new container may not make.
     #[error(
         "{path:?} is a device node ({major}:{minor}) that the new container could not make itself: give it CAP_MKNOD, or delete the node"
@@ -117,12 +112,11 @@ impl FilesError {
             Self::NotOverlay(_)
             | Self::Unsupported { .. }
             | Self::TooMany { .. }
-            | Self::Version { .. }
             | Self::Device { .. }
             | Self::NoRoom { .. } => Code::Refused,
             Self::Changed { .. } | Self::NotEmpty { .. } => Code::Precondition,
             Self::Store(e) => e.code(),
-            Self::Image(e) => e.code(),
+            Self::Image(e) | Self::Index(e) => e.code(),
             Self::Frames(e) => e.code(),
             Self::Invalid { .. } => Code::Corrupt,
             Self::Cancelled => Code::Cancelled,

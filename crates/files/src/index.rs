@@ -4,7 +4,6 @@
 //! an overlay writes them down (`trusted.overlay.*`, character devices 0/0) is known to `xattr` and `upper` only.
 
 mod codec;
-mod cursor;
 pub mod limits;
 mod path;
 

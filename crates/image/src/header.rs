@@ -25,6 +25,8 @@ pub enum Kind {
     DigestBlock,
     /// The index of the digest blocks of one address space.
     DigestIndex,
+    /// The index of the files that a container has written.
+    FileIndex,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             Self::PageMap => b"GODWPMAP",
             Self::DigestBlock => b"GODWDBLK",
             Self::DigestIndex => b"GODWDIDX",
+            Self::FileIndex => b"GODWFIDX",
         }
     }
 
@@ -49,6 +52,7 @@ impl Kind {
             Self::PageMap => "page map",
             Self::DigestBlock => "digest block",
             Self::DigestIndex => "digest index",
+            Self::FileIndex => "index of files",
         }
     }
 
@@ -125,7 +129,8 @@ impl Header {
 }
 
 /// Puts a header in front of a body.
-pub(crate) fn wrap(kind: Kind, body: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn wrap(kind: Kind, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len());
     let header = Header::new(kind, body.len() as u64, crc32fast::hash(body));
     out.extend_from_slice(&header.encode(kind));
@@ -134,7 +139,10 @@ pub(crate) fn wrap(kind: Kind, body: &[u8]) -> Vec<u8> {
 }
 
 /// The body of an object whose header, length and checksum are right.
-pub(crate) fn unwrap(kind: Kind, bytes: &[u8]) -> Result<&[u8], ImageError> {
+///
+/// # Errors
+/// As [`Header::decode`]; another length or checksum.
+pub fn unwrap(kind: Kind, bytes: &[u8]) -> Result<&[u8], ImageError> {
     let header = Header::decode(kind, bytes)?;
     let body = &bytes[HEADER_BYTES..];
     if header.length != body.len() as u64 {

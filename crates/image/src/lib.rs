@@ -8,14 +8,14 @@
 //! are typed. Byte tables are in `docs/format/`; `tests/golden` holds objects of every released version.
 
 mod compress;
-mod cursor;
+pub mod cursor;
 mod digest;
 mod digests;
 mod error;
 mod exchange;
 mod frame;
 mod head;
-mod header;
+pub mod header;
 pub mod limits;
 pub mod manifest;
 mod pack;

@@ -3,17 +3,15 @@
 
 mod entry;
 
-use godwit_image::{FrameRef, PackSlot};
+use godwit_image::cursor::{Cursor, put_signed, put_varint};
+use godwit_image::header::{self, Kind};
+use godwit_image::{FrameRef, ImageError, PackSlot};
 
 use self::entry::{get_entry, put_entry};
-use super::cursor::{Cursor, invalid, put_signed, put_varint};
 use super::limits::{MAX_ENTRIES, MAX_PATH};
 use super::{Entry, FileIndex, Instance, Node, Time, What};
 use crate::FilesError;
 
-const MAGIC: [u8; 8] = *b"GODWFIDX";
-const VERSION: u16 = 1;
-const HEADER: usize = 32;
 /// Bytes of an entry at least: depth, name, kind.
 const LEAST_ENTRY: usize = 3;
 
@@ -21,7 +19,7 @@ impl FileIndex {
     /// Its bytes, for the section `files` of a container's head, which compresses them.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0; HEADER];
+        let mut out = Vec::new();
         put_instance(&mut out, &self.instance);
         put_varint(&mut out, self.frames.len() as u64);
         let mut last = FrameRef { pack: PackSlot(0), frame: 0 };
@@ -34,73 +32,47 @@ impl FileIndex {
         for (number, entry) in self.entries.iter().enumerate() {
             put_entry(&mut out, number, entry);
         }
-        let header = header(&out[HEADER..]);
-        out[..HEADER].copy_from_slice(&header);
-        out
+        header::wrap(Kind::FileIndex, &out)
     }
 
     /// Reads and checks what [`FileIndex::encode`] wrote.
     ///
     /// # Errors
-    /// [`FilesError::Invalid`] with the rule that is broken, or [`FilesError::Version`].
+    /// [`FilesError::Index`] with the rule that is broken, or the version that is not read.
     pub fn decode(bytes: &[u8]) -> Result<Self, FilesError> {
-        let mut c = Cursor::new(body(bytes)?);
-        let instance = get_instance(&mut c)?;
-        let frames = get_frames(&mut c)?;
-        let n = c.count(LEAST_ENTRY)?;
-        if n as u64 > MAX_ENTRIES {
-            return Err(invalid("it has too many names"));
-        }
-        let mut order = Order::default();
-        let mut entries: Vec<Entry> = Vec::new();
-        for number in 0..n {
-            let entry = get_entry(&mut c, number, frames.len())?;
-            order.admit(&entry)?;
-            check_link(&entry, &entries)?;
-            entries.push(entry);
-        }
-        c.end()?;
-        if entries.is_empty() {
-            return Err(invalid("it has no root"));
-        }
-        Ok(Self { instance, frames, entries })
+        get_index(bytes).map_err(FilesError::Index)
     }
 }
 
-fn header(body: &[u8]) -> [u8; HEADER] {
-    let mut out = [0; HEADER];
-    out[0..8].copy_from_slice(&MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-    out[12..16].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
-    out[16..24].copy_from_slice(&(body.len() as u64).to_le_bytes());
-    let crc = crc32fast::hash(&out[0..28]);
-    out[28..32].copy_from_slice(&crc.to_le_bytes());
-    out
+fn get_index(bytes: &[u8]) -> Result<FileIndex, ImageError> {
+    let body = header::unwrap(Kind::FileIndex, bytes)?;
+    let mut c = Cursor::new(Kind::FileIndex.name(), body);
+    let instance = get_instance(&mut c)?;
+    let frames = get_frames(&mut c)?;
+    let n = c.count_of("names of an index", LEAST_ENTRY, MAX_ENTRIES)?;
+    let mut order = Order::default();
+    let mut entries: Vec<Entry> = Vec::new();
+    for number in 0..n {
+        let entry = get_entry(&mut c, number, frames.len())?;
+        order.admit(&entry)?;
+        check_link(&entry, &entries)?;
+        entries.push(entry);
+    }
+    c.end()?;
+    if entries.is_empty() {
+        return Err(invalid("it has no root"));
+    }
+    Ok(FileIndex { instance, frames, entries })
+}
+
+fn invalid(why: &'static str) -> ImageError {
+    ImageError::Invalid { what: Kind::FileIndex.name(), why }
 }
 
 /// Gives bytes a header that is right.
 #[cfg(test)]
-pub(crate) fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
-    let header = header(&bytes[HEADER..]);
-    bytes[..HEADER].copy_from_slice(&header);
-    bytes
-}
-
-/// What follows a header that is right in every bit.
-fn body(bytes: &[u8]) -> Result<&[u8], FilesError> {
-    let (head, body) =
-        bytes.split_first_chunk::<HEADER>().ok_or_else(|| invalid("it ends too early"))?;
-    if head[0..8] != MAGIC {
-        return Err(invalid("its first bytes are wrong"));
-    }
-    let found = u16::from_le_bytes([head[8], head[9]]);
-    if found != VERSION {
-        return Err(FilesError::Version { found, newest: VERSION });
-    }
-    match *head == header(body) {
-        true => Ok(body),
-        false => Err(invalid("its checksum does not match")),
-    }
+pub(crate) fn seal(bytes: Vec<u8>) -> Vec<u8> {
+    header::wrap(Kind::FileIndex, &bytes[header::HEADER_BYTES..])
 }
 
 fn put_instance(out: &mut Vec<u8>, instance: &Instance) {
@@ -110,7 +82,7 @@ fn put_instance(out: &mut Vec<u8>, instance: &Instance) {
     put_time(out, instance.born);
 }
 
-fn get_instance(c: &mut Cursor<'_>) -> Result<Instance, FilesError> {
+fn get_instance(c: &mut Cursor<'_>) -> Result<Instance, ImageError> {
     Ok(Instance { boot: c.array()?, device: c.varint()?, ino: c.varint()?, born: get_time(c)? })
 }
 
@@ -119,7 +91,7 @@ pub(super) fn put_time(out: &mut Vec<u8>, time: Time) {
     put_varint(out, time.nanos.into());
 }
 
-pub(super) fn get_time(c: &mut Cursor<'_>) -> Result<Time, FilesError> {
+pub(super) fn get_time(c: &mut Cursor<'_>) -> Result<Time, ImageError> {
     let time = Time { seconds: c.signed()?, nanos: c.u32()? };
     match time.nanos < 1_000_000_000 {
         true => Ok(time),
@@ -127,9 +99,9 @@ pub(super) fn get_time(c: &mut Cursor<'_>) -> Result<Time, FilesError> {
     }
 }
 
-fn get_frames(c: &mut Cursor<'_>) -> Result<Vec<FrameRef>, FilesError> {
+fn get_frames(c: &mut Cursor<'_>) -> Result<Vec<FrameRef>, ImageError> {
     // Two bytes each at least, so what is allocated is bounded by what is there.
-    let n = c.count(2)?;
+    let n = c.count_of("frames of an index", 2, u64::MAX)?;
     let mut frames = Vec::with_capacity(n);
     let mut last = FrameRef { pack: PackSlot(0), frame: 0 };
     for _ in 0..n {
@@ -143,7 +115,7 @@ fn get_frames(c: &mut Cursor<'_>) -> Result<Vec<FrameRef>, FilesError> {
 }
 
 /// A number and a difference.
-pub(super) fn moved(from: u32, by: i64) -> Result<u32, FilesError> {
+pub(super) fn moved(from: u32, by: i64) -> Result<u32, ImageError> {
     let to = i64::from(from).checked_add(by).and_then(|to| u32::try_from(to).ok());
     to.ok_or_else(|| invalid("a difference leads below zero or above 32 bits"))
 }
@@ -156,7 +128,7 @@ struct Order {
 }
 
 impl Order {
-    fn admit(&mut self, entry: &Entry) -> Result<(), FilesError> {
+    fn admit(&mut self, entry: &Entry) -> Result<(), ImageError> {
         let depth = usize::from(entry.depth);
         if (depth == 0) != self.way.is_empty() || depth > self.way.len() {
             return Err(invalid("a name has no directory"));
@@ -186,7 +158,7 @@ impl Order {
 }
 
 /// A further name is one of an inode before it, which is no directory and no further name itself.
-fn check_link(entry: &Entry, before: &[Entry]) -> Result<(), FilesError> {
+fn check_link(entry: &Entry, before: &[Entry]) -> Result<(), ImageError> {
     let Node::Link(to) = entry.node else { return Ok(()) };
     match before.get(to as usize).map(|e| &e.node) {
         Some(Node::Inode(inode)) if !matches!(inode.what, What::Directory { .. }) => Ok(()),

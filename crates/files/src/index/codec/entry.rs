@@ -1,8 +1,9 @@
 //! The bytes of one entry.
 
-use super::{get_time, moved, put_time};
-use crate::FilesError;
-use crate::index::cursor::{Cursor, invalid, put_bytes, put_signed, put_varint};
+use godwit_image::ImageError;
+use godwit_image::cursor::{Cursor, put_bytes, put_signed, put_varint};
+
+use super::{get_time, invalid, moved, put_time};
 use crate::index::limits::{
     MAX_CHUNK, MAX_FILE, MAX_MAJOR, MAX_MINOR, MAX_NAME, MAX_PATH, MAX_XATTR, MAX_XATTRS,
 };
@@ -94,9 +95,9 @@ pub(super) fn get_entry(
     c: &mut Cursor<'_>,
     number: usize,
     frames: usize,
-) -> Result<Entry, FilesError> {
+) -> Result<Entry, ImageError> {
     let depth = u16::try_from(c.varint()?).map_err(|_| invalid("a path is too long"))?;
-    let name = c.bytes(MAX_NAME)?.to_vec();
+    let name = c.bytes("name", MAX_NAME as u64)?.to_vec();
     let node = match c.byte()? {
         WHITEOUT => Node::Whiteout,
         LINK => {
@@ -109,7 +110,7 @@ pub(super) fn get_entry(
     Ok(Entry { depth, name, node })
 }
 
-fn get_inode(c: &mut Cursor<'_>, kind: u8, frames: usize) -> Result<Inode, FilesError> {
+fn get_inode(c: &mut Cursor<'_>, kind: u8, frames: usize) -> Result<Inode, ImageError> {
     let mode = c.u32()?;
     let (uid, gid) = (c.u32()?, c.u32()?);
     if mode > 0o7777 {
@@ -131,12 +132,13 @@ fn get_inode(c: &mut Cursor<'_>, kind: u8, frames: usize) -> Result<Inode, Files
     Ok(Inode { mode: mode as u16, uid, gid, accessed, modified, xattrs, what, seen })
 }
 
-fn get_xattrs(c: &mut Cursor<'_>) -> Result<Vec<Xattr>, FilesError> {
-    let n = c.count(2)?;
+fn get_xattrs(c: &mut Cursor<'_>) -> Result<Vec<Xattr>, ImageError> {
+    let n = c.count_of("extended attributes", 2, u64::MAX)?;
     let mut out: Vec<Xattr> = Vec::new();
     let mut total = 0;
     for _ in 0..n {
-        let (name, value) = (c.bytes(MAX_NAME)?.to_vec(), c.bytes(MAX_XATTR)?.to_vec());
+        let name = c.bytes("name of an extended attribute", MAX_NAME as u64)?.to_vec();
+        let value = c.bytes("extended attribute", MAX_XATTR as u64)?.to_vec();
         total += name.len() + value.len();
         if !is_captured(&name) || name.contains(&0) || total > MAX_XATTRS {
             return Err(invalid("an extended attribute is of a kind or size that is not captured"));
@@ -149,7 +151,7 @@ fn get_xattrs(c: &mut Cursor<'_>) -> Result<Vec<Xattr>, FilesError> {
     Ok(out)
 }
 
-fn get_what(c: &mut Cursor<'_>, kind: u8, frames: usize) -> Result<What, FilesError> {
+fn get_what(c: &mut Cursor<'_>, kind: u8, frames: usize) -> Result<What, ImageError> {
     Ok(match kind {
         DIRECTORY => What::Directory { opaque: false },
         OPAQUE => What::Directory { opaque: true },
@@ -163,15 +165,15 @@ fn get_what(c: &mut Cursor<'_>, kind: u8, frames: usize) -> Result<What, FilesEr
     })
 }
 
-fn get_target(c: &mut Cursor<'_>) -> Result<Vec<u8>, FilesError> {
-    let target = c.bytes(MAX_PATH)?;
+fn get_target(c: &mut Cursor<'_>) -> Result<Vec<u8>, ImageError> {
+    let target = c.bytes("symbolic link", MAX_PATH as u64)?;
     match target.is_empty() || target.contains(&0) {
         true => Err(invalid("a symbolic link points nowhere")),
         false => Ok(target.to_vec()),
     }
 }
 
-fn get_device(c: &mut Cursor<'_>, block: bool) -> Result<Device, FilesError> {
+fn get_device(c: &mut Cursor<'_>, block: bool) -> Result<Device, ImageError> {
     let device = Device { block, major: c.u32()?, minor: c.u32()? };
     if device.major > MAX_MAJOR || device.minor > MAX_MINOR {
         return Err(invalid("a device's number is too large"));
@@ -182,13 +184,13 @@ fn get_device(c: &mut Cursor<'_>, block: bool) -> Result<Device, FilesError> {
     Ok(device)
 }
 
-fn get_file(c: &mut Cursor<'_>, frames: usize) -> Result<What, FilesError> {
+fn get_file(c: &mut Cursor<'_>, frames: usize) -> Result<What, ImageError> {
     let size = c.varint()?;
     if size > MAX_FILE {
         return Err(invalid("a file is too large"));
     }
     // Four numbers and a digest each.
-    let n = c.count(4 + 16)?;
+    let n = c.count_of("chunks of a file", 4 + 16, u64::MAX)?;
     let mut chunks = Vec::with_capacity(n);
     let (mut end, mut frame) = (0u64, 0u32);
     for _ in 0..n {

@@ -1,3 +1,5 @@
+use godwit_image::{HEADER_BYTES, Header};
+
 use super::*;
 use crate::{Device, Inode, Seen, What, Xattr};
 
@@ -59,9 +61,14 @@ fn an_index_reads_back() {
     assert_eq!(FileIndex::decode(&sample().encode()).unwrap(), sample());
 }
 
+/// An index as an earlier Godwit wrote it. Never edited: a new version gets a file and a sample of its own.
+const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/v1/index.bin");
+
 #[test]
-fn the_bytes_of_version_1_are_what_they_were() {
-    let digest = godwit_image::Digest::of(&sample().encode()).to_string();
+fn an_index_of_version_1_means_the_same_and_is_written_as_it_was() {
+    assert_eq!(FileIndex::decode(GOLDEN).unwrap(), sample());
+    assert_eq!(sample().encode(), GOLDEN);
+    let digest = godwit_image::Digest::of(GOLDEN).to_string();
     assert_eq!(digest, "94c1643cc9f8edb3c009e2361a519e03c99ed7bedc831e58e434ef47fd1e585e");
 }
 
@@ -75,7 +82,7 @@ fn every_flipped_bit_is_noticed_and_no_end_is_too_early_to_be_noticed() {
     }
     for end in 0..bytes.len() {
         assert!(FileIndex::decode(&bytes[..end]).is_err(), "{end}");
-        if end >= HEADER {
+        if end >= HEADER_BYTES {
             assert!(FileIndex::decode(&seal(bytes[..end].to_vec())).is_err(), "sealed {end}");
         }
     }
@@ -84,9 +91,12 @@ fn every_flipped_bit_is_noticed_and_no_end_is_too_early_to_be_noticed() {
 #[test]
 fn a_newer_version_is_told_apart_from_damage() {
     let mut bytes = sample().encode();
-    bytes[8] = 2;
+    let (head, body) = bytes.split_at_mut(HEADER_BYTES);
+    let newer = Header { version: 2, ..Header::decode(Kind::FileIndex, head).unwrap() };
+    assert_eq!(newer.length, body.len() as u64);
+    head.copy_from_slice(&newer.encode(Kind::FileIndex));
     let error = FileIndex::decode(&bytes).unwrap_err();
-    assert!(matches!(error, FilesError::Version { found: 2, newest: 1 }));
+    assert!(matches!(&error, FilesError::Index(ImageError::Version { found: 2, .. })), "{error:?}");
 }
 
 #[test]
