@@ -179,3 +179,6 @@ pub(crate) async fn create<R: Record>(
     }
     Err(StoreError::Unsettled { key: key.clone() })
 }
+
+#[cfg(test)]
+mod tests;
