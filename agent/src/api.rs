@@ -1,4 +1,7 @@
 //! The local API: one request per connection, lines of JSON (`godwit_wire::api`).
+//!
+//! A request is carried out by a task of its own. Another one stands beside the client: it tells how far the work is as far as the
+//! client reads, and cancels the work when the client is gone. No client holds the work up, however slowly it reads.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,16 +10,19 @@ use anyhow::Context;
 use godwit_engine::journal::{Journal, Watched};
 use godwit_engine::{EngineError, Node, catalog, checkpoint, status};
 use godwit_types::Code;
-use godwit_wire::api::{Failure, MAX_LINE, Reply, Request, StoreCommand};
+use godwit_wire::api::{Failure, MAX_LINE, Progress, Reply, Request, StoreCommand};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
 use tokio::time::{Duration, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How often a waiting client is told how far its request is.
 const TICK: Duration = Duration::from_millis(200);
+/// For a client to read its answer when the agent is about to end.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves until cancelled, then waits for the requests in progress.
 ///
@@ -36,9 +42,9 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let node = Arc::clone(&node);
-                tasks.spawn(async move {
-                    if let Err(error) = converse(&node, stream).await {
+                let (node, tasks, stop) = (Arc::clone(&node), tasks.clone(), stop.clone());
+                tasks.clone().spawn(async move {
+                    if let Err(error) = converse(node, stream, &tasks, &stop).await {
                         tracing::debug!(error = %error, "a client went away");
                     }
                 });
@@ -69,78 +75,137 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn converse(node: &Node, stream: UnixStream) -> std::io::Result<()> {
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read);
-    let mut line = Vec::new();
-    (&mut lines).take(MAX_LINE as u64).read_until(b'\n', &mut line).await?;
-    let reply = match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => match attend(node, request, &mut lines, &mut write).await? {
-            Some(reply) => reply,
-            None => return Ok(()),
-        },
+async fn converse(
+    node: Arc<Node>,
+    stream: UnixStream,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> std::io::Result<()> {
+    let (read, write) = stream.into_split();
+    let (mut lines, mut told) = (BufReader::new(read), Told::new(write));
+    let Some(line) = stop.run_until_cancelled(first_line(&mut lines)).await else { return Ok(()) };
+    let reply = match serde_json::from_slice::<Request>(&line?) {
+        Ok(request) => {
+            let (journal, watched) = Journal::begin();
+            let cancel = CancellationToken::new();
+            let cancelled = cancel.clone();
+            let work =
+                tasks.spawn(async move { carry_out(&node, request, journal, &cancelled).await });
+            attend(work, cancel, &watched, &mut lines, &mut told).await
+        }
         Err(error) => Reply::Failed(Failure {
             code: Code::Internal,
             message: "the request is not understood: are agent and CLI of the same version?".into(),
             causes: vec![error.to_string()],
         }),
     };
-    send(&mut write, &reply).await
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        told = told.end(&reply) => told,
+        () = too_late => Ok(()),
+    }
 }
 
-/// Works on a request, telling its progress; `None` if the client closed the connection, which cancels it.
+async fn first_line(lines: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    lines.take(MAX_LINE as u64).read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
+
+/// Stands beside the client until the work has ended, however it ends. A client that is gone, or has closed its half, cancels it.
 async fn attend(
-    node: &Node,
-    request: Request,
+    mut work: JoinHandle<Reply>,
+    cancel: CancellationToken,
+    watched: &Watched,
     lines: &mut BufReader<OwnedReadHalf>,
-    write: &mut OwnedWriteHalf,
-) -> std::io::Result<Option<Reply>> {
-    let (journal, watched) = Journal::begin();
-    let cancel = CancellationToken::new();
-    let work = carry_out(node, request, journal, cancel.clone());
-    tokio::pin!(work);
+    told: &mut Told,
+) -> Reply {
+    // Should this be dropped: nobody is left to whom the work matters.
+    let cancel = cancel.drop_guard();
     let mut ticks = interval(TICK);
     let mut byte = [0];
     loop {
-        tokio::select! {
-            reply = &mut work => return Ok(Some(reply)),
-            _ = ticks.tick() => tell(&watched, write).await?,
+        let gone = tokio::select! {
+            reply = &mut work => return reply.unwrap_or_else(|error| broken(&error)),
+            _ = ticks.tick() => watched.progress().is_some_and(|now| told.progress(now).is_err()),
             // A client says nothing more: whatever comes is the end.
-            _ = lines.read(&mut byte) => {
-                cancel.cancel();
-                work.await;
-                return Ok(None);
-            }
+            _ = lines.read(&mut byte) => true,
+        };
+        if gone {
+            drop(cancel);
+            return work.await.unwrap_or_else(|error| broken(&error));
         }
     }
 }
 
-async fn tell(watched: &Watched, write: &mut OwnedWriteHalf) -> std::io::Result<()> {
-    match watched.progress() {
-        Some(progress) => send(write, &Reply::Progress(progress)).await,
-        None => Ok(()),
+/// A defect of ours, which ends an agent that is not built for tests.
+fn broken(error: &tokio::task::JoinError) -> Reply {
+    Reply::Failed(Failure {
+        code: Code::Internal,
+        message: "the agent broke off in the middle: its log says where".to_owned(),
+        causes: vec![error.to_string()],
+    })
+}
+
+/// What the client is told.
+struct Told {
+    write: OwnedWriteHalf,
+    /// What the socket has not taken of a line.
+    rest: Vec<u8>,
+}
+
+impl Told {
+    fn new(write: OwnedWriteHalf) -> Self {
+        Self { write, rest: Vec::new() }
+    }
+
+    /// Tells a progress if the client has read enough of what it was told before; never waits for it.
+    fn progress(&mut self, progress: Progress) -> std::io::Result<()> {
+        if self.rest.is_empty() {
+            self.rest = line(&Reply::Progress(progress))?;
+        }
+        match self.write.try_write(&self.rest) {
+            Ok(taken) => self.rest.drain(..taken),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    /// The last line; waits until the client has it.
+    async fn end(&mut self, reply: &Reply) -> std::io::Result<()> {
+        self.rest.extend(line(reply)?);
+        self.write.write_all(&self.rest).await
     }
 }
 
-async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> std::io::Result<()> {
+fn line(reply: &Reply) -> std::io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
-    write.write_all(&line).await
+    Ok(line)
 }
 
 async fn carry_out(
     node: &Node,
     request: Request,
-    journal: Journal,
-    cancel: CancellationToken,
+    mut journal: Journal,
+    cancel: &CancellationToken,
 ) -> Reply {
     let result = match request {
         Request::Checkpoint(request) => {
-            let made = checkpoint::checkpoint(node, request, journal, cancel).await;
+            let made = checkpoint::checkpoint(node, request, journal, cancel.clone()).await;
             json(made.map_err(EngineError::from))
         }
-        Request::Status => json(Ok(status::of(node).await)),
-        Request::Store { store, command } => json(with_store(node, store, command).await),
+        Request::Status => {
+            let status = cancel.run_until_cancelled(status::of(node)).await;
+            json(status.ok_or(EngineError::Cancelled))
+        }
+        Request::Store { store, command } => {
+            json(with_store(node, store, command, &mut journal, cancel).await)
+        }
     };
     match result {
         Ok(result) => Reply::Done { result },
@@ -152,9 +217,11 @@ async fn with_store(
     node: &Node,
     store: Option<String>,
     command: StoreCommand,
+    journal: &mut Journal,
+    cancel: &CancellationToken,
 ) -> Result<catalog::Answer, EngineError> {
     let (_, store) = node.store(store.as_deref())?;
-    Ok(catalog::execute(store, command).await?)
+    catalog::execute(store, command, journal, cancel).await
 }
 
 fn json<T: serde::Serialize>(
@@ -170,3 +237,6 @@ fn failure(error: &EngineError) -> Failure {
     tracing::warn!(code = %error.code(), error = %error, ?causes, "a request failed");
     Failure { code: error.code(), message: error.to_string(), causes }
 }
+
+#[cfg(test)]
+mod tests;

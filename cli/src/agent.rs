@@ -1,16 +1,20 @@
 //! The client's side of the agent's local API.
 
+use std::convert::Infallible;
 use std::path::Path;
 
 use godwit_types::Code;
 use godwit_wire::api::{Failure, MAX_LINE, Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::sync::CancellationToken;
 
 use crate::failure;
 use crate::progress::Shown;
 
-/// Sends one request, shows its progress, returns its result. Dropping the future cancels the request.
+/// Sends one request, shows its progress, returns its result. When cancelled the agent is told, and still says how it ended; dropping
+/// the future cancels the request, too.
 ///
 /// # Errors
 /// What the agent says, or why it cannot be asked.
@@ -18,12 +22,20 @@ pub(crate) async fn ask(
     socket: &Path,
     request: &Request,
     shown: &mut Shown,
+    cancel: &CancellationToken,
 ) -> Result<serde_json::Value, Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(request).map_err(failure::internal)?;
     line.push(b'\n');
     write.write_all(&line).await.map_err(|e| lost(&e))?;
+    tokio::select! {
+        result = answer(read, shown) => result,
+        never = close_when_cancelled(write, cancel) => match never {},
+    }
+}
+
+async fn answer(read: OwnedReadHalf, shown: &mut Shown) -> Result<serde_json::Value, Failure> {
     let mut lines = BufReader::new(read.take(u64::MAX));
     loop {
         let mut text = Vec::new();
@@ -40,6 +52,14 @@ pub(crate) async fn ask(
             Reply::Failed(failure) => return Err(failure),
         }
     }
+}
+
+/// Closing our half is what cancels a request; the other half stays open for its end.
+async fn close_when_cancelled(mut write: OwnedWriteHalf, cancel: &CancellationToken) -> Infallible {
+    cancel.cancelled().await;
+    // It fails only when the agent is gone: the other half says so.
+    let _ = write.shutdown().await;
+    std::future::pending().await
 }
 
 fn unreachable(socket: &Path, error: &std::io::Error) -> Failure {

@@ -2,13 +2,25 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use godwit_types::{Bytes, CheckpointId, names};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use godwit_types::{Bytes, CheckpointId, Code, names};
+use godwit_wire::api::Failure;
+
+use crate::failure;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 internal error · 2 wrong usage · 3 not found · 4 already exists · \
 5 the state forbids it (owned elsewhere, still running, pinned) · 6 unavailable, try again · \
 7 corrupt · 8 refused, the message says what to do · 9 cancelled
+
+Ctrl-C cancels and waits for how it ends: a checkpoint is undone or, if it was committed already, reported; what only reads ends \
+at once; a deletion is carried through; gc ends where a later one goes on. A second Ctrl-C leaves at once.
+
+JSON: one document for each command. checkpoint: its report · list: {checkpoints, unreadable} · show: {manifest, state, owner, \
+held, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
+[ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed} · status: \
+{version, node, criu, stores, pods, operations, budget} · version: {version}. On standard error, a failure: {code, message, causes}
 
 Restore and fork with containerd's own client, on any node whose agent has the same store:
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/restore-from=ID IMAGE NAME
@@ -33,9 +45,13 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Store: a name from the agent's configuration, or a URL (file:///dir, s3://bucket/prefix) to go to straight,
-    /// without an agent [default: the agent's default store]
+    /// without an agent [default: the agent's default store]. A URL that is only exported concerns the commands that can go to
+    /// a store; checkpoint and status go to the agent all the same
     #[arg(short, long, global = true, env = "GODWIT_STORE", value_name = "NAME|URL")]
     pub(crate) store: Option<String>,
+    /// Whether the store was typed; else it comes from the environment, which is meant for every command.
+    #[arg(skip)]
+    pub(crate) typed: bool,
     /// Endpoint of an S3-compatible service, with a store URL
     #[arg(long, global = true, env = "GODWIT_S3_ENDPOINT", value_name = "URL")]
     pub(crate) s3_endpoint: Option<String>,
@@ -51,9 +67,35 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// Whether the store is a URL: then no agent is asked.
-    pub(crate) fn is_url(&self) -> bool {
-        self.store.as_ref().is_some_and(|store| store.contains("://"))
+    /// The same, with what only the parser knows.
+    pub(crate) fn told_by(mut self, matches: &ArgMatches) -> Self {
+        self.typed = matches.value_source("store") == Some(ValueSource::CommandLine);
+        // Exported and empty means nothing, as for other programs.
+        self.store = self.store.filter(|store| self.typed || !store.is_empty());
+        self
+    }
+
+    /// The store's URL, if it is one: then no agent is asked.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.store.as_deref().filter(|store| store.contains("://"))
+    }
+
+    /// The name of the store for a command that is the agent's alone.
+    ///
+    /// # Errors
+    /// A URL was typed.
+    pub(crate) fn store_of_agent(&self, command: &str) -> Result<Option<String>, Failure> {
+        match self.url() {
+            Some(_) if self.typed => Err(failure::new(
+                Code::Refused,
+                &format!(
+                    "{command} goes to the node's agent, which knows stores by their names in agent.toml: leave the URL after \
+                     --store away"
+                ),
+            )),
+            Some(_) => Ok(None),
+            None => Ok(self.store.clone()),
+        }
     }
 }
 
@@ -78,15 +120,30 @@ pub(crate) enum Command {
     Show(One),
     /// Read every object of a checkpoint and check all digests
     Verify(One),
-    /// Delete a checkpoint; its bytes go with a later sweep
+    /// Delete checkpoints; their bytes go with a later sweep
     #[command(visible_alias = "rm")]
     Delete {
         /// Checkpoint ids
         #[arg(required = true)]
         checkpoints: Vec<CheckpointId>,
-        /// Also when it is the only good checkpoint of its lineage
+        /// Also when it is held, being read, or the only good checkpoint of its lineage
         #[arg(long)]
         force: bool,
+    },
+    /// Keep checkpoints from being deleted, by people and by gc, until unhold
+    Hold {
+        /// Checkpoint ids
+        #[arg(required = true)]
+        checkpoints: Vec<CheckpointId>,
+        /// What for: told to whoever wants to delete it
+        #[arg(long, value_name = "TEXT", default_value = "no reason given")]
+        reason: String,
+    },
+    /// Let checkpoints go that are held
+    Unhold {
+        /// Checkpoint ids
+        #[arg(required = true)]
+        checkpoints: Vec<CheckpointId>,
     },
     /// Remove what is not needed any more; agents do it each hour, within no limits
     Gc(Gc),
@@ -159,7 +216,7 @@ pub(crate) struct One {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, FromArgMatches};
 
     use super::*;
 
@@ -174,5 +231,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn global(words: &[&str]) -> Global {
+        let matches = Cli::command().get_matches_from(words);
+        Cli::from_arg_matches(&matches).unwrap().global.told_by(&matches)
+    }
+
+    #[test]
+    fn a_url_that_was_typed_is_refused_where_the_agent_is_meant() {
+        let url = "file:///store";
+        for words in [["godwit", "--store", url, "status"], ["godwit", "status", "--store", url]] {
+            let refused = global(&words).store_of_agent("status").unwrap_err();
+            assert_eq!(refused.code, Code::Refused);
+            assert!(refused.message.contains("leave the URL after --store away"));
+        }
+        let named = global(&["godwit", "status", "--store", "main"]);
+        assert_eq!(named.store_of_agent("status"), Ok(Some("main".to_owned())));
+        let exported = Global { typed: false, ..global(&["godwit", "status", "--store", url]) };
+        assert_eq!(exported.store_of_agent("checkpoint"), Ok(None));
+        assert_eq!(exported.url(), Some(url));
     }
 }

@@ -6,6 +6,7 @@ use godwit_types::Code;
 use godwit_wire::api::Failure;
 
 use crate::args::Output;
+use crate::out;
 
 /// A failure with a sentence.
 pub(crate) fn new(code: Code, message: &str) -> Failure {
@@ -28,12 +29,12 @@ pub(crate) fn report(failure: &Failure, output: Output) -> ExitCode {
     match output {
         Output::Json => {
             let text = serde_json::to_string(failure).unwrap_or_else(|_| failure.message.clone());
-            eprintln!("{text}");
+            out::note(&text);
         }
         Output::Table => {
-            eprintln!("godwit: {}", failure.message);
+            out::note(&format!("godwit: {}", failure.message));
             for cause in &failure.causes {
-                eprintln!("  because: {cause}");
+                out::note(&format!("  because: {cause}"));
             }
         }
     }

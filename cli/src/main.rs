@@ -1,25 +1,33 @@
 //! `godwit`: what a person types. Talks to the node's agent, or straight to a store whose URL is given.
 
+// Both end the program when nobody reads; `out` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod agent;
 mod args;
 mod direct;
 mod failure;
+mod interrupt;
+mod out;
 mod progress;
+mod session;
 mod table;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use godwit_engine::catalog::Answer;
-use godwit_types::{CheckpointReport, Code, Outcome};
-use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, Gc, Request, StoreCommand};
-use serde::de::DeserializeOwned;
+use godwit_types::{CheckpointId, Code, Outcome};
+use godwit_wire::api::{CheckpointRequest, Failure, Gc, StoreCommand};
+use serde_json::json;
 
-use crate::args::{Checkpoint, Cli, Command, Global, Output};
-use crate::progress::Shown;
+use crate::args::{Checkpoint, Cli, Command, Output};
+use crate::session::Session;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = Cli { global: cli.global.told_by(&matches), ..cli };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
@@ -33,21 +41,32 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
-    let global = &cli.global;
+    let mut session = Session::new(&cli.global)?;
     match &cli.command {
-        Command::Checkpoint(checkpoint) => make(global, checkpoint).await?,
-        Command::List => store(global, StoreCommand::List).await?,
+        Command::Checkpoint(checkpoint) => make(&mut session, checkpoint).await?,
+        Command::List => return store(&mut session, StoreCommand::List).await,
         Command::Show(one) => {
-            store(global, StoreCommand::Show { checkpoint: one.checkpoint }).await?
+            return store(&mut session, StoreCommand::Show { checkpoint: one.checkpoint }).await;
         }
         Command::Verify(one) => {
-            return verify(global, StoreCommand::Verify { checkpoint: one.checkpoint }).await;
+            return store(&mut session, StoreCommand::Verify { checkpoint: one.checkpoint }).await;
         }
         Command::Delete { checkpoints, force } => {
-            for checkpoint in checkpoints {
-                let command = StoreCommand::Delete { checkpoint: *checkpoint, force: *force };
-                store(global, command).await?;
-            }
+            let delete = |checkpoint| StoreCommand::Delete { checkpoint, force: *force };
+            each(&mut session, checkpoints, "deleted", delete).await?;
+        }
+        Command::Hold { checkpoints, reason } => {
+            let who = session::who();
+            let hold = |checkpoint| StoreCommand::Hold {
+                checkpoint,
+                who: who.clone(),
+                why: reason.clone(),
+            };
+            each(&mut session, checkpoints, "held", hold).await?;
+        }
+        Command::Unhold { checkpoints } => {
+            let unhold = |checkpoint| StoreCommand::Unhold { checkpoint };
+            each(&mut session, checkpoints, "released", unhold).await?;
         }
         Command::Gc(gc) => {
             let gc = Gc {
@@ -56,98 +75,98 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
                 max_age_seconds: gc.max_age,
                 max_bytes: gc.max_bytes.map(|bytes| bytes.0),
             };
-            store(global, StoreCommand::Gc(gc)).await?;
+            return store(&mut session, StoreCommand::Gc(gc)).await;
         }
-        Command::Status => status(global).await?,
-        Command::Version => println!("godwit {}", env!("CARGO_PKG_VERSION")),
+        Command::Status => {
+            let status = session.status().await?;
+            print(&session, &status, table::status)?;
+        }
+        Command::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            print(&session, &json!({ "version": version }), |_| format!("godwit {version}"))?;
+        }
         Command::Completion { shell } => {
-            let mut command = Cli::command();
-            clap_complete::generate(*shell, &mut command, "godwit", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "godwit", &mut script);
+            out::print(&String::from_utf8_lossy(&script))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sends a request to the agent; an interrupt cancels it.
-async fn ask<T: DeserializeOwned>(global: &Global, request: &Request) -> Result<T, Failure> {
-    let mut shown = Shown::new(global.output);
-    let result = tokio::select! {
-        result = agent::ask(&global.agent, request, &mut shown) => result,
-        _ = tokio::signal::ctrl_c() => Err(failure::new(Code::Cancelled, "cancelled: the agent undoes what is not committed yet")),
-    };
-    shown.finish();
-    serde_json::from_value(result?).map_err(failure::internal)
-}
-
-async fn make(global: &Global, asked: &Checkpoint) -> Result<(), Failure> {
-    if global.is_url() {
-        let sentence = "a checkpoint is made by the node's agent: give --store the name of a store in agent.toml, not a URL";
-        return Err(failure::new(Code::Refused, sentence));
-    }
+async fn make(session: &mut Session<'_>, asked: &Checkpoint) -> Result<(), Failure> {
     let request = CheckpointRequest {
         namespace: asked.namespace.clone(),
         container: asked.container.clone(),
         outcome: if asked.stop { Outcome::Stop } else { Outcome::Run },
-        store: global.store.clone(),
+        store: session.global.store_of_agent("checkpoint")?,
         full: asked.full,
     };
-    let report: CheckpointReport = ask(global, &Request::Checkpoint(request)).await?;
-    match global.output {
-        Output::Json => print_json(&report)?,
-        Output::Table => table::checkpoint(&report),
+    let report = session.checkpoint(request).await?;
+    print(session, &report, table::checkpoint)
+}
+
+/// A checkpoint that is not sound is a failure of the command, and so is a collection that was cancelled: after both were shown.
+async fn store(session: &mut Session<'_>, command: StoreCommand) -> Result<ExitCode, Failure> {
+    let answer = session.answer(command).await?;
+    show(session, &answer)?;
+    Ok(match &answer {
+        Answer::Verify(verified) if !verified.faults.is_empty() => {
+            ExitCode::from(Code::Corrupt.exit_code())
+        }
+        Answer::Gc(collected) if collected.cancelled => ExitCode::from(Code::Cancelled.exit_code()),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// One after the other, up to the first that fails; what was done is told in every case, as one document.
+async fn each(
+    session: &mut Session<'_>,
+    checkpoints: &[CheckpointId],
+    word: &str,
+    command: impl Fn(CheckpointId) -> StoreCommand,
+) -> Result<(), Failure> {
+    let (mut done, mut result) = (Vec::new(), Ok(()));
+    for checkpoint in checkpoints {
+        result = session.change(command(*checkpoint)).await;
+        if result.is_err() {
+            break;
+        }
+        done.push(checkpoint);
+        if session.global.output == Output::Table {
+            out::print(&format!("{word} {checkpoint}"))?;
+        }
     }
-    Ok(())
-}
-
-async fn status(global: &Global) -> Result<(), Failure> {
-    let status: AgentStatus = ask(global, &Request::Status).await?;
-    match global.output {
-        Output::Json => print_json(&status)?,
-        Output::Table => table::status(&status),
+    if session.global.output == Output::Json {
+        out::json(&json!({ word: done }))?;
     }
-    Ok(())
+    result
 }
 
-async fn answer(global: &Global, command: StoreCommand) -> Result<Answer, Failure> {
-    if global.is_url() {
-        return direct::execute(global, command).await;
-    }
-    ask(global, &Request::Store { store: global.store.clone(), command }).await
-}
-
-async fn store(global: &Global, command: StoreCommand) -> Result<(), Failure> {
-    show(global, &answer(global, command).await?)
-}
-
-/// A checkpoint that is not sound is a failure of the command, after its faults were shown.
-async fn verify(global: &Global, command: StoreCommand) -> Result<ExitCode, Failure> {
-    let answer = answer(global, command).await?;
-    show(global, &answer)?;
-    let sound = matches!(&answer, Answer::Verify(v) if v.faults.is_empty());
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(Code::Corrupt.exit_code()) })
-}
-
-fn show(global: &Global, answer: &Answer) -> Result<(), Failure> {
-    if global.output == Output::Json {
-        return match answer {
-            Answer::List(listing) => print_json(listing),
-            Answer::Show(shown) => print_json(shown),
-            Answer::Verify(verified) => print_json(verified),
-            Answer::Deleted { .. } => print_json(answer),
-            Answer::Gc(collected) => print_json(collected),
-        };
-    }
+fn show(session: &Session<'_>, answer: &Answer) -> Result<(), Failure> {
     match answer {
-        Answer::List(listing) => table::listing(listing),
-        Answer::Show(shown) => table::shown(shown),
-        Answer::Verify(verified) => table::verified(verified),
-        Answer::Deleted { checkpoint } => println!("deleted {checkpoint}"),
-        Answer::Gc(collected) => table::collected(collected),
+        Answer::List(listing) => {
+            print(session, listing, table::listing)?;
+            if session.global.output == Output::Table {
+                table::unreadable(listing).iter().for_each(|line| out::note(line));
+            }
+            Ok(())
+        }
+        Answer::Show(shown) => print(session, &**shown, table::shown),
+        Answer::Verify(verified) => print(session, verified, table::verified),
+        Answer::Gc(collected) => print(session, collected, table::collected),
+        // Told one by one.
+        Answer::Deleted { .. } | Answer::Held { .. } | Answer::Released { .. } => Ok(()),
     }
-    Ok(())
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(failure::internal)?);
-    Ok(())
+fn print<T: serde::Serialize>(
+    session: &Session<'_>,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    match session.global.output {
+        Output::Json => out::json(value),
+        Output::Table => out::print(&table(value)),
+    }
 }

@@ -1,4 +1,4 @@
-//! Results for people.
+//! Results for people: texts of some lines.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use godwit_engine::catalog::{Collected, Listing, Row, Shown, Verified};
@@ -24,22 +24,23 @@ fn outcome(outcome: Outcome) -> &'static str {
 }
 
 /// What a checkpoint did. The id comes alone on the first line, for scripts that cut it out.
-pub(crate) fn checkpoint(report: &CheckpointReport) {
+pub(crate) fn checkpoint(report: &CheckpointReport) -> String {
     let sizes = &report.sizes;
-    println!("{}", report.checkpoint);
-    println!("  container  {} ({})", report.containers.join(", "), outcome(report.outcome));
-    println!("  lineage    {} in store {}", report.lineage, report.store);
-    println!("  frozen     {:.1} ms (CRIU: {:.1} ms)", report.frozen_ms, report.criu_frozen_ms);
-    println!("  durable    after {:.0} ms", report.durable_ms);
-    println!("  memory     {} (zero {}, changed {})", sizes.memory, sizes.zero, sizes.changed);
-    println!("  stored     {} in {} requests", sizes.stored, report.requests);
-    if let Some(parent) = report.parent {
-        println!("  parent     {parent}");
-    }
+    let mut lines = vec![
+        report.checkpoint.to_string(),
+        format!("  container  {} ({})", report.containers.join(", "), outcome(report.outcome)),
+        format!("  lineage    {} in store {}", report.lineage, report.store),
+        format!("  frozen     {:.1} ms (CRIU: {:.1} ms)", report.frozen_ms, report.criu_frozen_ms),
+        format!("  durable    after {:.0} ms", report.durable_ms),
+        format!("  memory     {} (zero {}, changed {})", sizes.memory, sizes.zero, sizes.changed),
+        format!("  stored     {} in {} requests", sizes.stored, report.requests),
+    ];
+    lines.extend(report.parent.map(|parent| format!("  parent     {parent}")));
+    lines.join("\n")
 }
 
 /// All checkpoints.
-pub(crate) fn listing(listing: &Listing) {
+pub(crate) fn listing(listing: &Listing) -> String {
     let mut table = table(&[
         "CHECKPOINT",
         "AGE",
@@ -66,10 +67,12 @@ pub(crate) fn listing(listing: &Listing) {
             notes(row),
         ]);
     }
-    println!("{table}");
-    for (id, why) in &listing.unreadable {
-        eprintln!("{id} cannot be read: {why}");
-    }
+    table.to_string()
+}
+
+/// Those that cannot be listed.
+pub(crate) fn unreadable(listing: &Listing) -> Vec<String> {
+    listing.unreadable.iter().map(|(id, why)| format!("{id} cannot be read: {why}")).collect()
 }
 
 fn notes(row: &Row) -> String {
@@ -97,30 +100,47 @@ fn age(created: Timestamp) -> String {
 }
 
 /// One checkpoint.
-pub(crate) fn shown(shown: &Shown) {
+pub(crate) fn shown(shown: &Shown) -> String {
     let m = &shown.manifest;
-    println!("checkpoint  {}", m.id);
-    println!("created     {}", m.created);
-    println!("source      {} on {} ({})", m.source.pod, m.source.node, outcome(m.outcome));
-    println!("lineage     {} (tenant {}, generation {})", m.lineage, m.tenant, m.generation.0);
-    let owner = shown.owner.as_deref().unwrap_or("-");
-    println!("now         {} (owner or last owner: {owner})", shown.state);
-    println!("memory      {} (zero {}, changed {})", m.sizes.memory, m.sizes.zero, m.sizes.changed);
-    println!("stored      {} by this checkpoint", m.sizes.stored);
     let all: u64 = m.objects.iter().map(|o| o.size).sum();
-    println!(
-        "objects     {} with {}, read amplification {:.2}",
-        m.objects.len(),
-        Bytes(all),
-        shown.read_amplification
+    let mut lines = vec![
+        format!("checkpoint  {}", m.id),
+        format!("created     {}", m.created),
+        format!("source      {} on {} ({})", m.source.pod, m.source.node, outcome(m.outcome)),
+        format!("lineage     {} (tenant {}, generation {})", m.lineage, m.tenant, m.generation.0),
+        format!(
+            "now         {} (owner or last owner: {})",
+            shown.state,
+            shown.owner.as_deref().unwrap_or("-")
+        ),
+    ];
+    lines.extend(
+        shown.held.as_ref().map(|h| format!("held        by {} ({}) since {}", h.who, h.why, h.at)),
     );
-    println!(
-        "made on     {} Linux {}, CRIU {}, cgroup v{}",
-        m.compat.arch, m.compat.kernel, m.compat.criu, m.compat.cgroup_version
-    );
-    for c in &m.containers {
-        println!("container   {} ({} processes, {})", c.name, c.processes, Bytes(c.pages * 4096));
-    }
+    lines.extend([
+        format!(
+            "memory      {} (zero {}, changed {})",
+            m.sizes.memory, m.sizes.zero, m.sizes.changed
+        ),
+        format!("stored      {} by this checkpoint", m.sizes.stored),
+        format!(
+            "objects     {} with {}, read amplification {:.2}",
+            m.objects.len(),
+            Bytes(all),
+            shown.read_amplification
+        ),
+        format!(
+            "made on     {} Linux {}, CRIU {}, cgroup v{}",
+            m.compat.arch, m.compat.kernel, m.compat.criu, m.compat.cgroup_version
+        ),
+    ]);
+    lines.extend(m.containers.iter().map(|c| {
+        format!("container   {} ({} processes, {})", c.name, c.processes, Bytes(c.pages * 4096))
+    }));
+    format!("{}\n\n{}", lines.join("\n"), log(shown))
+}
+
+fn log(shown: &Shown) -> Table {
     let mut table = table(&["SEQ", "ENTRY", "NODE", "AT", "CHECKPOINT"]);
     for line in &shown.log {
         let checkpoint = line.checkpoint.map(|c| c.to_string()).unwrap_or_else(|| "-".to_owned());
@@ -132,54 +152,72 @@ pub(crate) fn shown(shown: &Shown) {
             checkpoint,
         ]);
     }
-    println!("\n{table}");
+    table
 }
 
 /// What a verification found.
-pub(crate) fn verified(verified: &Verified) {
-    for fault in &verified.faults {
-        println!("{fault}");
-    }
+pub(crate) fn verified(verified: &Verified) -> String {
+    let mut lines = verified.faults.clone();
     let verdict = if verified.faults.is_empty() { "sound" } else { "NOT SOUND" };
-    println!(
+    lines.push(format!(
         "{}: {verdict} ({} objects, {} frames, {} read)",
         verified.checkpoint, verified.objects, verified.frames, verified.read
-    );
+    ));
+    lines.join("\n")
 }
 
 /// What a collection of garbage did.
-pub(crate) fn collected(collected: &Collected) {
+pub(crate) fn collected(collected: &Collected) -> String {
     let done = if collected.dry_run { "would delete" } else { "deleted" };
-    for id in &collected.deleted {
-        println!("{done} {id}");
-    }
-    for (id, why) in &collected.refused {
-        println!("kept {id}: {why}");
-    }
+    let mut lines: Vec<String> =
+        collected.deleted.iter().map(|id| format!("{done} {id}")).collect();
+    lines.extend(collected.refused.iter().map(|(id, why)| format!("kept {id}: {why}")));
     let Collected { kept, orphans, waiting, removed, freed, .. } = collected;
-    println!("{kept} checkpoints are needed, {orphans} were never committed and are given up");
-    println!("{removed} objects removed ({freed}), {waiting} wait for a later collection");
+    lines.push(format!(
+        "{kept} checkpoints are needed, {orphans} were never committed and are given up"
+    ));
+    lines.push(format!(
+        "{removed} objects removed ({freed}), {waiting} wait for a later collection"
+    ));
+    lines.extend(
+        collected
+            .failed
+            .iter()
+            .map(|(tenant, why)| format!("tenant {tenant} was NOT collected: {why}")),
+    );
+    if collected.cancelled {
+        lines.push(
+            "cancelled: what was deleted stays deleted, a later collection goes on".to_owned(),
+        );
+    }
+    lines.join("\n")
 }
 
 /// The agent.
-pub(crate) fn status(status: &AgentStatus) {
-    println!("agent   {} on {}", status.version, status.node);
-    println!("criu    {}", status.criu);
+pub(crate) fn status(status: &AgentStatus) -> String {
     let (used, total) = status.budget;
-    println!("budget  {} of {} reserved", Bytes(used), Bytes(total));
     let mut stores = table(&["STORE", "URL", "STATE"]);
     for s in &status.stores {
         stores.add_row([&s.name, &s.url, &s.state]);
     }
-    println!("\n{stores}");
     let mut pods = table(&["POD", "SHIM", "FENCE", "LINEAGE"]);
     for p in &status.pods {
         pods.add_row([&p.pod, &p.shim, &p.fence, &p.lineage]);
     }
-    println!("\n{pods}");
-    if status.operations.is_empty() {
-        return;
+    let mut parts = vec![
+        format!("agent   {} on {}", status.version, status.node),
+        format!("criu    {}", status.criu),
+        format!("budget  {} of {} reserved", Bytes(used), Bytes(total)),
+        format!("\n{stores}"),
+        format!("\n{pods}"),
+    ];
+    if !status.operations.is_empty() {
+        parts.push(format!("\n{}", operations(status)));
     }
+    parts.join("\n")
+}
+
+fn operations(status: &AgentStatus) -> Table {
     let mut operations = table(&["OPERATION", "KIND", "POD", "PHASE", "BYTES"]);
     for o in &status.operations {
         let (phase, bytes) = match o.progress {
@@ -188,5 +226,5 @@ pub(crate) fn status(status: &AgentStatus) {
         };
         operations.add_row([o.op.to_string(), o.kind.clone(), o.pod.clone(), phase, bytes]);
     }
-    println!("\n{operations}");
+    operations
 }

@@ -1,13 +1,17 @@
-//! What a person does with a store: list, show, verify, delete, collect garbage. The same for the agent's API and for a CLI that goes to the
-//! store straight.
+//! What a person does with a store: list, show, verify, delete, hold, collect garbage. The same for the agent's API and for a CLI
+//! that goes to the store straight.
 
 use godwit_image::Manifest;
-use godwit_store::{CheckpointRow, DeleteOptions, Depth, Retention, SweepOptions};
+use godwit_store::{CheckpointRow, DeleteOptions, Depth, Hold, Retention, SweepOptions};
 use godwit_store::{Store, StoreError, TenantStore};
-use godwit_types::{Bytes, CheckpointId, LineageName, Outcome, Tenant};
+use godwit_types::{Bytes, CheckpointId, Code, LineageName, Outcome, Phase, Tenant};
 use godwit_wire::api::{Gc, StoreCommand};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::EngineError;
+use crate::journal::{Gauge, Journal};
 
 /// What a command gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +26,16 @@ pub enum Answer {
     /// Of [`StoreCommand::Delete`].
     Deleted {
         /// What was deleted.
+        checkpoint: CheckpointId,
+    },
+    /// Of [`StoreCommand::Hold`].
+    Held {
+        /// What is held.
+        checkpoint: CheckpointId,
+    },
+    /// Of [`StoreCommand::Unhold`].
+    Released {
+        /// What nobody holds any more.
         checkpoint: CheckpointId,
     },
     /// Of [`StoreCommand::Gc`].
@@ -81,6 +95,8 @@ pub struct Shown {
     pub state: String,
     /// The node of the owner, or of the last one.
     pub owner: Option<String>,
+    /// Who keeps it from being deleted, and why.
+    pub held: Option<Hold>,
     /// Stored bytes that a restore reaches into for each byte that it uses.
     pub read_amplification: f64,
     /// Entries of the lineage's log, oldest first: position, kind, node, when.
@@ -122,6 +138,9 @@ pub struct Verified {
 pub struct Collected {
     /// Whether it only looked.
     pub dry_run: bool,
+    /// Whether it was cancelled before it was through: what it did is done, a later one goes on.
+    #[serde(default)]
+    pub cancelled: bool,
     /// Checkpoints that went because of the limits.
     pub deleted: Vec<CheckpointId>,
     /// Checkpoints that are beyond the limits and stay, with the reason.
@@ -136,13 +155,40 @@ pub struct Collected {
     pub removed: usize,
     /// Their bytes.
     pub freed: Bytes,
+    /// Tenants that could not be collected, with the reason: nothing that a damaged object may name was removed.
+    #[serde(default)]
+    pub failed: Vec<(Tenant, String)>,
 }
 
-/// Carries a command out.
+/// Carries a command out. `journal` is told how far it is.
+///
+/// # Cancellation
+/// What only reads ends at once, as an error. A deletion or a hold is carried through. A collection ends where a later one goes on,
+/// and its answer says so.
 ///
 /// # Errors
-/// The store does not answer, or refuses with a sentence.
-pub async fn execute(store: &Store, command: StoreCommand) -> Result<Answer, StoreError> {
+/// The store does not answer, or refuses with a sentence; [`EngineError::Cancelled`].
+pub async fn execute(
+    store: &Store,
+    command: StoreCommand,
+    journal: &mut Journal,
+    cancel: &CancellationToken,
+) -> Result<Answer, EngineError> {
+    use StoreCommand::{List, Show, Verify};
+    let reads = matches!(command, List | Show { .. } | Verify { .. });
+    let work = carry_out(store, command, journal, cancel);
+    if !reads {
+        return Ok(work.await?);
+    }
+    Ok(cancel.run_until_cancelled(work).await.ok_or(EngineError::Cancelled)??)
+}
+
+async fn carry_out(
+    store: &Store,
+    command: StoreCommand,
+    journal: &mut Journal,
+    cancel: &CancellationToken,
+) -> Result<Answer, StoreError> {
     match command {
         StoreCommand::List => list(store).await.map(Answer::List),
         StoreCommand::Show { checkpoint } => {
@@ -150,8 +196,17 @@ pub async fn execute(store: &Store, command: StoreCommand) -> Result<Answer, Sto
             show(&tenant, checkpoint).await.map(|s| Answer::Show(Box::new(s)))
         }
         StoreCommand::Verify { checkpoint } => {
+            journal.enter(Phase::Verify);
             let tenant = tenant_of(store, checkpoint).await?;
-            verify(&tenant, checkpoint).await.map(Answer::Verify)
+            verify(&tenant, checkpoint, &journal.gauge()).await.map(Answer::Verify)
+        }
+        StoreCommand::Hold { checkpoint, who, why } => {
+            tenant_of(store, checkpoint).await?.hold(checkpoint, &who, &why).await?;
+            Ok(Answer::Held { checkpoint })
+        }
+        StoreCommand::Unhold { checkpoint } => {
+            tenant_of(store, checkpoint).await?.unhold(checkpoint).await?;
+            Ok(Answer::Released { checkpoint })
         }
         StoreCommand::Delete { checkpoint, force } => {
             let tenant = tenant_of(store, checkpoint).await?;
@@ -159,41 +214,85 @@ pub async fn execute(store: &Store, command: StoreCommand) -> Result<Answer, Sto
             tenant.delete_checkpoint(checkpoint, &options).await?;
             Ok(Answer::Deleted { checkpoint })
         }
-        StoreCommand::Gc(gc) => collect(store, &gc).await.map(Answer::Gc),
+        StoreCommand::Gc(gc) => {
+            journal.enter(Phase::Collect);
+            collect(store, &gc, cancel).await.map(Answer::Gc)
+        }
     }
 }
 
-/// Removes what the limits say and what nobody needs, tenant by tenant.
+/// Removes what the limits say and what nobody needs, tenant by tenant. A tenant that cannot be collected, because something
+/// that names objects is damaged or may not be read, is noted and does not keep the others' garbage.
+///
+/// When cancelled, checkpoints of one tenant that go are deleted to the end; a sweep is left where it is, as any crash would leave it
+/// (`crates/store/src/gc.rs`).
 ///
 /// # Errors
-/// The store does not answer, or something that names objects is damaged: nothing of that tenant was removed then.
-pub async fn collect(store: &Store, gc: &Gc) -> Result<Collected, StoreError> {
+/// The store does not answer.
+pub async fn collect(
+    store: &Store,
+    gc: &Gc,
+    cancel: &CancellationToken,
+) -> Result<Collected, StoreError> {
     let mut collected = Collected { dry_run: gc.dry_run, ..Collected::default() };
+    for name in store.tenants().await? {
+        if collected.cancelled {
+            break;
+        }
+        match collect_tenant(&store.tenant(&name), gc, &mut collected, cancel).await {
+            Err(error) if error.code() != Code::Unavailable => {
+                collected.failed.push((name, told(&error)));
+            }
+            other => other?,
+        }
+    }
+    Ok(collected)
+}
+
+/// An error with what is below it, in one line.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        out = format!("{out}: {cause}");
+        below = cause.source();
+    }
+    out
+}
+
+async fn collect_tenant(
+    tenant: &TenantStore,
+    gc: &Gc,
+    collected: &mut Collected,
+    cancel: &CancellationToken,
+) -> Result<(), StoreError> {
     let limits = Retention {
         keep_last: gc.keep_last,
         max_age_seconds: gc.max_age_seconds,
         max_bytes: gc.max_bytes,
     };
-    for name in store.tenants().await? {
-        let tenant = store.tenant(&name);
-        if gc.dry_run {
-            let (rows, _) = tenant.list().await?;
-            let planned = limits.plan(&rows, Timestamp::now());
-            collected.deleted.extend(planned.into_iter().map(|(id, _)| id));
-        } else {
-            let retired = tenant.retire(&limits).await?;
-            collected.deleted.extend(retired.deleted);
-            let refused = retired.refused.into_iter().map(|(id, why)| (id, why.to_string()));
-            collected.refused.extend(refused);
-        }
-        let swept = tenant.sweep(SweepOptions { dry_run: gc.dry_run }).await?;
-        collected.kept += swept.kept;
-        collected.orphans += swept.orphans;
-        collected.waiting += swept.listed + swept.waiting;
-        collected.removed += swept.deleted;
-        collected.freed.0 += swept.freed.0;
+    if gc.dry_run {
+        let (rows, _) = tenant.list().await?;
+        let planned = limits.plan(&rows, Timestamp::now());
+        collected.deleted.extend(planned.into_iter().map(|(id, _)| id));
+    } else {
+        let retired = tenant.retire(&limits).await?;
+        collected.deleted.extend(retired.deleted);
+        let refused = retired.refused.into_iter().map(|(id, why)| (id, why.to_string()));
+        collected.refused.extend(refused);
     }
-    Ok(collected)
+    let sweep = tenant.sweep(SweepOptions { dry_run: gc.dry_run });
+    let Some(swept) = cancel.run_until_cancelled(sweep).await else {
+        collected.cancelled = true;
+        return Ok(());
+    };
+    let swept = swept?;
+    collected.kept += swept.kept;
+    collected.orphans += swept.orphans;
+    collected.waiting += swept.listed + swept.waiting;
+    collected.removed += swept.deleted;
+    collected.freed.0 += swept.freed.0;
+    Ok(())
 }
 
 async fn list(store: &Store) -> Result<Listing, StoreError> {
@@ -228,21 +327,15 @@ fn row(row: CheckpointRow) -> Row {
     }
 }
 
-/// The tenant that has a checkpoint: ids are unique over all of them.
+/// The tenant that has a checkpoint, sound or not, deleted or not: ids are unique over all of them.
 async fn tenant_of(store: &Store, id: CheckpointId) -> Result<TenantStore, StoreError> {
-    let mut absent = None;
     for name in store.tenants().await? {
         let tenant = store.tenant(&name);
-        match tenant.manifest(id).await {
-            Ok(_) => return Ok(tenant),
-            Err(error @ StoreError::Absent { .. }) => {
-                absent.get_or_insert(error);
-            }
-            Err(error) => return Err(error),
+        if tenant.knows(id).await? {
+            return Ok(tenant);
         }
     }
-    let nothing = StoreError::Absent { id, absence: godwit_store::Absence::NoManifest };
-    Err(absent.unwrap_or(nothing))
+    Err(StoreError::Absent { id, absence: godwit_store::Absence::NoManifest })
 }
 
 async fn show(tenant: &TenantStore, id: CheckpointId) -> Result<Shown, StoreError> {
@@ -262,11 +355,16 @@ async fn show(tenant: &TenantStore, id: CheckpointId) -> Result<Shown, StoreErro
         })
         .collect();
     let read_amplification = tenant.read_amplification(id).await?;
-    Ok(Shown { manifest, state, owner, read_amplification, log })
+    let held = tenant.held(id).await?;
+    Ok(Shown { manifest, state, owner, held, read_amplification, log })
 }
 
-async fn verify(tenant: &TenantStore, id: CheckpointId) -> Result<Verified, StoreError> {
-    let report = tenant.verify(id, Depth::Frames, |_, _| ()).await?;
+async fn verify(
+    tenant: &TenantStore,
+    id: CheckpointId,
+    gauge: &Gauge,
+) -> Result<Verified, StoreError> {
+    let report = tenant.verify(id, Depth::Frames, |done, all| gauge.set(done, all)).await?;
     let faults = report.faults.iter().map(|f| format!("{}: {}", f.object, f.error)).collect();
     Ok(Verified {
         checkpoint: id,
@@ -280,3 +378,6 @@ async fn verify(tenant: &TenantStore, id: CheckpointId) -> Result<Verified, Stor
 fn time(ms: u64) -> Timestamp {
     Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(0)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,8 @@ pub async fn checkpoint(
     let _turn = node.operations.acquire().await.map_err(|_| CheckpointError::ShuttingDown)?;
     journal.enter(Phase::Preflight);
     let attempt = Attempt::begin(node, request).await?;
+    let _listed =
+        node.progress.enter(attempt.spec.op, "checkpoint", &attempt.pod(), journal.watched());
     attempt.run(&mut journal, cancel).await
 }
 
@@ -116,6 +118,11 @@ impl<'n> Attempt<'n> {
             reclaim_after_s: None,
         };
         Ok(Self { node, request, store, counts, shim, spec })
+    }
+
+    /// The pod's key, for people who look at what is in progress.
+    fn pod(&self) -> String {
+        format!("{}+{}", self.request.namespace, self.request.container)
     }
 
     async fn run(

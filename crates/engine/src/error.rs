@@ -17,6 +17,9 @@ pub enum EngineError {
     /// The store does not answer, or refuses.
     #[error(transparent)]
     Store(#[from] godwit_store::StoreError),
+    /// Whoever asked has cancelled it, and nothing was changed.
+    #[error("cancelled: nothing was changed")]
+    Cancelled,
     /// A result cannot be written.
     #[error("the result cannot be written")]
     Encode(#[source] serde_json::Error),
@@ -30,6 +33,7 @@ impl EngineError {
             Self::Checkpoint(e) => e.code(),
             Self::NoStore(e) => e.code(),
             Self::Store(e) => e.code(),
+            Self::Cancelled => Code::Cancelled,
             Self::Encode(_) => Code::Internal,
         }
     }

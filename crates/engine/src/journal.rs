@@ -33,6 +33,12 @@ impl Gauge {
         self.0.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// So many bytes were handled, of so many.
+    pub fn set(&self, done: u64, total: u64) {
+        self.0.done.store(done, Ordering::Relaxed);
+        self.0.total.store(total, Ordering::Relaxed);
+    }
+
     fn reset(&self) {
         self.0.done.store(0, Ordering::Relaxed);
         self.0.total.store(0, Ordering::Relaxed);
@@ -96,6 +102,12 @@ impl Journal {
         failpoint::site(&format!("phase-{}", phase.name()));
     }
 
+    /// For one more who looks.
+    #[must_use]
+    pub fn watched(&self) -> Watched {
+        Watched { phase: self.phase.subscribe(), gauge: self.gauge.clone() }
+    }
+
     /// The counter of the phase that runs.
     #[must_use]
     pub fn gauge(&self) -> Gauge {
@@ -150,6 +162,9 @@ mod tests {
         );
         journal.enter(Phase::Freeze);
         assert_eq!(watched.progress(), Some(Progress { phase: Phase::Freeze, done: 0, total: 0 }));
+        assert_eq!(journal.watched().progress(), watched.progress());
+        journal.gauge().set(3, 7);
+        assert_eq!(watched.progress(), Some(Progress { phase: Phase::Freeze, done: 3, total: 7 }));
         let order: Vec<_> = journal.times().iter().map(|t| t.phase).collect();
         assert_eq!(order, [Phase::PreCopy, Phase::Freeze]);
     }

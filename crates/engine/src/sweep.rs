@@ -19,15 +19,18 @@ pub async fn forever(node: &Node, stop: CancellationToken) {
     // The first one comes at once.
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        stop.run_until_cancelled(all(node)).await;
+        stop.run_until_cancelled(all(node, &stop)).await;
     }
 }
 
-async fn all(node: &Node) {
+async fn all(node: &Node, stop: &CancellationToken) {
     for (name, store) in node.stores.opened() {
-        match catalog::collect(store, &Gc::default()).await {
+        match catalog::collect(store, &Gc::default(), stop).await {
             Ok(collected) => {
                 let (removed, freed) = (collected.removed, collected.freed);
+                for (tenant, why) in collected.failed {
+                    tracing::warn!(store = name, %tenant, error = why, "a tenant was not swept");
+                }
                 tracing::info!(store = name, kept = collected.kept, removed, %freed, "swept");
             }
             Err(error) => tracing::warn!(store = name, error = %error, "a sweep failed"),

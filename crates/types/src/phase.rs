@@ -47,6 +47,10 @@ phases! {
     TakeOver = "take-over",
     /// Restore: pages arrive while the pod runs.
     Hydrate = "hydrate",
+    /// Store: the objects of a checkpoint are read and compared.
+    Verify = "verify",
+    /// Store: checkpoints beyond the limits are deleted, what nobody needs is found and removed.
+    Collect = "collect",
 }
 
 impl std::fmt::Display for Phase {

@@ -3,6 +3,8 @@
 //! One connection is one request. The client writes one line of JSON, the agent answers with lines of JSON: any number
 //! of [`Reply::Progress`], then exactly one [`Reply::Done`] or [`Reply::Failed`], then the end of the stream. Closing
 //! the connection cancels the request; up to the seal a checkpoint is undone by that, after it the agent goes on alone.
+//! Listing, showing and verifying end at once, a deletion is carried through, a collection of garbage ends where a later one
+//! goes on. A client that closes only its own half is told how it ended.
 //! Lines are bounded by [`MAX_LINE`]. The socket is root's alone.
 
 use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase};
@@ -66,6 +68,20 @@ pub enum StoreCommand {
         checkpoint: CheckpointId,
         /// Also if it is the only good one of its lineage.
         force: bool,
+    },
+    /// Keep a checkpoint from being deleted, until it is let go.
+    Hold {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Who holds it, for people.
+        who: String,
+        /// What for, for people.
+        why: String,
+    },
+    /// Let a checkpoint go that is held. One that nobody holds stays as it is.
+    Unhold {
+        /// Which.
+        checkpoint: CheckpointId,
     },
     /// Delete what the limits say, then remove the bytes of what is not needed any more.
     Gc(Gc),

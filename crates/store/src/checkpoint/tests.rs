@@ -400,9 +400,13 @@ async fn verification_names_every_object_that_is_damaged_or_missing() {
     let parent = committed(&world.tenant, &[]).await;
     let id = committed(&world.tenant, &[parent]).await;
     let mut seen = Vec::new();
-    let sound = world.tenant.verify(id, Depth::Frames, |n, of| seen.push((n, of))).await.unwrap();
+    let sound =
+        world.tenant.verify(id, Depth::Frames, |done, of| seen.push((done, of))).await.unwrap();
     assert!(sound.is_sound() && sound.objects == 3 && sound.frames == 2, "{sound:?}");
-    assert_eq!(seen, [(1, 3), (2, 3), (3, 3)]);
+    let manifest = world.tenant.manifest(id).await.unwrap();
+    let all = manifest.objects.iter().map(|o| o.size).sum();
+    assert_eq!((seen.len(), seen.last()), (3, Some(&(all, all))));
+    assert!(seen.is_sorted() && seen.iter().all(|(_, of)| *of == all), "{seen:?}");
     let pack = |id: CheckpointId| world.tenant.keys.object(&format!("{id}/packs/0000")).unwrap();
     let flip = Rule::new(Injected::Flip).on(Operation::Get);
     world.faulty.add(flip.matching(format!("{parent}/packs")));

@@ -56,13 +56,14 @@ impl VerifyReport {
 /// What the check of one object gave.
 struct Checked {
     object: String,
+    size: u64,
     read: u64,
     frames: Result<u64, StoreError>,
 }
 
 impl TenantStore {
-    /// Reads a checkpoint and compares it with what was stored. `progress` is told after each object: how many are done,
-    /// of how many.
+    /// Reads a checkpoint and compares it with what was stored. `progress` is told after each object: bytes of those that
+    /// are done, and of all.
     ///
     /// # Errors
     /// It does not exist, or its manifest cannot be read; the store does not answer at all. What is wrong with single
@@ -75,7 +76,8 @@ impl TenantStore {
     ) -> Result<VerifyReport, StoreError> {
         let reader = self.open_checkpoint(id).await?;
         let mut report = VerifyReport::default();
-        let total = reader.manifest().objects.len() as u64;
+        let total = reader.manifest().objects.iter().map(|object| object.size).sum();
+        let mut done = 0;
         let head = match reader.head().await {
             Ok(head) => Some(head),
             Err(error) if is_finding(&error) => {
@@ -100,7 +102,8 @@ impl TenantStore {
                 }
                 Err(e) => return Err(e),
             }
-            progress(report.objects, total);
+            done += checked.size;
+            progress(done, total);
         }
         Ok(report)
     }
@@ -117,7 +120,8 @@ async fn check(
     object: &Object,
     depth: Depth,
 ) -> Checked {
-    let mut checked = Checked { object: object.key.clone(), read: 0, frames: Ok(0) };
+    let mut checked =
+        Checked { object: object.key.clone(), size: object.size, read: 0, frames: Ok(0) };
     let is_head = object.key == godwit_image::manifest::head_key(reader.manifest().id);
     checked.frames = if is_head || depth == Depth::Objects {
         check_size(reader, object).await.map(|()| 0)
