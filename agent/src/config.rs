@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) operations: usize,
     /// CRIU.
     pub(crate) criu: PathBuf,
+    /// How much CRIU writes into its log.
+    pub(crate) criu_log_level: i32,
     /// containerd's socket.
     pub(crate) containerd: PathBuf,
     /// Stores by name.
@@ -81,6 +83,7 @@ impl Default for Config {
             hydration_deadline: Duration::from_secs(300),
             operations: 4,
             criu: PathBuf::from("/usr/sbin/criu"),
+            criu_log_level: 1,
             containerd: PathBuf::from("/run/containerd/containerd.sock"),
             stores: local_store(),
         }
@@ -130,6 +133,9 @@ impl Config {
         if !(1..=64).contains(&config.operations) {
             return Err(invalid("operations must be from 1 to 64".to_owned()));
         }
+        if !(1..=4).contains(&config.criu_log_level) {
+            return Err(invalid("criu_log_level must be from 1 to 4".to_owned()));
+        }
         if config.freeze_deadline.is_zero() || config.freeze_deadline > Duration::from_secs(600) {
             return Err(invalid("freeze_deadline must be from 1ms to 10min".to_owned()));
         }
@@ -173,10 +179,41 @@ mod tests {
         assert_eq!(example.freeze_deadline, default.freeze_deadline);
         assert_eq!(example.hydration_deadline, default.hydration_deadline);
         assert_eq!(example.operations, default.operations);
+        assert_eq!(example.criu_log_level, default.criu_log_level);
         assert_eq!(example.criu, default.criu);
         assert_eq!(example.containerd, default.containerd);
         assert_eq!(example.default_store, default.default_store);
         assert_eq!(example.stores.len(), 1);
+    }
+
+    /// What the decoder of `T` says that it knows.
+    fn keys<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+        let told = toml::from_str::<T>("no_such_key = 1").unwrap_err().message().to_owned();
+        let known = told.split_once("expected one of").unwrap().1;
+        known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_example_file_has_every_key_and_each_is_read_when_it_is_uncommented() {
+        let text = include_str!("../agent.toml");
+        let (own, of_stores) = (keys::<Config>(), keys::<StoreConfig>());
+        assert!(own.len() > 8 && of_stores.len() > 13, "{own:?} {of_stores:?}");
+        let has = |key: &&String| {
+            let line = format!("{key} = ");
+            text.lines().any(|l| l.trim_start_matches('#').starts_with(&line)) || *key == "stores"
+        };
+        let hidden: Vec<_> = own.iter().chain(&of_stores).filter(|key| !has(key)).collect();
+        assert!(hidden.is_empty(), "agent.toml does not mention {hidden:?}");
+        let is_setting = |line: &str| line.starts_with('[') || line.contains(" = ");
+        let uncommented = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with([' ', '#']) && is_setting(rest) => rest.to_owned(),
+            _ => line.to_owned(),
+        };
+        let all: Vec<String> = text.lines().map(uncommented).collect();
+        let config = parse(&all.join("\n")).unwrap();
+        assert_eq!(config.stores.len(), 2);
+        assert_eq!(config.stores["main"].horizon_seconds, Some(86_400));
+        assert_eq!(config.stores["main"].max_requests, Some(64));
     }
 
     #[test]

@@ -44,8 +44,12 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     let name = node_name(config.node.unwrap_or_else(host))?;
     let machine = machine_id(Path::new(names::MACHINE_ID))?;
     let me = Bearer { cluster: NO_CLUSTER.to_owned(), node: name.clone(), machine };
-    let cgroup_procs = cgroup::beside_this_process();
-    let launcher = Launcher { criu: config.criu.clone(), cgroup_procs, ..Launcher::default() };
+    let launcher = Launcher {
+        criu: config.criu.clone(),
+        log_level: config.criu_log_level,
+        cgroup_procs: cgroup::beside_this_process(),
+        ..Launcher::default()
+    };
     let found = tokio::task::spawn_blocking({
         let launcher = launcher.clone();
         move || probe(&launcher, Instant::now() + PROBE)

@@ -33,4 +33,4 @@ pub use image::Image;
 pub use install::{InstallOptions, StoreChoice, default_bin_dir};
 pub use lab::{Lab, LabOptions};
 pub use node::{AgentOptions, CgroupView, Node, PodNetwork, Spawned};
-pub use s3::S3;
+pub use s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
