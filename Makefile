@@ -55,7 +55,7 @@ test-full: deps ## What `test` leaves out: long searches, and known defects, whi
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 
 test-e2e: build ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test hydration --test refusals -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test hydration --test refusals --test commands -- --test-threads=1
 
 demo: deps ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
