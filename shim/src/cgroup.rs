@@ -85,13 +85,14 @@ impl Cgroup {
     }
 
     /// Sends SIGKILL to everyone in it, and only then thaws it so that they can die. No instruction of theirs is
-    /// executed after this began, frozen or not. Returns before they are gone.
+    /// executed after this began, frozen or not. Returns before they are gone. A v2 cgroup kills the frozen too, but is thawed
+    /// all the same: runc calls a container paused for as long as its cgroup is frozen, and does not delete it.
     ///
     /// # Errors
     /// It still gains processes after many passes.
     pub fn kill(&self) -> io::Result<()> {
         match self {
-            Self::V2(group) if group.kill()? => return Ok(()),
+            Self::V2(group) if group.kill()? => {}
             _ => self.kill_each()?,
         }
         match self {

@@ -38,9 +38,12 @@ impl Group {
 
     /// Kills everyone at once; false if the kernel has no `cgroup.kill` (before 5.14).
     pub(super) fn kill(&self) -> io::Result<bool> {
-        match std::fs::write(self.dir.join("cgroup.kill"), "1") {
+        let file = self.dir.join("cgroup.kill");
+        match std::fs::write(&file, "1") {
             Ok(()) => Ok(true),
-            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(!self.dir.exists()),
+            Err(_) if !self.dir.exists() => Ok(true),
+            // No file can be made there: the kernel says that it is not permitted.
+            Err(_) if !file.exists() => Ok(false),
             Err(why) => Err(why),
         }
     }
@@ -56,6 +59,19 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::Cgroup;
+
+    #[test]
+    fn what_was_frozen_and_killed_is_not_frozen_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cgroup.freeze"), "1").unwrap();
+        let cgroup = Cgroup::V2(Group::at(dir.path().to_owned()));
+        cgroup.kill().unwrap();
+        let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+        assert_eq!((read("cgroup.kill").as_str(), read("cgroup.freeze").as_str()), ("1", "0"));
+        let gone = Cgroup::V2(Group::at(dir.path().join("gone")));
+        gone.kill().unwrap();
+    }
 
     #[test]
     fn the_directory_is_below_the_unified_mount() {
