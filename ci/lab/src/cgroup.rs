@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LabError, Result};
+use crate::node::CgroupView;
 use crate::{places, process, wait};
 
 /// How long the processes of a killed node may take to go.
@@ -35,6 +36,11 @@ impl Hierarchy {
     fn is_unified(&self) -> bool {
         self.option.is_empty()
     }
+
+    /// Of the first version and with controllers: a hierarchy that only has a name limits nobody.
+    fn has_first_controllers(&self) -> bool {
+        !self.is_unified() && !self.option.starts_with("none,")
+    }
 }
 
 /// The groups of one lab or of one node.
@@ -59,6 +65,11 @@ impl Groups {
             })
             .collect();
         Ok(Self { dirs })
+    }
+
+    /// What nodes in these groups can see; what they see by default comes first.
+    pub(crate) fn views(&self) -> Vec<CgroupView> {
+        views(self.dirs.iter().map(|(hierarchy, _)| hierarchy))
     }
 
     /// The groups of one node of this lab. Nothing is created.
@@ -125,6 +136,23 @@ impl Groups {
         let dirs: Vec<PathBuf> = self.dirs.iter().map(|(_, dir)| dir.clone()).collect();
         destroy(&dirs)
     }
+}
+
+/// As [`CgroupView::of_machine`].
+pub(crate) fn views_of_machine() -> Result<Vec<CgroupView>> {
+    Ok(views(&hierarchies()?))
+}
+
+fn views<'a>(hierarchies: impl IntoIterator<Item = &'a Hierarchy> + Clone) -> Vec<CgroupView> {
+    let has = |which: fn(&Hierarchy) -> bool| hierarchies.clone().into_iter().any(which);
+    let mut views = vec![];
+    if has(Hierarchy::has_first_controllers) {
+        views.push(CgroupView::V1);
+    }
+    if has(Hierarchy::is_unified) {
+        views.push(CgroupView::V2);
+    }
+    views
 }
 
 fn destroy(dirs: &[PathBuf]) -> Result<()> {
@@ -307,6 +335,20 @@ mod tests {
                 "unified  /sys/fs/cgroup/unified/",
             ]
         );
+    }
+
+    #[test]
+    fn a_node_sees_the_first_version_only_where_the_machine_has_controllers_in_it() {
+        let of = |mounts: &str, own: &str| views(&parse(mounts, own));
+        let unified = "30 24 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(of(unified, "0::/user.slice\n"), [CgroupView::V2]);
+        let named = "31 30 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
+        let own = "1:name=systemd:/\n0::/\n";
+        assert_eq!(of(&[unified, named].concat(), own), [CgroupView::V2]);
+        let memory = "32 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let own = "4:memory:/\n0::/\n";
+        assert_eq!(of(&[memory, unified].concat(), own), [CgroupView::V1, CgroupView::V2]);
+        assert_eq!(of(memory, own), [CgroupView::V1]);
     }
 
     #[test]

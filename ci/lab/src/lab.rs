@@ -13,6 +13,9 @@ use crate::{places, rootfs};
 
 /// For another run of the same lab to end.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// How much of each log is shown when a lab goes.
+const LOG_SHOWN: usize = 6000;
+const LONGEST_LAB_NAME: usize = 40;
 /// Interface names have 15 bytes: "gw255-" and this.
 const LONGEST_NODE_NAME: usize = 8;
 
@@ -21,7 +24,7 @@ const LONGEST_NODE_NAME: usize = 8;
 pub struct LabOptions {
     name: String,
     nodes: Vec<String>,
-    cgroup: CgroupView,
+    cgroup: Option<CgroupView>,
     patience: Duration,
 }
 
@@ -32,7 +35,7 @@ impl LabOptions {
         Self {
             name: name.to_owned(),
             nodes: vec!["n1".to_owned(), "n2".to_owned()],
-            cgroup: CgroupView::default(),
+            cgroup: None,
             patience: PATIENCE,
         }
     }
@@ -53,10 +56,10 @@ impl LabOptions {
         self
     }
 
-    /// What the nodes see of control groups.
+    /// What the nodes see of control groups; else what the machine has.
     #[must_use]
     pub fn cgroup(mut self, view: CgroupView) -> Self {
-        self.cgroup = view;
+        self.cgroup = Some(view);
         self
     }
 
@@ -78,7 +81,12 @@ pub struct Lab {
     /// `None` for a lab that is only looked at.
     lock: Option<LabLock>,
     take_down: bool,
+    /// What it was made for has succeeded.
+    done: bool,
 }
+
+/// Set to anything but nothing: labs of tests, demo and benches are left up, for looking into them.
+const KEEP: &str = "GODWIT_LAB_KEEP";
 
 impl Lab {
     /// Makes the lab from nothing: takes down what an earlier run has left under its name, then starts all nodes with
@@ -122,6 +130,14 @@ impl Lab {
         Self::open(name, None)
     }
 
+    /// The names of all labs that have left anything on this machine, whoever uses them.
+    #[must_use]
+    pub fn all() -> Vec<String> {
+        let mut names = names_in(&places::state());
+        names.retain(|name| check_name("lab", name, LONGEST_LAB_NAME).is_ok());
+        names
+    }
+
     /// Takes down the lab of this name, whoever started it, and removes its state. Nothing to do is success.
     ///
     /// # Errors
@@ -141,6 +157,7 @@ impl Lab {
             dir,
             lock,
             take_down: false,
+            done: false,
         })
     }
 
@@ -198,12 +215,19 @@ impl Lab {
         S3::new(&self.dir, self.network, &self.groups)
     }
 
+    /// What the lab was made for has succeeded: nobody needs the logs that are else printed when this is dropped.
+    /// A test need not say it: of a test that passes, nothing is shown.
+    pub fn done(&mut self) {
+        self.done = true;
+    }
+
     /// Leaves the lab up when this is dropped, for looking into it by `lab exec`.
     pub fn keep(&mut self) {
         self.take_down = false;
     }
 
-    fn add_nodes(&self, names: &[String], cgroup: CgroupView) -> Result<()> {
+    fn add_nodes(&self, names: &[String], cgroup: Option<CgroupView>) -> Result<()> {
+        let cgroup = choose_view(cgroup, &self.groups.views())?;
         rootfs::ensure()?;
         self.groups.create()?;
         self.groups.store(&groups_record(&self.dir))?;
@@ -249,13 +273,28 @@ impl Lab {
     fn show_logs(&self) {
         for node in self.nodes().unwrap_or_default() {
             for what in ["containerd", "godwit-agent"] {
-                let log = node.log(what).unwrap_or_default();
-                if !log.is_empty() {
-                    let end = crate::command::tail(&log, 6000);
-                    eprintln!("---- end of {what}'s log on {} ----\n{end}", node.name());
-                }
+                show_log(&format!("{what}'s log on {}", node.name()), &node.log(what));
             }
         }
+        show_log("the S3 server's log", &Ok(self.s3_server().log()));
+    }
+
+    fn tell_how_to_look(&self) {
+        let lab = format!("cargo run -q -p godwit-lab --bin lab -- --lab {}", self.name);
+        eprintln!(
+            "lab {:?} is left up ({KEEP} is set)\n  look into it:  {lab} exec n1 -- bash\n  its logs:      \
+             {lab} logs n1 godwit-agent\n  take it down:  {lab} down",
+            self.name
+        );
+    }
+}
+
+fn show_log(what: &str, log: &Result<String>) {
+    match log {
+        Ok(log) if !log.trim().is_empty() => {
+            eprintln!("---- end of {what} ----\n{}", crate::command::tail(log, LOG_SHOWN));
+        }
+        _ => {}
     }
 }
 
@@ -264,8 +303,13 @@ impl Drop for Lab {
         if !self.take_down {
             return;
         }
-        if std::thread::panicking() {
+        // Of a test that returns an error nothing panics: logs are shown unless all is well.
+        if !self.done || std::thread::panicking() {
             self.show_logs();
+        }
+        if std::env::var_os(KEEP).is_some_and(|value| !value.is_empty()) {
+            self.tell_how_to_look();
+            return;
         }
         if let Err(error) = take_down(&self.name) {
             eprintln!("taking down lab {:?}: {error}", self.name);
@@ -291,7 +335,8 @@ fn take_down(name: &str) -> Result<()> {
     let groups = groups_of(name, &dir)?;
     if let Some(network) = network {
         for node in node_names(&dir) {
-            let shape = NodeShape { name: node, host_part: 0, cgroup: CgroupView::default() };
+            // Only its name matters for this.
+            let shape = NodeShape { name: node, host_part: 0, cgroup: CgroupView::V2 };
             Node::new(shape, &dir, network, &groups).power_loss()?;
         }
         S3::new(&dir, network, &groups).kill()?;
@@ -312,16 +357,34 @@ fn groups_of(name: &str, dir: &Path) -> Result<Groups> {
 }
 
 fn node_names(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir.join("nodes")).into_iter().flatten().flatten();
+    names_in(&dir.join("nodes"))
+}
+
+/// The names of the directories in a directory.
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.path().is_dir());
     let mut names: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
 
 fn dir_of(name: &str) -> Result<PathBuf> {
-    check_name("lab", name, 40)?;
+    check_name("lab", name, LONGEST_LAB_NAME)?;
     Ok(places::state().join(name))
+}
+
+/// What is asked for, else the first that the machine can show.
+fn choose_view(asked: Option<CgroupView>, possible: &[CgroupView]) -> Result<CgroupView> {
+    let found = asked.map_or(possible.first(), |asked| possible.iter().find(|&&v| v == asked));
+    found.copied().ok_or_else(|| {
+        let (one, other) = match asked {
+            Some(CgroupView::V1) => ("controllers of cgroup v1", "`--cgroup v2`"),
+            _ => ("a cgroup2 mount", "a mounted one"),
+        };
+        LabError::Refused(format!("this machine has no {one}: its nodes need {other}"))
+    })
 }
 
 /// Names become parts of paths and of interface names.
@@ -338,6 +401,17 @@ fn check_name(what: &str, name: &str, longest: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_see_what_the_machine_has() {
+        use CgroupView::{V1, V2};
+        assert_eq!(choose_view(None, &[V1, V2]).unwrap(), V1);
+        assert_eq!(choose_view(None, &[V2]).unwrap(), V2);
+        assert_eq!(choose_view(Some(V2), &[V1, V2]).unwrap(), V2);
+        let refused = choose_view(Some(V1), &[V2]).unwrap_err();
+        assert!(refused.to_string().contains("--cgroup v2"), "{refused}");
+        assert!(choose_view(None, &[]).is_err());
+    }
 
     #[test]
     fn a_name_that_would_be_a_path_is_refused() {

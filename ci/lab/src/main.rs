@@ -26,7 +26,11 @@ enum Command {
     #[command(subcommand)]
     Up(Up),
     /// Take the lab down and remove all it has made, except the cache.
-    Down,
+    Down {
+        /// All labs of this machine, such as an interrupted demo has left, except those that a running process works with.
+        #[arg(long)]
+        all: bool,
+    },
     /// Run a command in a node; its exit status becomes ours.
     Exec {
         /// The node.
@@ -85,6 +89,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum S3Command {
+    /// Build it if the cache lacks it, and print where it is.
+    Build,
     /// Start it (builds it the first time) and print how to reach it.
     Up,
     /// Kill it; objects stay until the lab is taken down.
@@ -98,9 +104,9 @@ enum Up {
         /// Their names.
         #[arg(long, value_delimiter = ',', default_value = "n1,n2")]
         nodes: Vec<String>,
-        /// What they see of control groups.
-        #[arg(long, value_enum, default_value_t = Cgroup::V1)]
-        cgroup: Cgroup,
+        /// What they see of control groups; else what the machine has.
+        #[arg(long, value_enum)]
+        cgroup: Option<Cgroup>,
     },
 }
 
@@ -135,8 +141,9 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let name = &arguments.lab;
     match &arguments.command {
-        Command::Up(Up::Node { nodes, cgroup }) => up(name, nodes, (*cgroup).into())?,
-        Command::Down => Lab::down(name)?,
+        Command::Up(Up::Node { nodes, cgroup }) => up(name, nodes, cgroup.map(Into::into))?,
+        Command::Down { all: true } => down_all()?,
+        Command::Down { all: false } => Lab::down(name)?,
         Command::Exec { node, command } => return exec(name, node, command),
         Command::Logs { node, what } => print!("{}", Lab::attach(name)?.node(node)?.log(what)?),
         Command::Status => status(name)?,
@@ -146,6 +153,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             install(name, node, bin_dir.as_deref(), store)?
         }
         Command::Import { node, images, namespace } => import(name, node, images, namespace)?,
+        Command::S3(S3Command::Build) => println!("{}", s3::ensure_built()?.display()),
         Command::S3(S3Command::Up) => s3_up(name)?,
         Command::S3(S3Command::Down) => Lab::attach(name)?.s3_server().kill()?,
         Command::Rootfs => print!("{}", rootfs::versions()?),
@@ -153,10 +161,27 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(name: &str, nodes: &[String], cgroup: CgroupView) -> Result<()> {
+fn up(name: &str, nodes: &[String], cgroup: Option<CgroupView>) -> Result<()> {
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-    Lab::up_and_keep(&LabOptions::new(name).nodes(&nodes).cgroup(cgroup))?;
+    let options = LabOptions::new(name).nodes(&nodes);
+    Lab::up_and_keep(&match cgroup {
+        Some(view) => options.cgroup(view),
+        None => options,
+    })?;
     status(name)
+}
+
+fn down_all() -> Result<()> {
+    for name in Lab::all() {
+        match Lab::down(&name) {
+            Ok(()) => println!("lab {name} is down"),
+            Err(LabError::Held { holder, .. }) => {
+                println!("lab {name} is in use by process {holder} and left alone");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn exec(name: &str, node: &str, words: &[String]) -> Result<ExitCode> {

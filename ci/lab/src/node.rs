@@ -16,7 +16,7 @@ pub use enter::Spawned;
 pub use pod::PodNetwork;
 pub use services::AgentOptions;
 
-use crate::cgroup::Groups;
+use crate::cgroup::{self, Groups};
 use crate::command::tail;
 use crate::error::{LabError, Result};
 use crate::network::Network;
@@ -30,14 +30,23 @@ const BOOT: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(60);
 
 /// Which version of control groups a node sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupView {
-    /// What the machine has: v1 controllers where it runs those.
-    #[default]
+    /// The first-version hierarchies of the machine; one that has none cannot show them.
     V1,
     /// Only a cgroup2 mount; on a machine that runs v1 controllers it can freeze, kill and count, but not limit.
     V2,
+}
+
+impl CgroupView {
+    /// What this machine can show a node; what nodes get when nothing else is asked for comes first.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when it has no control groups.
+    pub fn of_machine() -> Result<Vec<Self>> {
+        cgroup::views_of_machine()
+    }
 }
 
 /// What is fixed when a node is made and kept across its reboots.
@@ -75,6 +84,20 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.network.address(self.shape.host_part)
+    }
+
+    /// What it sees of control groups.
+    #[must_use]
+    pub fn cgroup_view(&self) -> CgroupView {
+        self.shape.cgroup
+    }
+
+    /// Whether its containers can be given processor time, memory and numbers of processes: not where a cgroup2 view has
+    /// no controllers, as on a machine that runs them in the first version.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        let controllers = || self.read_file("/sys/fs/cgroup/cgroup.controllers");
+        self.shape.cgroup == CgroupView::V1 || controllers().is_ok_and(|all| all.contains("cpu"))
     }
 
     /// Whether it is powered on.

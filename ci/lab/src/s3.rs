@@ -216,8 +216,11 @@ impl S3 {
     }
 }
 
-/// The server's program in the cache.
-fn ensure_built() -> Result<PathBuf> {
+/// The server's program in the cache, built when it is not there.
+///
+/// # Errors
+/// When its module cannot be fetched or built.
+pub fn ensure_built() -> Result<PathBuf> {
     let dir = places::cache().join("tools").join(format!("versitygw-{VERSION}"));
     let program = dir.join("versitygw");
     if program.exists() {

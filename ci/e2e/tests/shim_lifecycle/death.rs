@@ -1,6 +1,6 @@
 //! `kill -9` of the shim: containerd calls `delete`, and everything is over and told.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use godwit_lab::CgroupView;
 
 use super::kit::{Bed, kill};
@@ -36,11 +36,8 @@ fn shim_dies(view: CgroupView) -> Result<()> {
 }
 
 #[test]
-fn a_killed_shim_takes_its_containers_with_it_on_cgroup_v1() -> Result<()> {
-    shim_dies(CgroupView::V1)
-}
-
-#[test]
-fn a_killed_shim_takes_its_containers_with_it_on_cgroup_v2() -> Result<()> {
-    shim_dies(CgroupView::V2)
+fn a_killed_shim_takes_its_containers_with_it_on_each_version_of_cgroups() -> Result<()> {
+    CgroupView::of_machine()?
+        .into_iter()
+        .try_for_each(|view| shim_dies(view).with_context(|| format!("on {view:?}")))
 }

@@ -22,11 +22,15 @@ pub(super) struct Bed {
 
 impl Bed {
     pub(super) fn new() -> Result<Self> {
-        Self::with(CgroupView::V1)
+        Self::on(&LabOptions::for_tests())
     }
 
     pub(super) fn with(view: CgroupView) -> Result<Self> {
-        let lab = Lab::up(&LabOptions::for_tests().nodes(&["n1"]).cgroup(view))?;
+        Self::on(&LabOptions::for_tests().cgroup(view))
+    }
+
+    fn on(options: &LabOptions) -> Result<Self> {
+        let lab = Lab::up(&options.clone().nodes(&["n1"]))?;
         let node = lab.node("n1")?;
         let program = default_bin_dir().join(SHIM);
         ensure!(program.exists(), "{} is not built: `make build`", program.display());

@@ -7,9 +7,9 @@ use containerd_shim_protos::api::{
     ConnectRequest, PauseRequest, PidsRequest, StateRequest, StatsRequest, Status,
     UpdateTaskRequest,
 };
-use containerd_shim_protos::cgroups::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::{cgroups, cgroups_v2};
 use godwit_e2e::container::BUNDLES;
 use godwit_e2e::events::Events;
 use godwit_lab::{CgroupView, wait};
@@ -18,7 +18,7 @@ use super::kit::{Bed, SOON, context};
 
 #[test]
 fn a_paused_container_stands_still_and_goes_on() -> Result<()> {
-    for view in [CgroupView::V1, CgroupView::V2] {
+    for view in CgroupView::of_machine()? {
         let bed = Bed::with(view)?;
         let count = "i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; done";
         bed.run(&["--detach", "--cpu-shares", "0"], "count", &["bash", "-c", count])?;
@@ -46,22 +46,50 @@ fn a_paused_container_stands_still_and_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// What both versions of containerd's metrics tell.
+#[derive(Debug)]
+struct Numbers {
+    limit: u64,
+    memory: u64,
+    pids: u64,
+    cpu: u64,
+}
+
+impl Numbers {
+    fn of(view: CgroupView, stats: &Any) -> Result<Self> {
+        let version = if view == CgroupView::V1 { "v1" } else { "v2" };
+        let expected = format!("io.containerd.cgroups.{version}.Metrics");
+        ensure!(stats.type_url == expected, "{}", stats.type_url);
+        Ok(match view {
+            CgroupView::V1 => {
+                let told = cgroups::metrics::Metrics::parse_from_bytes(&stats.value)?;
+                let (memory, pids) = (&told.memory.usage, told.pids.current);
+                let cpu = told.cpu.usage.total;
+                Self { limit: memory.limit, memory: memory.usage, pids, cpu }
+            }
+            CgroupView::V2 => {
+                let told = cgroups_v2::metrics::Metrics::parse_from_bytes(&stats.value)?;
+                let (memory, pids) = (&told.memory, told.pids.current);
+                let cpu = told.cpu.usage_usec;
+                Self { limit: memory.usage_limit, memory: memory.usage, pids, cpu }
+            }
+        })
+    }
+}
+
 #[test]
 fn limits_are_updated_and_numbers_are_told() -> Result<()> {
     let bed = Bed::new()?;
     bed.run(&["--detach", "--memory-limit", "67108864"], "limits", &["sleep", "infinity"])?;
     let task = bed.task("limits")?;
-    let metrics = || -> Result<Metrics> {
+    let numbers = || -> Result<Numbers> {
         let request = StatsRequest { id: "limits".into(), ..Default::default() };
         let stats = task.stats(context(), &request)?.stats.unwrap_or_default();
-        ensure!(stats.type_url == "io.containerd.cgroups.v1.Metrics", "{}", stats.type_url);
-        Ok(Metrics::parse_from_bytes(&stats.value)?)
+        Numbers::of(bed.node.cgroup_view(), &stats)
     };
-    let before = metrics()?;
-    ensure!(before.memory.usage.limit == 64 << 20, "{}", before.memory.usage.limit);
-    ensure!(
-        before.memory.usage.usage > 0 && before.pids.current == 1 && before.cpu.usage.total > 0
-    );
+    let before = numbers()?;
+    ensure!(before.limit == 64 << 20, "{before:?}");
+    ensure!(before.memory > 0 && before.pids == 1 && before.cpu > 0, "{before:?}");
     let resources = br#"{"memory":{"limit":134217728}}"#.to_vec();
     let request = UpdateTaskRequest {
         id: "limits".into(),
@@ -69,7 +97,7 @@ fn limits_are_updated_and_numbers_are_told() -> Result<()> {
         ..Default::default()
     };
     task.update(context(), &request)?;
-    ensure!(metrics()?.memory.usage.limit == 128 << 20);
+    ensure!(numbers()?.limit == 128 << 20);
     // containerd's own client understands them, too.
     ensure!(bed.node.ctr(&["task", "metrics", "limits"])?.contains("memory"));
     bed.remove("limits")?;
