@@ -17,7 +17,7 @@ STORE ?= s3
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build check demo bench test test-unit test-full test-e2e lab-up lab-down
+.PHONY: help deps build release check demo bench test test-unit test-full test-e2e s3-server lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,31 +42,39 @@ build: deps ## Build everything, for tests
 check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate graph
 	cargo fmt --all --check
 	cargo clippy $(TESTED) --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings # what is installed: without failpoints
 	$(DENY) check bans licenses sources
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --quiet
 	cargo test --quiet --package godwit-lab --test crate_graph
 
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
 
-test-unit: deps ## Tests that need no node
-	cargo test $(TESTED) --exclude godwit-e2e
+s3-server: deps ## Build the S3 server that tests and lab use (quick when it is there)
+	$(LAB) s3 build
 
-test-full: deps ## What `test` leaves out: long searches, and known defects, which fail until they are mended
+# End-to-end tests are a suite's `--test`; what they share has tests that need no node.
+test-unit: s3-server ## Tests that need no node
+	cargo test $(TESTED) --lib --bins
+	cargo test $(TESTED) --exclude godwit-e2e --test '*'
+	cargo test $(TESTED) --exclude godwit-e2e --doc
+
+test-full: s3-server ## What `test` leaves out: long searches, and known defects, which fail until they are mended
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 
 test-e2e: build ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test hydration --test refusals --test commands -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test hydration --test refusals --test commands --test cgroup_v2 -- --test-threads=1
 
-demo: deps ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
+release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
+
+demo: release ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
 
-bench: deps ## Times of a 1 GiB container against runc alone, as ratios (docs/performance.md)
-	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
+bench: release ## Times of a 1 GiB container against runc alone, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench
 
 lab-up: deps ## Start two nodes with containerd (see docs/lab.md)
 	$(LAB) up node
 
-lab-down: ## Take the nodes down
-	$(LAB) down
+lab-down: ## Take the nodes of all labs down, such as an interrupted demo has left; not those that a process works with
+	$(LAB) down --all

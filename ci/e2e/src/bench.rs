@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::bed::{Bed, Store};
 use crate::container::{BUNDLES, Container, SOON};
 use crate::runc::Alone;
+use crate::versions::Versions;
 
 /// tmpfs of a node: the fastest place that there is for runc's images.
 const TMPFS: &str = "/run/chain-images";
@@ -39,7 +40,9 @@ pub struct Round {
     pub whole: f64,
     /// Godwit: from the request to restore until all memory is there.
     pub resident: f64,
-    /// runc: checkpoint to tmpfs, during which it is frozen.
+    /// runc: frozen by a checkpoint to tmpfs, by CRIU's own count.
+    pub runc_frozen: f64,
+    /// runc: the whole checkpoint to tmpfs.
     pub runc_checkpoint: f64,
     /// runc: restore from tmpfs.
     pub runc_restore: f64,
@@ -48,6 +51,8 @@ pub struct Round {
 /// The medians.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
+    /// What was measured.
+    pub versions: Versions,
     /// Memory of the container: MiB.
     pub mib: u64,
     /// Each round.
@@ -63,7 +68,8 @@ impl Bench {
     /// A step failed.
     pub fn run(&self, say: &mut dyn FnMut(&str)) -> Result<Outcome> {
         let settings = "memory_budget = \"6 GiB\"\n";
-        let bed = Bed::up(&LabOptions::new("bench"), self.store, settings, &[Image::Mem])?;
+        let mut bed = Bed::up(&LabOptions::new("bench"), self.store, settings, &[Image::Mem])?;
+        let versions = Versions::of(&bed.n1)?;
         let mib = self.mib.to_string();
         let words = ["memwriter", "--mib", &mib, "--write-per-mille", "0", "--pause-ms", "1000"];
         let words: Vec<&str> = words.into_iter().chain(["--file", READY]).collect();
@@ -74,8 +80,9 @@ impl Bench {
             say(&format!("round {} of {}: {measured:.0?}", round + 1, self.rounds));
             rounds.push(measured);
         }
+        bed.lab.done();
         let median = median(&rounds);
-        Ok(Outcome { mib: self.mib, rounds, median })
+        Ok(Outcome { versions, mib: self.mib, rounds, median })
     }
 }
 
@@ -102,7 +109,7 @@ fn one(bed: &Bed, writer: &Container) -> Result<Round> {
     filled(&bed.n1, "/var/lib/chain/rootfs")?;
     alone.sh(&format!("rm --recursive --force {TMPFS}; mkdir {TMPFS}"))?;
     let begun = Instant::now();
-    alone.checkpoint(TMPFS)?;
+    round.runc_frozen = alone.checkpoint(TMPFS)?.as_secs_f64() * 1e3;
     round.runc_checkpoint = millis(begun);
     let begun = Instant::now();
     alone.restore(TMPFS)?;
@@ -136,6 +143,7 @@ fn median(rounds: &[Round]) -> Round {
         restore: of(|r| r.restore),
         whole: of(|r| r.whole),
         resident: of(|r| r.resident),
+        runc_frozen: of(|r| r.runc_frozen),
         runc_checkpoint: of(|r| r.runc_checkpoint),
         runc_restore: of(|r| r.runc_restore),
     }

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use godwit_lab::{Image, Node, PodNetwork, wait};
 use godwit_types::CheckpointReport;
 
+use crate::clean;
+
 /// The runtime, as users write it.
 pub const RUNTIME: &str = "io.containerd.godwit.v2";
 /// For anything to happen on a busy machine.
@@ -78,6 +80,10 @@ impl Container {
 
     fn start(&self, node: &Node, annotation: &[&str]) -> Result<()> {
         let mut all = vec!["run", "--detach", "--runtime", RUNTIME];
+        if !node.has_limits() {
+            // `ctr` gives shares of the processor to everybody else.
+            all.extend(["--cpu-shares", "0"]);
+        }
         all.extend(annotation);
         all.extend(self.options.iter().map(String::as_str));
         all.extend([self.image.reference(), &self.id]);
@@ -203,5 +209,27 @@ impl Container {
         self.remove(from)?;
         self.restore(to, &report.checkpoint.to_string())?;
         Ok(report)
+    }
+
+    /// Runs it on the first node, moves it to the second and back. The number in its progress never goes backwards and goes
+    /// on growing, and nothing stays behind.
+    ///
+    /// # Errors
+    /// That is not so, or a step failed.
+    pub fn there_and_back(&self, first: &Node, second: &Node) -> Result<()> {
+        self.run(first)?;
+        let mut last = self.wait_beyond(first, 3)?;
+        for (from, to) in [(first, second), (second, first)] {
+            self.move_to(from, to)?;
+            let now = self.progress(to)?;
+            ensure!(now >= last, "{} went back from {last} to {now}", self.id);
+            last = self.wait_beyond(to, now)?;
+            self.wait_state(to, "running")?;
+            last = self.wait_beyond(to, last + 1)?;
+            ensure!(self.listed(from)? == "ABSENT");
+            clean::wait(from)?;
+        }
+        self.remove(first)?;
+        clean::wait(first)
     }
 }

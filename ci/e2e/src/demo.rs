@@ -1,5 +1,5 @@
 //! The main job, as a user does it: Redis moves to another node while a client works; then an incremental checkpoint that leaves
-//! it running, and a copy of that one. Everything is checked; what cannot be proved is an error.
+//! it running, and a copy of that one; then Redis moves back. Everything is checked; what cannot be proved is an error.
 
 mod baseline;
 mod report;
@@ -7,19 +7,24 @@ mod report;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use godwit_lab::{Image, LabOptions, Node, PodNetwork, wait};
 use godwit_types::CheckpointReport;
 
 use crate::bed::{Bed, Store};
+use crate::clean;
 use crate::container::{BUNDLES, Container, SOON};
 use crate::redis::{self, Client, Load, Seen};
 
 pub use report::{Chain, Fork, Incremental, Move, Proof, Report};
 
 const PORT: u16 = 6379;
-/// The client works for this long before and after the move.
-const WARM: Duration = Duration::from_secs(2);
+/// What the server's process is called.
+const PROCESS: &str = "redis-server";
+/// The client gets so many correct replies before and after a move.
+const STEADY: u64 = 2000;
+/// What our processes and CRIU may write to local disks for a move through S3: fences and little else, never memory.
+const DISK_LIMIT: u64 = 1 << 20;
 
 /// What is shown.
 #[derive(Debug, Clone)]
@@ -41,40 +46,50 @@ impl Demo {
     /// A step failed, or a proof did.
     pub fn run(&self, say: &mut dyn FnMut(&str)) -> Result<Report> {
         say("starting two nodes with containerd and Godwit");
-        let bed = Bed::up(&self.lab, self.store, "", &[Image::Redis])?;
-        let networks = (bed.n1.pod_network("redis", 101)?, bed.n2.pod_network("redis", 102)?);
-        let redis = Container::new("redis", Image::Redis, &[]).on(&networks.0);
+        let mut bed = Bed::up(&self.lab, self.store, "", &[Image::Redis])?;
+        let report = self.report(&bed, say)?;
+        bed.lab.done();
+        Ok(report)
+    }
+
+    fn report(&self, bed: &Bed, say: &mut dyn FnMut(&str)) -> Result<Report> {
+        let networks = [bed.n1.pod_network("redis", 101)?, bed.n2.pod_network("redis", 102)?];
+        let [first, second] = [networks[0].address, networks[1].address];
+        let redis = Container::new("redis", Image::Redis, &[]).on(&networks[0]);
 
         say(&format!("Redis on n1: filling {} MiB of random and JSON values", self.mib));
         redis.run(&bed.n1)?;
-        let keys = redis::fill(&mut connect(networks.0.address)?, self.mib)?;
+        let keys = redis::fill(&mut connect(first)?, self.mib)?;
         let config = bed.n1.read_file(&format!("{}/redis/config.json", BUNDLES))?;
+        let mut stage = Stage { bed, redis, networks, keys, seen: Seen::default() };
 
         say("moving it to n2 while a client writes and checks every reply");
-        let (moved, seen) = moving(&bed, &redis, &networks)?;
-        let mut client = connect(networks.1.address)?;
-        let proof = prove(&mut client, &seen, keys)?;
+        let moved = stage.moves(&bed.n1, &bed.n2, second)?;
+        stage.prove(second)?;
 
         say("an incremental checkpoint on n2 that leaves it running, and a copy of it on n1");
-        let (incremental, fork) = copying(&bed, &redis, keys, networks.1.address)?;
+        let (incremental, fork) = copying(bed, &stage.redis, keys, second)?;
+
+        say("moving it back to n1 while the client goes on");
+        let back = stage.moves(&bed.n2, &bed.n1, first)?;
+        let proof = stage.prove(first)?;
+        if self.store == Store::S3 {
+            let written = moved.disk_bytes.max(back.disk_bytes);
+            ensure!(written < DISK_LIMIT, "{written} bytes were written to local disks");
+        }
+        stage.redis.remove(&bed.n1)?;
+        clean::wait(&bed.n1)?;
 
         let chain = match self.baseline {
             true => {
                 say("the usual chain: runc checkpoint, tar, zstd, copy, untar, runc restore");
-                redis.remove(&bed.n2)?;
-                Some(baseline::run(&bed, &config, self.mib)?)
+                Some(baseline::run(bed, &config, self.mib)?)
             }
             false => None,
         };
-        Ok(Report {
-            store: format!("{:?}", self.store).to_lowercase(),
-            redis_mib: self.mib,
-            moved,
-            proof,
-            incremental,
-            fork,
-            chain,
-        })
+        let store = format!("{:?}", self.store).to_lowercase();
+        let redis_mib = self.mib;
+        Ok(Report { store, redis_mib, moved, back, proof, incremental, fork, chain })
     }
 }
 
@@ -91,71 +106,84 @@ pub fn connect(address: Ipv4Addr) -> Result<Client> {
     })?)
 }
 
-fn moving(
-    bed: &Bed,
-    redis: &Container,
-    networks: &(PodNetwork, PodNetwork),
-) -> Result<(Move, Seen)> {
-    let both = [networks.0.address, networks.1.address];
-    let load = Load::start(both.map(|ip| SocketAddr::from((ip, PORT))).to_vec());
-    std::thread::sleep(WARM);
-    let disk = bed.disk_bytes_written()?;
-    let begun = Instant::now();
-    let checkpoint = redis.checkpoint(&bed.n1, &["--stop"])?;
-    let stopped = Instant::now();
-    ensure!(redis.listed(&bed.n1)? == "STOPPED", "the source runs on after its stop");
-    redis.restore(&bed.n2, &checkpoint.checkpoint.to_string())?;
-    connect(networks.1.address)?;
-    let first_reply = stopped.elapsed();
-    redis.wait_state(&bed.n2, "running")?;
-    let resident = stopped.elapsed();
-    let whole = begun.elapsed();
-    let disk = bed.disk_bytes_written()? - disk;
-    std::thread::sleep(WARM);
-    let seen = load.stop();
-    redis.remove(&bed.n1)?;
-    clean(&bed.n1)?;
-    let moved = Move {
-        frozen_ms: checkpoint.frozen_ms,
-        downtime_ms: millis(seen.longest_gap),
-        durable_ms: checkpoint.durable_ms,
-        first_reply_ms: millis(first_reply),
-        resident_ms: millis(resident),
-        whole_ms: millis(whole),
-        sizes: checkpoint.sizes,
-        disk_bytes: disk,
-        requests: checkpoint.requests,
-    };
-    Ok((moved, seen))
+/// Redis on its two nodes, and the client that works with it.
+struct Stage<'a> {
+    bed: &'a Bed,
+    redis: Container,
+    networks: [PodNetwork; 2],
+    /// How many values were filled in.
+    keys: u64,
+    seen: Seen,
 }
 
-/// Every acknowledged write is there, and no reply was ever wrong.
-fn prove(client: &mut Client, seen: &Seen, keys: u64) -> Result<Proof> {
-    ensure!(seen.wrong.is_empty(), "wrong replies: {:?}", seen.wrong);
-    let lost = seen.lost(client)?;
-    ensure!(lost.is_empty(), "lost writes: {lost:?}");
-    let wrong = redis::check_fill(client, keys)?;
-    ensure!(wrong.is_empty(), "{} of {keys} values are wrong", wrong.len());
-    Ok(Proof {
-        acknowledged_writes: seen.writes,
-        checked_reads: seen.reads,
-        lost_writes: 0,
-        values_checked: keys,
-    })
+impl Stage<'_> {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.networks.iter().map(|network| SocketAddr::from((network.address, PORT))).collect()
+    }
+
+    /// Moves it under load; afterwards nothing is left where it was, and one copy runs where it is.
+    fn moves(&mut self, from: &Node, to: &Node, address: Ipv4Addr) -> Result<Move> {
+        let (bed, redis) = (self.bed, &self.redis);
+        let before = self.seen.reconnects;
+        let load = Load::go_on(self.addresses(), std::mem::take(&mut self.seen));
+        works(&load)?;
+        let disk = bed.disk_bytes_written()?;
+        let begun = Instant::now();
+        let checkpoint = redis.checkpoint(from, &["--stop"])?;
+        let stopped = Instant::now();
+        ensure!(redis.listed(from)? == "STOPPED", "the source runs on after its stop");
+        ensure!(clean::processes(from, PROCESS)? == 0, "a process of the source is left");
+        redis.restore(to, &checkpoint.checkpoint.to_string())?;
+        connect(address)?;
+        let first_reply = stopped.elapsed();
+        redis.wait_state(to, "running")?;
+        let (resident, whole) = (stopped.elapsed(), begun.elapsed());
+        let disk = bed.disk_bytes_written()?.checked_sub(disk).context("a process has ended")?;
+        works(&load)?;
+        let copies = clean::processes(from, PROCESS)? + clean::processes(to, PROCESS)?;
+        ensure!(copies == 1, "{copies} copies run");
+        self.seen = load.stop();
+        let reconnects = self.seen.reconnects - before;
+        ensure!(reconnects > 0, "the client never lost its server: it did not work while it moved");
+        redis.remove(from)?;
+        clean::wait(from)?;
+        Ok(Move {
+            frozen_ms: checkpoint.frozen_ms,
+            downtime_ms: millis(self.seen.longest_gap),
+            durable_ms: checkpoint.durable_ms,
+            first_reply_ms: millis(first_reply),
+            resident_ms: millis(resident),
+            whole_ms: millis(whole),
+            sizes: checkpoint.sizes,
+            disk_bytes: disk,
+            requests: checkpoint.requests,
+            reconnects,
+        })
+    }
+
+    /// Every acknowledged write is there, and no reply was ever wrong.
+    fn prove(&self, address: Ipv4Addr) -> Result<Proof> {
+        let (client, seen, keys) = (&mut connect(address)?, &self.seen, self.keys);
+        ensure!(seen.wrong.is_empty(), "wrong replies: {:?}", seen.wrong);
+        let lost = seen.lost(client)?;
+        ensure!(lost.is_empty(), "lost writes: {lost:?}");
+        let wrong = redis::check_fill(client, keys)?;
+        ensure!(wrong.is_empty(), "{} of {keys} values are wrong", wrong.len());
+        Ok(Proof {
+            acknowledged_writes: seen.writes,
+            checked_reads: seen.reads,
+            lost_writes: 0,
+            values_checked: keys,
+        })
+    }
 }
 
-/// The node has nothing of the container any more.
-fn clean(node: &Node) -> Result<()> {
-    let left = format!(
-        "pgrep --list-full 'containerd-shim|criu|godwit-pager' || true
-        find /run/godwit/shims {BUNDLES} -mindepth 1"
-    );
-    wait::until(&format!("nothing to be left on {}", node.name()), SOON, || {
-        match node.sh(&left) {
-            Ok(left) if left.is_empty() => Ok(()),
-            Ok(left) => Err(left),
-            Err(error) => Err(error.to_string()),
-        }
+/// Waits until the client has had so many more correct replies that it works steadily.
+fn works(load: &Load) -> Result<()> {
+    let enough = load.replies() + STEADY;
+    wait::until("the client to get correct replies", SOON, || match load.replies() {
+        now if now >= enough => Ok(()),
+        now => Err(format!("{now} of {enough}")),
     })?;
     Ok(())
 }

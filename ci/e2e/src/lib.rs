@@ -2,8 +2,10 @@
 
 pub mod bed;
 pub mod bench;
+pub mod clean;
 pub mod container;
 pub mod demo;
 pub mod events;
 pub mod redis;
 pub mod runc;
+pub mod versions;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -217,8 +217,15 @@ impl Written {
 /// A client that writes and checks without end, on a thread of its own, wherever the server is.
 #[derive(Debug)]
 pub struct Load {
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     thread: JoinHandle<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Correct replies so far.
+    replies: AtomicU64,
 }
 
 const KEYS: u64 = 1000;
@@ -227,12 +234,25 @@ impl Load {
     /// Starts; each connection goes to the first of the addresses that answers.
     #[must_use]
     pub fn start(addresses: Vec<SocketAddr>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        Self::go_on(addresses, Seen::default())
+    }
+
+    /// Goes on with what an earlier one has seen, counts and checks it too; the time in between is no gap.
+    #[must_use]
+    pub fn go_on(addresses: Vec<SocketAddr>, seen: Seen) -> Self {
+        let seen = Seen { longest_gap: Duration::ZERO, last_reply: None, ..seen };
+        let shared = Arc::new(Shared::default());
         let thread = std::thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || Worker { addresses, stop, seen: Seen::default(), next: 1 }.run()
+            let (shared, next) = (Arc::clone(&shared), seen.next());
+            move || Worker { addresses, shared, seen, next }.run()
         });
-        Self { stop, thread }
+        Self { shared, thread }
+    }
+
+    /// Correct replies since its start.
+    #[must_use]
+    pub fn replies(&self) -> u64 {
+        self.shared.replies.load(Ordering::Relaxed)
     }
 
     /// Stops and tells what was seen.
@@ -242,14 +262,14 @@ impl Load {
     #[must_use]
     #[expect(clippy::expect_used, reason = "for tests and the demo")]
     pub fn stop(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the load's thread ends by itself")
     }
 }
 
 struct Worker {
     addresses: Vec<SocketAddr>,
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     seen: Seen,
     next: u64,
 }
@@ -266,7 +286,7 @@ impl Worker {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.shared.stop.load(Ordering::Relaxed)
     }
 
     /// Works until the connection ends or is stopped.
@@ -320,6 +340,7 @@ impl Worker {
     }
 
     fn replied(&mut self) {
+        self.shared.replies.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         if let Some(last) = self.seen.last_reply.replace(now) {
             self.seen.longest_gap = self.seen.longest_gap.max(now - last);
@@ -339,6 +360,12 @@ fn read_key(client: &mut Client, key: u64) -> Result<Option<u64>> {
 }
 
 impl Seen {
+    /// A number that was never written.
+    fn next(&self) -> u64 {
+        let numbers = self.keys.values().flat_map(|key| [key.acknowledged, key.unanswered]);
+        1 + numbers.flatten().max().unwrap_or(0)
+    }
+
     /// Checks every key that was ever written; returns a sentence for each that lost an acknowledged write.
     ///
     /// # Errors
@@ -365,6 +392,15 @@ mod tests {
         assert!(written.allows(Some(4)) && written.allows(Some(9)));
         assert!(!written.allows(Some(5)) && !written.allows(None));
         assert!(!Written { acknowledged: Some(4), unanswered: None }.allows(None));
+    }
+
+    #[test]
+    fn who_goes_on_never_writes_a_number_again() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.next(), 1);
+        seen.keys.insert(1, Written { acknowledged: Some(4), unanswered: Some(9) });
+        seen.keys.insert(2, Written { acknowledged: Some(7), unanswered: None });
+        assert_eq!(seen.next(), 10);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! A container that runc runs alone, checkpoints and restores: what there is without Godwit.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
+use godwit_criu::images::stats;
 use godwit_lab::{Image, Node, PodNetwork};
 use serde_json::{Value, json};
 
 /// On the node's disk.
 const PLACE: &str = "/var/lib/chain";
+/// Where CRIU leaves its log and its numbers.
+const WORK: &str = "/run/chain-work";
 
 /// A bundle on a node. The container's name is `chain`.
 #[derive(Debug)]
@@ -48,13 +53,16 @@ impl<'a> Alone<'a> {
         Ok(())
     }
 
-    /// Writes its images to a directory of the node and ends it.
+    /// Writes its images to a directory of the node and ends it. Returns for how long CRIU held its processes, by CRIU's own
+    /// count: until they were dead.
     ///
     /// # Errors
     /// What runc says.
-    pub fn checkpoint(&self, images: &str) -> Result<()> {
-        self.sh(&format!("runc --root /run/chain checkpoint --image-path {images} chain"))?;
-        Ok(())
+    pub fn checkpoint(&self, images: &str) -> Result<Duration> {
+        self.sh(&format!(
+            "runc --root /run/chain checkpoint --image-path {images} --work-path {WORK} chain"
+        ))?;
+        Ok(stats::of_dump(&self.node.host_path(WORK)?)?.frozen)
     }
 
     /// Continues it from such images.

@@ -6,20 +6,8 @@ use godwit_e2e::container::{Container, PROGRESS};
 use godwit_e2e::demo::Demo;
 use godwit_lab::{Image, LabOptions};
 
-/// There and back; the number never goes backwards and goes on growing, and nothing stays behind.
 fn there_and_back(bed: &Bed, container: &Container) -> Result<()> {
-    container.run(&bed.n1)?;
-    let mut last = container.wait_beyond(&bed.n1, 3)?;
-    for (from, to) in [(&bed.n1, &bed.n2), (&bed.n2, &bed.n1)] {
-        container.move_to(from, to)?;
-        let now = container.progress(to)?;
-        ensure!(now >= last, "{} went back from {last} to {now}", container.id);
-        last = container.wait_beyond(to, now)?;
-        container.wait_state(to, "running")?;
-        last = container.wait_beyond(to, last + 1)?;
-        ensure!(container.listed(from)? == "ABSENT");
-    }
-    container.remove(&bed.n1)
+    container.there_and_back(&bed.n1, &bed.n2)
 }
 
 #[test]
@@ -64,7 +52,7 @@ fn demo(store: Store) -> Result<()> {
     let demo = Demo { store, mib: 300, baseline: false, lab: LabOptions::for_tests() };
     let report = demo.run(&mut |step| println!("{step}"))?;
     println!("{report}");
-    ensure!(report.proof.acknowledged_writes > 100, "the client did not work during the move");
+    ensure!(report.proof.acknowledged_writes > 100, "the client did not work during the moves");
     let (stored, all) = (report.incremental.sizes.stored, report.incremental.sizes.memory);
     ensure!(stored.0 < all.0 / 4, "the increment stored {stored} of {all}");
     Ok(())

@@ -31,12 +31,13 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(raw.parent().unwrap_or(&raw))?;
     std::fs::write(&raw, serde_json::to_string_pretty(&outcome)?)?;
     let Round { run_frozen, stop_frozen, restore, whole, resident, .. } = outcome.median;
-    let Round { runc_checkpoint, runc_restore, .. } = outcome.median;
-    println!("\n{mib} MiB, medians of {rounds} rounds, store {store:?}");
+    let Round { runc_frozen, runc_checkpoint, runc_restore, .. } = outcome.median;
+    println!("\n{}\n{mib} MiB, medians of {rounds} rounds, store {store:?}", outcome.versions);
     println!("{:42}{:>10}{:>12}{:>8}", "", "godwit", "runc, tmpfs", "ratio");
     for (what, ours, theirs) in [
-        ("frozen, left running", run_frozen, runc_checkpoint),
-        ("frozen, stopped", stop_frozen, runc_checkpoint),
+        ("frozen, left running", run_frozen, runc_frozen),
+        ("frozen, stopped", stop_frozen, runc_frozen),
+        ("frozen, stopped, against all of runc's", stop_frozen, runc_checkpoint),
         ("restore until it runs", restore, runc_restore),
         ("whole move until it runs", whole, runc_checkpoint + runc_restore),
         ("restore until all memory is there", resident, runc_restore),

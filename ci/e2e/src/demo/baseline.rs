@@ -25,8 +25,7 @@ pub(super) fn run(bed: &Bed, config: &str, mib: u64) -> Result<Chain> {
     let keys = redis::fill(&mut connect(networks.0.address)?, mib)?;
 
     let begun = Instant::now();
-    source.checkpoint("images")?;
-    let frozen = begun.elapsed();
+    let frozen = source.checkpoint("images")?;
     source.sh(&format!("tar --create images | zstd --quiet --threads=0 -o {SHARED}"))?;
     target.sh(&format!(
         "cp {SHARED} chain.tar.zst; zstd --decompress --stdout --quiet chain.tar.zst | tar --extract"

@@ -14,7 +14,9 @@ pub struct Report {
     pub redis_mib: u64,
     /// The move under load.
     pub moved: Move,
-    /// What was proved after it.
+    /// The move back, under the same load, from what was stored after the incremental checkpoint.
+    pub back: Move,
+    /// What was proved after both, and after the first alone too.
     pub proof: Proof,
     /// The incremental checkpoint that left it running.
     pub incremental: Incremental,
@@ -45,14 +47,16 @@ pub struct Move {
     pub disk_bytes: u64,
     /// Requests to the store for the checkpoint.
     pub requests: u64,
+    /// How often the client lost its connection.
+    pub reconnects: u64,
 }
 
 /// What was proved.
 #[derive(Debug, Clone, Serialize)]
 pub struct Proof {
-    /// Writes that the server acknowledged during the move.
+    /// Writes that the server acknowledged during the moves.
     pub acknowledged_writes: u64,
-    /// Reads whose values were checked during the move.
+    /// Reads whose values were checked during the moves.
     pub checked_reads: u64,
     /// Acknowledged writes that are not there.
     pub lost_writes: u64,
@@ -83,7 +87,7 @@ pub struct Fork {
 /// The usual chain.
 #[derive(Debug, Clone, Serialize)]
 pub struct Chain {
-    /// `runc checkpoint`, which kills the container at its end: milliseconds.
+    /// For how long CRIU held the processes, by its own count, until they were dead: milliseconds.
     pub frozen_ms: f64,
     /// From the request to checkpoint to the first correct reply.
     pub downtime_ms: f64,
@@ -95,7 +99,7 @@ pub struct Chain {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (moved, proof) = (&self.moved, &self.proof);
+        let (moved, back, proof) = (&self.moved, &self.back, &self.proof);
         writeln!(f, "Redis with {} MiB of values, store {}", self.redis_mib, self.store)?;
         writeln!(f, "{:34}{:>14}{:>18}", "", "godwit", "runc, tar, copy")?;
         let chain = |get: fn(&Chain) -> String| self.chain.as_ref().map_or("-".to_owned(), get);
@@ -114,7 +118,14 @@ impl fmt::Display for Report {
         line("written to local disks", bytes(moved.disk_bytes), chain(|c| bytes(c.disk_bytes)))?;
         writeln!(
             f,
-            "\n{} writes were acknowledged during the move and {} reads checked: {} are lost; {} values compared.",
+            "\nMoved back: frozen {}, no correct reply for {}, all memory there after {}.",
+            ms(back.frozen_ms),
+            ms(back.downtime_ms),
+            ms(back.resident_ms)
+        )?;
+        writeln!(
+            f,
+            "{} writes were acknowledged during the moves and {} reads checked: {} are lost; {} values compared.",
             proof.acknowledged_writes, proof.checked_reads, proof.lost_writes, proof.values_checked
         )?;
         let Incremental { frozen_ms, durable_ms, sizes } = &self.incremental;
