@@ -42,7 +42,6 @@ impl Pod {
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<u32> {
         let spec = Spec::read(&request.bundle)?;
         spec.check_annotations()?;
-        spec.check_annotations()?;
         let container = Container::new(self.container_identity(&request), spec, self.reaper());
         require_restorer(&container)?;
         self.enlist(&container)?;
