@@ -19,7 +19,7 @@ at once; a deletion is carried through; gc ends where a later one goes on. A sec
 
 JSON: one document for each command. checkpoint: its report · list: {checkpoints, unreadable} · show: {manifest, state, owner, \
 held, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
-[ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed} · status: \
+[ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed, failed} · status: \
 {version, node, criu, stores, pods, operations, budget} · version: {version}. On standard error, a failure: {code, message, causes}
 
 Restore and fork with containerd's own client, on any node whose agent has the same store:

@@ -106,7 +106,8 @@ async fn make(session: &mut Session<'_>, asked: &Checkpoint) -> Result<(), Failu
     print(session, &report, table::checkpoint)
 }
 
-/// A checkpoint that is not sound is a failure of the command, and so is a collection that was cancelled: after both were shown.
+/// A checkpoint that is not sound is a failure of the command, and so is a collection that was cancelled or had to leave a tenant
+/// out: after they were shown.
 async fn store(session: &mut Session<'_>, command: StoreCommand) -> Result<ExitCode, Failure> {
     let answer = session.answer(command).await?;
     show(session, &answer)?;
@@ -115,6 +116,9 @@ async fn store(session: &mut Session<'_>, command: StoreCommand) -> Result<ExitC
             ExitCode::from(Code::Corrupt.exit_code())
         }
         Answer::Gc(collected) if collected.cancelled => ExitCode::from(Code::Cancelled.exit_code()),
+        Answer::Gc(collected) if !collected.failed.is_empty() => {
+            ExitCode::from(Code::Corrupt.exit_code())
+        }
         _ => ExitCode::SUCCESS,
     })
 }

@@ -242,6 +242,24 @@ fn progress_is_plain_lines_where_there_is_no_terminal_and_nothing_for_programs()
 }
 
 #[test]
+fn a_collection_that_is_not_whole_is_told_and_is_a_failure() {
+    let agent = FakeAgent::new();
+    for (cancelled, failed, expected) in
+        [(false, json!([]), 0), (true, json!([]), 9), (false, json!([["a", "damaged"]]), 7)]
+    {
+        let child = agent.ask(&["gc", "-o", "json"]);
+        let gc = json!({
+            "of": "gc", "dry_run": false, "cancelled": cancelled, "deleted": [], "refused": [],
+            "kept": 1, "orphans": 0, "waiting": 0, "removed": 0, "freed": 0, "failed": failed,
+        });
+        agent.next().reply(&Reply::Done { result: gc });
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(code(&output), expected, "{}", errors(&output));
+        assert_eq!(document(&output)["failed"], failed);
+    }
+}
+
+#[test]
 fn a_directory_that_holds_no_store_is_not_made_one_by_looking() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}", dir.path().display());
