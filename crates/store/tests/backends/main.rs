@@ -11,7 +11,7 @@ use godwit_store::blob::SharedStore;
 use godwit_store::blob::file::FileStore;
 use godwit_store::blob::memory::MemoryStore;
 use godwit_store::blob::s3::S3Store;
-use godwit_store::{Store, StoreConfig, StoreError};
+use godwit_store::{BlobStore as _, Store, StoreConfig, StoreError};
 
 /// A backend, and what has to live as long as it.
 struct Backend {
@@ -136,4 +136,16 @@ async fn another_store_in_its_place_is_not_taken_for_it() {
     std::fs::remove_dir_all(&here).unwrap();
     std::fs::rename(&away, &here).unwrap();
     assert!(store.is_there().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_write_to_s3_has_time_by_its_length() {
+    let server = s3::Server::start().await;
+    let mut config = server.config("patience");
+    // No time for anything but a body.
+    config.request_timeout_seconds = Some(0);
+    let store = S3Store::open(&config).await.unwrap();
+    let key = suite::key("large");
+    assert!(store.head(&key).await.is_err());
+    store.put(&key, vec![7; 4 << 20].into()).await.unwrap();
 }
