@@ -215,6 +215,7 @@ impl ShimMachine {
             | Event::Frozen
             | Event::FreezeFailed
             | Event::FreezeDeadline
+            | Event::Woken
             | Event::Thawed => self.on_checkpoint_event(event),
         }
     }

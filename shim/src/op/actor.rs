@@ -161,6 +161,12 @@ impl Actor {
                     self.feed(Event::Message { from, message: means }).await;
                 }
             }
+            (ToShimBody::Seal(_), Some(means)) => {
+                if !self.stands_still() {
+                    self.feed(Event::Woken).await;
+                }
+                self.feed(Event::Message { from, message: means }).await;
+            }
             (ToShimBody::AbortHeld(abort), Some(means)) => {
                 self.note_sentence(abort.why);
                 self.feed(Event::Message { from, message: means }).await;

@@ -35,7 +35,7 @@ impl Actor {
                 Sealed {}.into()
             }
             ToAgent::NotContinuous => NotContinuous {
-                container: String::new(),
+                container: self.key.to_string(),
                 reason: "it was not frozen without a gap since its dump".into(),
                 damaged: false,
             }

@@ -69,6 +69,10 @@ impl ShimMachine {
             }
             Event::FreezeFailed => self.roll_back(Some(ToAgent::Aborted)),
             Event::FreezeDeadline => self.roll_back(Some(ToAgent::Aborted)),
+            Event::Woken => {
+                checkpoint.intact = false;
+                vec![]
+            }
             Event::CriuStarted => {
                 checkpoint.live = checkpoint.live.saturating_add(1);
                 vec![]

@@ -138,6 +138,7 @@ fn events() -> Vec<Event> {
         Event::Frozen,
         Event::FreezeFailed,
         Event::FreezeDeadline,
+        Event::Woken,
         Event::Thawed,
         Event::Kill,
         Event::Killed,
@@ -199,6 +200,28 @@ fn a_sealed_pod_runs_only_by_an_unseal_that_names_it() {
         let settled = entry.seq >= Seq(5) || *unwritten && entry.seq == Seq(4);
         assert!(settled && entry.state == mine(), "{entry:?}");
     });
+}
+
+#[test]
+fn a_pod_that_somebody_thawed_is_not_sealed() {
+    let tell = |message| Event::Message { from: Conn(1), message };
+    let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
+    let ended = CriuEnd { dumped: true, frozen: true, killed: false };
+    let begin = ToShim::Begin { op: OpId::from(3), outcome: Outcome::Stop, at: at() };
+    for event in [
+        tell(begin),
+        tell(ToShim::Freeze),
+        Event::CriuStarted,
+        Event::Frozen,
+        Event::CriuEnded(ended),
+        Event::Woken,
+    ] {
+        shim.step(event);
+    }
+    let seal = tell(ToShim::Seal { entry: stop(), reclaim_after_s: None });
+    assert_eq!(shim.step(seal), [Action::Thaw]);
+    let told = shim.step(Event::Thawed);
+    assert!(told.contains(&Action::Send { to: Conn(1), message: ToAgent::NotContinuous }));
 }
 
 #[test]

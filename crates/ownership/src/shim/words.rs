@@ -50,6 +50,8 @@ pub enum Event {
     FreezeFailed,
     /// The freeze deadline passed.
     FreezeDeadline,
+    /// A container that the operation had frozen does not read FROZEN any more, and nobody of the operation thawed it.
+    Woken,
     /// Answer to [`Action::Thaw`]: no CRIU lives, the state was read back.
     Thawed,
     /// Kill with SIGKILL, or Delete, by containerd.
