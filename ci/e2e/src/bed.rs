@@ -56,8 +56,10 @@ impl Bed {
             Store::File => StoreChoice::Directory(SHARED_STORE.to_owned()),
             Store::S3 => StoreChoice::Bucket { server: lab.s3()?, path: "godwit/e2e".to_owned() },
         };
-        let options =
-            InstallOptions { bin_dir: default_bin_dir(), store, settings: settings.to_owned() };
+        // Who measures builds for release; who looks for a defect wants all that CRIU says.
+        let log_level = if cfg!(debug_assertions) { 4 } else { 1 };
+        let settings = format!("criu_log_level = {log_level}\n{settings}");
+        let options = InstallOptions { bin_dir: default_bin_dir(), store, settings };
         let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
         for node in [&n1, &n2] {
             node.install(&options)?;

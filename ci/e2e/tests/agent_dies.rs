@@ -1,27 +1,48 @@
 //! The agent is killed at every step of a checkpoint and of a restore: afterwards there is one running copy or one recovery
 //! point, and the log agrees. Needs programs that were built with the feature `failpoints` of `godwit-wire`, as `make` does.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, SOON};
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 use godwit_wire::failpoint::VARIABLE;
 
-const CHECKPOINT_SITES: [&str; 13] = [
+/// So short that a sealed pod outlives it in a test.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Steps of a checkpoint that stops, before the seal: the container runs on without any agent.
+const UNSEALED_SITES: [&str; 11] = [
     "phase-preflight",
     "begin.answered",
     "phase-prepare",
     "phase-pre-copy",
     "phase-freeze",
+    "frozen",
+    "dumped",
+    "kept",
     "phase-upload",
     "phase-commit",
     "seal.before",
-    "seal.answered",
-    "put-stop.before",
-    "put-stop.answered",
-    "stopped.answered",
+];
+
+/// Steps of it after the seal: the container stays as it is until an agent has settled the slot.
+const SEALED_SITES: [&str; 5] =
+    ["seal.answered", "put-stop.before", "put-stop.answered", "stopped.answered", "phase-finish"];
+
+/// Steps of a checkpoint that leaves the container running.
+const RUNNING_SITES: [&str; 7] = [
+    "dumped",
+    "thaw.before",
+    "thaw.answered",
+    "phase-upload",
+    "put-checkpoint.before",
+    "put-checkpoint.answered",
     "phase-finish",
 ];
+
+const FORK_SITES: [&str; 3] = ["put-start.before", "put-start.answered", "resume.answered"];
 
 const RESTORE_SITES: [&str; 9] = [
     "phase-check",
@@ -36,7 +57,8 @@ const RESTORE_SITES: [&str; 9] = [
 ];
 
 fn counter(id: &str) -> Container {
-    let script = "i=0; while :; do i=$((i+1)); echo $i >/progress; sleep 0.05; done";
+    let script =
+        "i=0; while :; do i=$((i+1)); echo $i >/next; mv /next /progress; sleep 0.05; done";
     Container::new(id, Image::Shell, &["sh", "-c", script])
 }
 
@@ -77,29 +99,74 @@ fn newest(container: &Container, node: &Node) -> Result<String> {
     Ok(id.to_owned())
 }
 
-#[test]
-fn at_every_step_of_a_checkpoint() -> Result<()> {
-    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
-    for (n, site) in CHECKPOINT_SITES.into_iter().enumerate() {
+/// A bed, and a container for each of these sites.
+fn at_each(sites: &[&str], dies: impl Fn(&Bed, &Container, &str) -> Result<()>) -> Result<()> {
+    let settings = format!("freeze_deadline = \"{}s\"\n", FREEZE_DEADLINE.as_secs());
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, &settings, &[Image::Shell])?;
+    for (n, site) in sites.iter().enumerate() {
         let web = counter(&format!("web{n}"));
-        checkpoint_dies(&bed, &web, site).with_context(|| format!("killed at {site}"))?;
+        dies(&bed, &web, site).with_context(|| format!("killed at {site}"))?;
     }
     Ok(())
 }
 
-fn checkpoint_dies(bed: &Bed, web: &Container, site: &str) -> Result<()> {
+#[test]
+fn at_every_step_of_a_checkpoint_before_the_seal() -> Result<()> {
+    at_each(&UNSEALED_SITES, |bed, web, site| {
+        checkpoint_dies(bed, web, site, &["--stop"])?;
+        // Nobody but its shim lets it run.
+        let then = web.progress(&bed.n1)?;
+        web.wait_beyond(&bed.n1, then)?;
+        ensure!(bed.n1.agent_pid().is_none(), "an agent helped");
+        moves_on(bed, web)
+    })
+}
+
+#[test]
+fn at_every_step_of_a_checkpoint_after_the_seal() -> Result<()> {
+    at_each(&SEALED_SITES, |bed, web, site| {
+        checkpoint_dies(bed, web, site, &["--stop"])?;
+        let then = web.progress(&bed.n1)?;
+        // No condition: what shall not happen has this long to happen.
+        std::thread::sleep(2 * FREEZE_DEADLINE);
+        let now = web.progress(&bed.n1)?;
+        ensure!(now == then, "it ran on from {then} to {now} with its entry unsettled");
+        moves_on(bed, web)
+    })
+}
+
+#[test]
+fn at_every_step_of_a_checkpoint_that_leaves_it_running() -> Result<()> {
+    at_each(&RUNNING_SITES, |bed, web, site| {
+        checkpoint_dies(bed, web, site, &[])?;
+        let then = web.progress(&bed.n1)?;
+        web.wait_beyond(&bed.n1, then)?;
+        restart_agent(&bed.n1, None)?;
+        // The next one builds on what is there, and all that is listed is whole.
+        web.checkpoint(&bed.n1, &[])?;
+        bed.n1.run(&["godwit", "verify", &newest(web, &bed.n1)?])?;
+        moves_on(bed, web)
+    })
+}
+
+fn checkpoint_dies(bed: &Bed, web: &Container, site: &str, flags: &[&str]) -> Result<()> {
     web.run(&bed.n1)?;
+    web.wait_beyond(&bed.n1, 0)?;
     restart_agent(&bed.n1, Some(site))?;
-    let told = web.checkpoint(&bed.n1, &["--stop"]);
+    let told = web.checkpoint(&bed.n1, flags);
     wait_agent_dead(&bed.n1, site)?;
     ensure!(told.is_err(), "the command succeeded without an agent");
+    Ok(())
+}
+
+/// An agent is there again: it runs, or it was stopped; then its point is continued elsewhere, once.
+fn moves_on(bed: &Bed, web: &Container) -> Result<()> {
     restart_agent(&bed.n1, None)?;
     if settled(web, &bed.n1)? {
         // It runs: nobody else may have it, and it can be stopped properly.
         web.checkpoint(&bed.n1, &["--stop"])?;
         ensure!(!settled(web, &bed.n1)?);
     }
-    // It was stopped: its point is continued elsewhere, once.
     web.remove(&bed.n1)?;
     web.restore(&bed.n2, &newest(web, &bed.n2)?)?;
     ensure!(settled(web, &bed.n2)?, "it does not run on n2");
@@ -112,25 +179,51 @@ fn checkpoint_dies(bed: &Bed, web: &Container, site: &str) -> Result<()> {
 
 #[test]
 fn at_every_step_of_a_restore() -> Result<()> {
-    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
-    for (n, site) in RESTORE_SITES.into_iter().enumerate() {
-        let web = counter(&format!("web{n}"));
-        restore_dies(&bed, &web, site).with_context(|| format!("killed at {site}"))?;
-    }
-    Ok(())
+    at_each(&RESTORE_SITES, restore_dies)
+}
+
+#[test]
+fn at_every_step_of_a_fork() -> Result<()> {
+    at_each(&FORK_SITES, |bed, web, site| {
+        web.run(&bed.n1)?;
+        web.wait_beyond(&bed.n1, 0)?;
+        let point = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+        let copy = web.named(&format!("{}-copy", web.id));
+        let told = beside_a_death(&bed.n2, site, || copy.fork(&bed.n2, &point))?;
+        if told.is_err() {
+            ensure!(copy.listed(&bed.n2)? != "RUNNING", "it was refused and runs: {told:?}");
+            copy.remove(&bed.n2)?;
+            copy.fork(&bed.n2, &point)?;
+        }
+        ensure!(settled(&copy, &bed.n2)?, "the copy does not run");
+        // Neither knows of the other.
+        web.wait_beyond(&bed.n1, web.progress(&bed.n1)?)?;
+        copy.wait_beyond(&bed.n2, copy.progress(&bed.n2)?)?;
+        copy.remove(&bed.n2)?;
+        web.remove(&bed.n1)
+    })
+}
+
+/// Does this on a node whose agent dies at that site and comes back; what it said.
+fn beside_a_death(
+    node: &Node,
+    site: &str,
+    work: impl FnOnce() -> Result<()> + Send,
+) -> Result<Result<()>> {
+    restart_agent(node, Some(site))?;
+    std::thread::scope(|scope| {
+        let work = scope.spawn(work);
+        wait_agent_dead(node, site)?;
+        restart_agent(node, None)?;
+        Ok(work.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))))
+    })
 }
 
 fn restore_dies(bed: &Bed, web: &Container, site: &str) -> Result<()> {
     web.run(&bed.n1)?;
     let id = web.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
     web.remove(&bed.n1)?;
-    restart_agent(&bed.n2, Some(site))?;
-    let told = std::thread::scope(|scope| -> Result<Result<()>> {
-        let restore = scope.spawn(|| web.restore(&bed.n2, &id));
-        wait_agent_dead(&bed.n2, site)?;
-        restart_agent(&bed.n2, None)?;
-        Ok(restore.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))))
-    })?;
+    let told = beside_a_death(&bed.n2, site, || web.restore(&bed.n2, &id))?;
     let runs = told.is_ok();
     if runs {
         ensure!(settled(web, &bed.n2)?, "the command succeeded and it does not run");

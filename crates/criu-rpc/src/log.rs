@@ -43,10 +43,10 @@ pub fn read(path: &std::path::Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// `(00.018271)      1: Error (criu/files.c:1234): words`; time and pid may be missing.
+/// `(00.018271) pie: 1: Error (criu/files.c:1234): words`; time, pid, and whether it was said inside the task, may be missing.
 fn parse_line(line: &str) -> Option<LogError> {
     let (head, rest) = line.split_once("Error (")?;
-    if head.chars().any(|c| c.is_ascii_alphabetic()) {
+    if head.split("pie:").any(|part| part.chars().any(|c| c.is_ascii_alphabetic())) {
         return None;
     }
     let (place, message) = rest.split_once("): ")?;
@@ -142,6 +142,13 @@ mod tests {
         assert_eq!(error.place, "criu/sk-unix.c:817");
         assert!(error.to_string().starts_with("unix: Can't dump half of stream unix connection."));
         assert!(error.to_string().contains("close it before a checkpoint"), "{error}");
+    }
+
+    #[test]
+    fn what_is_said_inside_a_task_counts_and_what_only_looks_like_it_does_not() {
+        let log = "(00.1) pie: 1: Error (criu/pie/util-vdso.c:107): vdso: Invalid ELF magic\n";
+        assert_eq!(first_error(log).unwrap().message, "vdso: Invalid ELF magic");
+        assert_eq!(first_error("the program wrote: Error (x:1): no\n"), None);
     }
 
     #[test]

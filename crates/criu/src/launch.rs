@@ -31,6 +31,8 @@ pub struct Launcher {
     /// `cgroup.procs` files of the cgroup that is CRIU's own, so that it shares neither the limits nor the fate of its
     /// starter. Best effort: a file that cannot be written is logged.
     pub cgroup_procs: Vec<PathBuf>,
+    /// How much CRIU writes into its log: 1 errors, 2 warnings, 3 information, 4 all.
+    pub log_level: i32,
 }
 
 impl Default for Launcher {
@@ -39,6 +41,7 @@ impl Default for Launcher {
             criu: PathBuf::from("/usr/sbin/criu"),
             path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
             cgroup_procs: Vec::new(),
+            log_level: 1,
         }
     }
 }

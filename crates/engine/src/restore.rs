@@ -182,7 +182,7 @@ async fn prepare(
     };
     let source = serde_json::to_vec(&words).map_err(RestoreError::Words)?;
     let work_dir = PathBuf::from(&begin.work_dir);
-    let (spec, criu, version) = (spec.clone(), node.launcher.criu.clone(), node.criu);
+    let (spec, launcher, version) = (spec.clone(), node.launcher.clone(), node.criu);
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = wanted.manifest.network.ips.clone();
@@ -206,7 +206,7 @@ async fn prepare(
             source,
             deadline,
             score,
-            criu: &criu,
+            launcher: &launcher,
             version,
         };
         stage.run()

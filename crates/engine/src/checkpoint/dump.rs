@@ -130,6 +130,7 @@ impl Dump {
         let mut mounted = Mounted::begin(images.path(), Limits::default())?;
         mounted.static_parts(pid, &mut mounts)?;
         let mut request = DumpRequest::new(pid, images.path(), container.rootfs.as_str());
+        request.log_level = launcher.log_level;
         request.freeze_cgroup = Some(freezer.to_owned());
         request.external = mounts.externals();
         request.external.extend(namespaces.externals(pid, spec)?);

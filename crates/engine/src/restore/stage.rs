@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_criu::images::{ImageDir, inet, limits, pagemap, tasks};
+use godwit_criu::launch::Launcher;
 use godwit_criu::mounts::{MountPlan, restore as mount_sources};
 use godwit_criu::namespaces::{NamespacePlan, path_of};
 use godwit_criu::vet;
@@ -56,7 +57,7 @@ pub(super) struct Stage<'a> {
     /// Out-of-memory score that a process of a new container would have.
     pub(super) score: i32,
     /// The real CRIU.
-    pub(super) criu: &'a Path,
+    pub(super) launcher: &'a Launcher,
     /// Its version.
     pub(super) version: CriuVersion,
 }
@@ -175,8 +176,8 @@ impl Stage<'_> {
         tracing::debug!(?external, "mounts that the relay makes");
         let namespaces = NamespacePlan::read(self.images)?.restore(self.spec);
         Ok(RelayPlan {
-            criu: self.criu.to_owned(),
-            path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            criu: self.launcher.criu.clone(),
+            path: self.launcher.path.to_string_lossy().into_owned(),
             criu_version: Some((self.version.major, self.version.minor, self.version.sublevel)),
             namespaces,
             hostname: self.spec.hostname().clone(),
@@ -184,7 +185,10 @@ impl Stage<'_> {
             workspace: self.workspace.to_owned(),
             contents: self.images.join(CONTENTS_FILE),
             sources: self.images.join(SOURCES_FILE),
-            options: restore_options(self.spec),
+            options: RestoreOptions {
+                log_level: self.launcher.log_level,
+                ..restore_options(self.spec)
+            },
         })
     }
 
