@@ -21,6 +21,7 @@ pub(crate) mod memory;
 mod outside;
 mod parent;
 pub(crate) mod peer;
+mod poked;
 mod preflight;
 mod record;
 mod work;

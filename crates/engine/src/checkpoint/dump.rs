@@ -25,7 +25,7 @@ use oci_spec::runtime::Spec;
 
 use super::files::Files;
 use super::memory::Receiving;
-use super::{CheckpointError, Step};
+use super::{CheckpointError, Step, poked};
 
 /// How long CRIU may take to get ready while the pod runs.
 const PREPARE: Duration = Duration::from_secs(20);
@@ -67,6 +67,7 @@ impl Drop for Scratch {
 #[derive(Debug)]
 pub(super) struct Dump {
     pid: u32,
+    freezer: PathBuf,
     session: DumpSession,
     images: Scratch,
     mounts: MountPlan,
@@ -137,7 +138,18 @@ impl Dump {
         request.page_server = Some(receiving.criu_end);
         let session = DumpSession::start(launcher, namespaces.open(pid)?, request)?;
         let receiving = Some(receiving.server);
-        Ok(Self { pid, session, images, mounts, mounted, namespaces, addresses, receiving })
+        let freezer = freezer.to_owned();
+        Ok(Self {
+            pid,
+            freezer,
+            session,
+            images,
+            mounts,
+            mounted,
+            namespaces,
+            addresses,
+            receiving,
+        })
     }
 
     /// Waits until CRIU is warm.
@@ -183,7 +195,8 @@ impl Dump {
             return Err(self.receivers_reason().map_or(error.into(), CheckpointError::from));
         }
         let server = self.receiving.take().ok_or(CheckpointError::Order(Step::Dump))?;
-        let received = server.finish()?;
+        let mut received = server.finish()?;
+        poked::read_again(&mut received, &self.freezer)?;
         self.namespaces.recheck(self.pid)?;
         self.mounted.frozen_parts(self.pid, &mut self.mounts)?;
         let files = files.map(Files::freeze).transpose()?;

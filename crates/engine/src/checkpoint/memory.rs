@@ -59,7 +59,7 @@ pub(super) fn pids(cgroup: &Path) -> Result<BTreeSet<i32>, CaptureError> {
 }
 
 /// The pid inside the innermost pid namespace: CRIU's id of the process.
-fn innermost_pid(pid: i32) -> Option<u32> {
+pub(super) fn innermost_pid(pid: i32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().last()?.parse().ok()
