@@ -25,6 +25,8 @@ const PROCESS: &str = "redis-server";
 const STEADY: u64 = 2000;
 /// What our processes and CRIU may write to local disks for a move through S3: fences and little else, never memory.
 const DISK_LIMIT: u64 = 1 << 20;
+/// How long the freeze lasts is measured; a slow machine shall not end it.
+const PATIENT: &str = "freeze_deadline = \"1min\"\n";
 
 /// What is shown.
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ impl Demo {
     /// A step failed, or a proof did.
     pub fn run(&self, say: &mut dyn FnMut(&str)) -> Result<Report> {
         say("starting two nodes with containerd and Godwit");
-        let mut bed = Bed::up(&self.lab, self.store, "", &[Image::Redis])?;
+        let mut bed = Bed::up(&self.lab, self.store, PATIENT, &[Image::Redis])?;
         let report = self.report(&bed, say)?;
         bed.lab.done();
         Ok(report)
