@@ -44,11 +44,12 @@ const RUNNING_SITES: [&str; 7] = [
 
 const FORK_SITES: [&str; 3] = ["put-start.before", "put-start.answered", "resume.answered"];
 
-const RESTORE_SITES: [&str; 9] = [
+const RESTORE_SITES: [&str; 10] = [
     "phase-check",
     "phase-stage",
     "phase-restore",
     "plan.answered",
+    "phase-take-over",
     "committing.answered",
     "put-take-over.before",
     "put-take-over.answered",
