@@ -57,7 +57,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let run_dir = Path::new(names::RUN_DIR);
     start::prepare(run_dir).with_context(|| format!("cannot use {}", run_dir.display()))?;
     let node = Arc::new(start::node(config, run_dir.to_owned()).await?);
-    look::all(&node).await;
+    look::first(&node).await;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let frames = FrameServer::new(Arc::new(StoreSources(Arc::clone(&node))));

@@ -31,7 +31,12 @@ fn main() -> ExitCode {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(&cli)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run(&cli));
+            // A directory that hangs keeps a thread for ever; nobody waits for it any more.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(failure::internal(error)),
     };
     match result {

@@ -21,7 +21,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Prints a result as JSON for programs.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     print(&serde_json::to_string_pretty(value).map_err(failure::internal)?)
 }

@@ -10,7 +10,7 @@ use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 use godwit_wire::failpoint::VARIABLE;
 
 /// So short that a sealed pod outlives it in a test.
-const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+const FREEZE_DEADLINE: Duration = Duration::from_secs(4);
 
 /// Steps of a checkpoint that stops, before the seal: the container runs on without any agent.
 const UNSEALED_SITES: [&str; 11] = [
@@ -102,8 +102,15 @@ fn newest(container: &Container, node: &Node) -> Result<String> {
 
 /// A bed, and a container for each of these sites.
 fn at_each(sites: &[&str], dies: impl Fn(&Bed, &Container, &str) -> Result<()>) -> Result<()> {
-    let settings = format!("freeze_deadline = \"{}s\"\n", FREEZE_DEADLINE.as_secs());
-    let bed = Bed::up(&LabOptions::for_tests(), Store::File, &settings, &[Image::Shell])?;
+    at_each_with("", sites, dies)
+}
+
+fn at_each_with(
+    settings: &str,
+    sites: &[&str],
+    dies: impl Fn(&Bed, &Container, &str) -> Result<()>,
+) -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &[Image::Shell])?;
     for (n, site) in sites.iter().enumerate() {
         let web = counter(&format!("web{n}"));
         dies(&bed, &web, site).with_context(|| format!("killed at {site}"))?;
@@ -125,7 +132,8 @@ fn at_every_step_of_a_checkpoint_before_the_seal() -> Result<()> {
 
 #[test]
 fn at_every_step_of_a_checkpoint_after_the_seal() -> Result<()> {
-    at_each(&SEALED_SITES, |bed, web, site| {
+    let settings = format!("freeze_deadline = \"{}s\"\n", FREEZE_DEADLINE.as_secs());
+    at_each_with(&settings, &SEALED_SITES, |bed, web, site| {
         checkpoint_dies(bed, web, site, &["--stop"])?;
         let then = web.progress(&bed.n1)?;
         // No condition: what shall not happen has this long to happen.

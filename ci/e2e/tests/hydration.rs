@@ -1,6 +1,8 @@
 //! What happens to a container whose memory is still on its way when a part of the node, or the store, is lost: it goes on with the
 //! right memory, or it is killed and that is told. It never sees a page that is not its own: the program in it looks at every page.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, PROGRESS, SOON};
@@ -29,8 +31,12 @@ struct Scene {
 
 impl Scene {
     fn new(deadline: &str) -> Result<Self> {
+        Self::with(Store::File, deadline)
+    }
+
+    fn with(store: Store, deadline: &str) -> Result<Self> {
         let settings = format!("hydration_deadline = \"{deadline}\"\n");
-        let bed = Bed::up(&LabOptions::for_tests(), Store::File, &settings, &[Image::Mem])?;
+        let bed = Bed::up(&LabOptions::for_tests(), store, &settings, &[Image::Mem])?;
         let all = "dontneed,munmap,mremap,fork";
         let words =
             ["memwriter", "--mib", "256", "--threads", "2", "--disturb", all, "--file", PROGRESS];
@@ -134,6 +140,18 @@ impl Scene {
         Ok(())
     }
 
+    /// Waits until a frame could not be had.
+    fn asks_in_vain(&self) -> Result<()> {
+        wait::until("a frame to be asked for in vain", SOON, || {
+            match self.node().log("godwit-agent") {
+                Ok(log) if log.contains("memory cannot be read") => Ok(()),
+                Ok(_) => Err("none yet".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        })?;
+        Ok(())
+    }
+
     /// The rest of the memory comes fast, and it works with all of it.
     fn is_right(&self) -> Result<()> {
         self.read_at(SLOW, "")?;
@@ -184,19 +202,37 @@ fn a_store_that_is_away_for_less_than_the_deadline_costs_nothing_but_time() -> R
     let scene = Scene::new(LONG)?;
     scene.hydrate()?;
     scene.node().run(&["mv", STORE, AWAY])?;
-    // Until a frame could not be had.
-    wait::until("a frame to be asked for in vain", SOON, || {
-        match scene.node().log("godwit-agent") {
-            Ok(log) if log.contains("memory cannot be read") => Ok(()),
-            Ok(_) => Err("none yet".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    })?;
+    scene.asks_in_vain()?;
     // An agent that starts now waits for the store, and makes none in its place.
     scene.restart_agent()?;
     scene.waits_for_store("away: ")?;
     scene.node().run(&["mv", AWAY, STORE])?;
     scene.waits_for_store("ready")?;
+    scene.is_right()
+}
+
+#[test]
+fn an_s3_server_that_is_gone_for_good_ends_the_container_and_one_that_returns_lets_it_go_on_again()
+-> Result<()> {
+    let scene = Scene::with(Store::S3, SHORT)?;
+    let events = Events::of(scene.node())?;
+    scene.hydrate()?;
+    scene.bed.lab.s3_server().kill()?;
+    scene.is_hydrating()?;
+    scene.wait_killed(&events, "no memory has come from the agent for 5s")?;
+    scene.bed.lab.s3_server().start()?;
+    scene.goes_on_again()
+}
+
+#[test]
+fn an_s3_server_that_is_away_for_less_than_the_deadline_costs_nothing_but_time() -> Result<()> {
+    let scene = Scene::with(Store::S3, LONG)?;
+    scene.hydrate()?;
+    scene.bed.lab.s3_server().kill()?;
+    // No condition: a server that is gone says nothing, and the container shall go on waiting.
+    std::thread::sleep(Duration::from_secs(5));
+    scene.is_hydrating()?;
+    scene.bed.lab.s3_server().start()?;
     scene.is_right()
 }
 

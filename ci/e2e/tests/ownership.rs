@@ -12,7 +12,8 @@ use godwit_types::names;
 const ROUNDS: usize = 200;
 
 fn counter() -> Container {
-    let script = "i=0; while :; do i=$((i+1)); echo $i >/progress; sleep 0.05; done";
+    let script =
+        "i=0; while :; do i=$((i+1)); echo $i >/next; mv /next /progress; sleep 0.05; done";
     Container::new("web", Image::Shell, &["sh", "-c", script])
 }
 

@@ -171,17 +171,19 @@ fn up(name: &str, nodes: &[String], cgroup: Option<CgroupView>) -> Result<()> {
     status(name)
 }
 
+/// One that cannot be taken down keeps none of the others up.
 fn down_all() -> Result<()> {
+    let mut first = Ok(());
     for name in Lab::all() {
         match Lab::down(&name) {
             Ok(()) => println!("lab {name} is down"),
             Err(LabError::Held { holder, .. }) => {
                 println!("lab {name} is in use by process {holder} and left alone");
             }
-            Err(error) => return Err(error),
+            Err(error) => first = first.and(Err(error)),
         }
     }
-    Ok(())
+    first
 }
 
 fn exec(name: &str, node: &str, words: &[String]) -> Result<ExitCode> {

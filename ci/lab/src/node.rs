@@ -97,7 +97,8 @@ impl Node {
     #[must_use]
     pub fn has_limits(&self) -> bool {
         let controllers = || self.read_file("/sys/fs/cgroup/cgroup.controllers");
-        self.shape.cgroup == CgroupView::V1 || controllers().is_ok_and(|all| all.contains("cpu"))
+        self.shape.cgroup == CgroupView::V1
+            || controllers().is_ok_and(|all| all.split_whitespace().any(|one| one == "cpu"))
     }
 
     /// Whether it is powered on.

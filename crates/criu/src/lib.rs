@@ -3,7 +3,7 @@
 //! Owns: starting CRIU ([`launch`], [`probe`]), one dump as a state object ([`dump`]), which mounts are whose
 //! ([`mounts`]), which namespaces CRIU is started in ([`namespaces`]), reading and editing of images ([`images`]),
 //! what a checkpoint may not bring with it ([`vet`]), what cannot be checkpointed ([`preflight`]), CRIU's log in one
-//! sentence ([`log`]).
+//! sentence ([`godwit_criu_rpc::log`]).
 //! Owns not: freezing, killing, bytes of memory, the store, the restore itself (the relay and the shim run it).
 
 pub mod dump;

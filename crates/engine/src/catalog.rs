@@ -236,7 +236,8 @@ pub async fn collect(
 ) -> Result<Collected, StoreError> {
     let mut collected = Collected { dry_run: gc.dry_run, ..Collected::default() };
     for name in store.tenants().await? {
-        if collected.cancelled {
+        if cancel.is_cancelled() {
+            collected.cancelled = true;
             break;
         }
         match collect_tenant(&store.tenant(&name), gc, &mut collected, cancel).await {

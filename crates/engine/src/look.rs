@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use godwit_ownership::message::{Before, Holds, Status};
 use godwit_ownership::state::ColdReason;
 use godwit_ownership::{Ending, Entry, Event, Fence, Refusal, ToAgent, ToShim};
@@ -18,6 +19,7 @@ use godwit_wire::shim_op::{
     WriteFence,
 };
 use godwit_wire::{WireError, parse};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::peer::{bytes, lineage_at, unix_ms};
@@ -29,6 +31,9 @@ use crate::shim::{Shim, ShimError};
 
 /// Between two looks at the same pod.
 const EVERY: Duration = Duration::from_secs(60);
+/// Longest look of an agent that starts. A slot that cannot be settled yet (its store is away) is asked for until it can; all other
+/// pods are served before.
+const AT_START: Duration = Duration::from_secs(20);
 
 /// Why a pod could not be looked at; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -55,18 +60,28 @@ pub fn shims(directory: &Path) -> Vec<PodKey> {
     names.filter_map(|name| PodKey::new(name.strip_suffix(".sock")?).ok()).collect()
 }
 
-/// Looks at every pod once, and at what pods that are gone have left.
-pub async fn all(node: &Node) {
-    for key in shims(Path::new(names::SHIM_SOCKETS)) {
-        match one(node, &key).await {
-            Ok(ending) => tracing::debug!(pod = %key, ?ending, "looked"),
-            Err(LookError::Shim(ShimError::NoShim { .. })) => {}
-            Err(error) => {
-                tracing::warn!(pod = %key, error = %error, "a pod could not be looked at")
-            }
-        }
-    }
+/// Looks at every pod once, before anything is served.
+pub async fn first(node: &Node) {
+    all(node, AT_START).await;
+}
+
+/// Looks at all pods beside each other, and at what pods that are gone have left.
+async fn all(node: &Node, patience: Duration) {
+    let pods = shims(Path::new(names::SHIM_SOCKETS));
+    join_all(pods.iter().map(|key| one_and_tell(node, key, patience))).await;
     gone::all(node).await;
+}
+
+async fn one_and_tell(node: &Node, key: &PodKey, patience: Duration) {
+    match timeout(patience, one(node, key)).await {
+        Ok(Ok(ending)) => tracing::debug!(pod = %key, ?ending, "looked"),
+        Ok(Err(LookError::Shim(ShimError::NoShim { .. }))) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(pod = %key, error = %error, "a pod could not be looked at")
+        }
+        // To its machine this is the agent's death: the next look goes on.
+        Err(_) => tracing::warn!(pod = %key, "a pod is not settled yet; it is looked at again"),
+    }
 }
 
 /// Looks at every pod each minute, until cancelled.
@@ -74,7 +89,7 @@ pub async fn forever(node: &Node, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        all(node).await;
+        all(node, EVERY).await;
     }
 }
 

@@ -239,7 +239,7 @@ async fn check_volumes(
         spec,
         cared_for: asked(names::VOLUMES).unwrap_or_default(),
         fork: asked(names::FORK_FROM).is_some(),
-        lineage: &newest.map(|entry| entry.state).unwrap_or_default(),
+        newest: newest.as_ref().map(|entry| &entry.kind),
     };
     Ok(volumes::check(start, &manifest.volumes)?)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use godwit_criu::mounts::{MountPlan, binds};
 use godwit_image::manifest::{Source, Volume, VolumeMode};
-use godwit_ownership::state::State;
+use godwit_ownership::state::Kind;
 use godwit_types::{CheckpointId, Outcome, names};
 use godwit_wire::NodeIdentity;
 use oci_spec::runtime::Spec;
@@ -101,8 +101,8 @@ pub(crate) struct Start<'a> {
     pub(crate) cared_for: &'a str,
     /// Whether the source has a life of its own.
     pub(crate) fork: bool,
-    /// State of the checkpoint's lineage.
-    pub(crate) lineage: &'a State,
+    /// The newest entry of the checkpoint's lineage.
+    pub(crate) newest: Option<&'a Kind>,
 }
 
 /// Whether every volume is as the checkpoint's memory knows it.
@@ -143,14 +143,9 @@ impl Start<'_> {
         Ok(())
     }
 
-    /// The checkpoint ended a life, and no other has begun.
+    /// The checkpoint ended a life, and nothing has happened since: a life that died leaves its lineage stopped at the same checkpoint.
     fn nobody_ran_on(&self) -> bool {
-        match self.lineage {
-            State::Stopped { checkpoint, .. } | State::Offered { checkpoint, .. } => {
-                *checkpoint == self.checkpoint
-            }
-            State::Empty | State::Owned { .. } | State::Ended { .. } => false,
-        }
+        self.newest.and_then(Kind::commits) == Some(self.checkpoint)
     }
 }
 

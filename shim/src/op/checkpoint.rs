@@ -257,7 +257,7 @@ impl Actor {
     /// Whether every container of the operation reads FROZEN: somebody else may have thawed one.
     pub(super) fn stands_still(&self) -> bool {
         let freezers = self.checkpoint.as_ref().map(Checkpoint::freezers).unwrap_or_default();
-        freezers.iter().all(|f| matches!(f.look(), Ok(Frost::Frozen | Frost::Gone)))
+        freezers.iter().all(|f| matches!(look(f), Ok(Frost::Frozen | Frost::Gone)))
     }
 
     /// How long the pod was frozen by the operation: microseconds.

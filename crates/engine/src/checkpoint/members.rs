@@ -32,7 +32,11 @@ pub(super) fn inhabited_below(cgroup: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn own(cgroup: &Path) -> io::Result<BTreeSet<i32>> {
+/// Pids of a cgroup itself.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn own(cgroup: &Path) -> io::Result<BTreeSet<i32>> {
     let listed = std::fs::read_to_string(cgroup.join("cgroup.procs"));
     let text = match listed {
         // A threaded cgroup of v2 lists no processes.

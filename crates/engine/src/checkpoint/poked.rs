@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use godwit_capture::Received;
+use godwit_capture::{CaptureError, Received};
 use godwit_image::Space;
 use godwit_types::PageNumber;
 
@@ -22,9 +22,12 @@ use super::memory::{innermost_pid, pids};
 pub(super) fn read_again(received: &mut Received, cgroup: &Path) -> Result<(), CheckpointError> {
     for pid in pids(cgroup)? {
         let Some(vpid) = innermost_pid(pid) else { continue };
-        // One that has ended has no mappings, and no pages arrived for it.
-        let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { continue };
-        let pages: Vec<PageNumber> = maps.lines().filter_map(executable).collect();
+        let path = format!("/proc/{pid}/maps");
+        let failed = |source| CaptureError::Process { attempt: "read the mappings", pid, source };
+        // Names of mapped files are bytes.
+        let maps = std::fs::read(path).map_err(failed)?;
+        let lines = maps.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
+        let pages: Vec<PageNumber> = lines.filter_map(|line| executable(&line)).collect();
         received.read_again(Space::Task(vpid), pid, &pages)?;
     }
     Ok(())

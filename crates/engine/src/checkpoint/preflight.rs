@@ -1,5 +1,6 @@
 //! What cannot be checkpointed, told before anything is done.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use godwit_criu::preflight::{self, Subject};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::CheckpointError;
-use super::members::inhabited_below;
+use super::members::{inhabited_below, own};
 use super::memory::pids;
 use super::work::{Source, freezer};
 use crate::blocking::blocking;
@@ -24,12 +25,12 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
         (source.container.pid, source.spec.clone(), freezer(&source.container)?);
     let (id, cgroups) = (source.container.id.clone(), source.container.cgroups.clone());
     let found = blocking(move || {
+        let members = pids(&cgroup)?;
         let paths = cgroups.iter().map(|cgroup| Path::new(&cgroup.path));
-        let inhabited = of_cgroups(&id, paths);
-        if let Some(below) = inhabited {
+        if let Some(below) = of_cgroups(&id, paths, &members) {
             return Err(CheckpointError::Refused(below));
         }
-        let pids: Vec<u32> = pids(&cgroup)?.into_iter().filter_map(|p| p.try_into().ok()).collect();
+        let pids: Vec<u32> = members.into_iter().filter_map(|p| p.try_into().ok()).collect();
         Ok::<_, CheckpointError>(preflight::check(Subject { init, pids: &pids, spec: &spec }))
     })
     .await?;
@@ -41,9 +42,16 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
     }
 }
 
-/// The restored container has one cgroup with the limits of its spec: those that it made below would be lost.
-fn of_cgroups<'a>(id: &str, cgroups: impl Iterator<Item = &'a Path>) -> Option<String> {
-    let mut below = cgroups.filter_map(|top| Some((top, inhabited_below(top).ok().flatten()?)));
+/// The restored container has one cgroup with the limits of its spec: those that it made below would be lost. In a hierarchy that runc
+/// does not know the container is where its shim is, among others; who is below there is not one of its `members`.
+fn of_cgroups<'a>(
+    id: &str,
+    cgroups: impl Iterator<Item = &'a Path>,
+    members: &BTreeSet<i32>,
+) -> Option<String> {
+    let below = cgroups.filter_map(|top| Some((top, inhabited_below(top).ok().flatten()?)));
+    let is_ours = |found: &Path| own(found).is_ok_and(|all| !all.is_disjoint(members));
+    let mut below = below.filter(|(_, found)| is_ours(found));
     let (top, found) = below.next()?;
     let name = found.strip_prefix(top).unwrap_or(&found).display().to_string();
     Some(format!(
@@ -90,9 +98,13 @@ mod tests {
         std::fs::create_dir_all(top.join("jobs")).unwrap();
         std::fs::write(top.join("cgroup.procs"), "1\n").unwrap();
         std::fs::write(top.join("jobs/cgroup.procs"), "").unwrap();
-        let told = || of_cgroups("web", [Path::new("/nonexistent"), &top].into_iter());
+        let members = BTreeSet::from([1, 7]);
+        let told = || of_cgroups("web", [Path::new("/nonexistent"), &top].into_iter(), &members);
         assert_eq!(told(), None);
         std::fs::write(top.join("jobs/cgroup.procs"), "7\n").unwrap();
         assert!(told().unwrap().contains("web are in a cgroup of their own (jobs)"));
+        // Somebody else's, where runc has made no cgroup for the container.
+        std::fs::write(top.join("jobs/cgroup.procs"), "8\n").unwrap();
+        assert_eq!(told(), None);
     }
 }

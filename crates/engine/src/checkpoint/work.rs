@@ -107,7 +107,7 @@ impl Work<'_> {
         let Ready { capture, baselines, pre_read, files, _reserved } = ready;
 
         journal.enter(Phase::Freeze);
-        let frozen = self.freeze(dump, files, peer).await?;
+        let frozen = self.freeze(dump, files, &stage, peer).await?;
 
         journal.enter(Phase::Upload);
         let Frozen { dumped, files, frozen_ms } = frozen;
@@ -252,6 +252,7 @@ impl Work<'_> {
         &self,
         dump: Dump,
         files: Option<Files>,
+        stage: &PackStage,
         peer: &mut SourcePeer,
     ) -> Result<Frozen, CheckpointError> {
         let (since, patience) = (Instant::now(), self.node.freeze_deadline);
@@ -266,7 +267,11 @@ impl Work<'_> {
             failpoint::site("kept");
             Ok::<_, CheckpointError>((dump, received, files))
         });
-        let ended = self.outside.ended(peer.shim(), patience, since, || ender.end(), held);
+        let end = || {
+            ender.end();
+            stage.give_up();
+        };
+        let ended = self.outside.ended(peer.shim(), patience, since, end, held);
         let (dump, received, files) = ended.await?;
         let mut frozen_ms = millis(since);
         if self.spec.outcome == Outcome::Run {

@@ -1,5 +1,4 @@
-use godwit_ownership::state::Points;
-use godwit_types::{Incarnation, Owner};
+use godwit_ownership::state::StoppedTasks;
 
 use super::*;
 
@@ -22,18 +21,8 @@ fn recorded(outcome: Outcome) -> Vec<Volume> {
     of(&MountPlan::decode(PLAN.as_bytes()).unwrap(), &spec("/srv/d"), outcome)
 }
 
-fn stopped(checkpoint: CheckpointId) -> State {
-    State::Stopped { owner: owner(), checkpoint, good: Points::default() }
-}
-
-fn owner() -> Owner {
-    Owner {
-        cluster: "_none".to_owned(),
-        node: "n1".to_owned(),
-        epoch: 0,
-        pod_uid: "default+web".to_owned(),
-        incarnation: Incarnation::from(1),
-    }
+fn stopped(checkpoint: CheckpointId) -> Kind {
+    Kind::Stop { checkpoint, tasks: StoppedTasks::Sealed }
 }
 
 fn identity(node: &str) -> NodeIdentity {
@@ -49,7 +38,7 @@ fn start(
     let (pod, uid) = ("web".to_owned(), "default+web".to_owned());
     let (source, here, spec) = (Source { cluster, node, pod, uid }, identity("n1"), spec("/srv/d"));
     let checkpoint = CheckpointId::mint();
-    let (lineage, others) = (stopped(checkpoint), Others::new());
+    let (newest, others) = (stopped(checkpoint), Others::new(checkpoint));
     let mut start = Start {
         checkpoint,
         source: &source,
@@ -57,7 +46,7 @@ fn start(
         spec: &spec,
         cared_for: "",
         fork: false,
-        lineage: &lineage,
+        newest: Some(&newest),
     };
     change(&mut start, &others);
     check(start, &recorded(outcome))
@@ -67,18 +56,17 @@ fn start(
 struct Others {
     node: NodeIdentity,
     spec: Spec,
-    newer: State,
-    running: State,
+    newer: Kind,
+    died: Kind,
 }
 
 impl Others {
-    fn new() -> Self {
-        let running = State::Owned { owner: owner(), restored: None, good: Points::default() };
+    fn new(checkpoint: CheckpointId) -> Self {
         Self {
             node: identity("n2"),
             spec: spec("/srv/other"),
             newer: stopped(CheckpointId::mint()),
-            running,
+            died: Kind::died_at(checkpoint),
         }
     }
 }
@@ -118,8 +106,13 @@ fn memory_never_meets_other_files() {
     use VolumeRefusal::{Changed, Diverged, Elsewhere, Fork};
     assert!(matches!(refused(Outcome::Stop, |s, _| s.fork = true), Fork { .. }));
     assert!(matches!(refused(Outcome::Run, |_, _| {}), Diverged { .. }));
-    assert!(matches!(refused(Outcome::Stop, |s, o| s.lineage = &o.newer), Diverged { .. }));
-    assert!(matches!(refused(Outcome::Stop, |s, o| s.lineage = &o.running), Diverged { .. }));
+    assert!(matches!(refused(Outcome::Stop, |s, o| s.newest = Some(&o.newer)), Diverged { .. }));
+    assert!(matches!(
+        refused(Outcome::Stop, |s, _| s.newest = Some(&Kind::Reclaim)),
+        Diverged { .. }
+    ));
+    assert!(matches!(refused(Outcome::Stop, |s, o| s.newest = Some(&o.died)), Diverged { .. }));
+    assert!(matches!(refused(Outcome::Stop, |s, _| s.newest = None), Diverged { .. }));
     assert!(matches!(refused(Outcome::Stop, |s, o| s.node = &o.node), Elsewhere { .. }));
     assert!(matches!(refused(Outcome::Stop, |s, o| s.spec = &o.spec), Changed { .. }));
 }

@@ -150,6 +150,11 @@ impl PackStage {
         Arc::new(Sink(Arc::clone(&self.uploads.0)))
     }
 
+    /// Stops the uploads: whoever waits for room in the sink is told at once. The stage is good for nothing afterwards.
+    pub fn give_up(&self) {
+        self.uploads.0.cancel();
+    }
+
     /// Bytes of packs accepted so far.
     #[must_use]
     pub fn accepted_bytes(&self) -> u64 {
