@@ -209,6 +209,7 @@ fn a_pod_that_somebody_thawed_is_not_sealed() {
     let ended = CriuEnd { dumped: true, frozen: true, killed: false };
     let begin = ToShim::Begin { op: OpId::from(3), outcome: Outcome::Stop, at: at() };
     for event in [
+        call(false),
         tell(begin),
         tell(ToShim::Freeze),
         Event::CriuStarted,
