@@ -35,7 +35,8 @@ impl Scene {
     }
 
     fn with(store: Store, deadline: &str) -> Result<Self> {
-        let settings = format!("hydration_deadline = \"{deadline}\"\n");
+        // All of its memory changes until the freeze, and is stored there.
+        let settings = format!("hydration_deadline = \"{deadline}\"\nfreeze_deadline = \"2min\"\n");
         let bed = Bed::up(&LabOptions::for_tests(), store, &settings, &[Image::Mem])?;
         let all = "dontneed,munmap,mremap,fork";
         let words =
