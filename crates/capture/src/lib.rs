@@ -48,7 +48,7 @@ pub use known::Parent;
 pub use preread::{Preread, Target, preread};
 pub use protocol::{Layout, ProtocolError};
 pub use received::{FrozenRun, FrozenState, Received};
-pub use scan::{Resident, resident};
+pub use scan::{Resident, executable, resident};
 pub use server::{AbortHandle, Mode, PageServer};
 pub use stats::MemoryStats;
 pub use stop::Stop;

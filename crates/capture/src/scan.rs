@@ -33,6 +33,7 @@ struct Area {
     start: u64,
     end: u64,
     readable: bool,
+    executable: bool,
     shared: bool,
     inode: u64,
     name: String,
@@ -44,10 +45,10 @@ struct Area {
 /// It is gone, or may not be looked at.
 pub fn resident(pid: i32, stop: &Stop) -> Result<Resident, CaptureError> {
     let failed = |source| CaptureError::Process { attempt: "read the memory map", pid, source };
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(failed)?;
+    let areas = areas(pid)?;
     let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(failed)?;
     let mut out = Resident::default();
-    for area in maps.lines().filter_map(parse) {
+    for area in areas {
         stop.check()?;
         if area.is_kernel() {
             continue;
@@ -64,6 +65,22 @@ pub fn resident(pid: i32, stop: &Stop) -> Result<Resident, CaptureError> {
     }
     out.readable = normalized(out.readable);
     Ok(out)
+}
+
+/// The first page of each of its executable mappings.
+///
+/// # Errors
+/// It is gone, or may not be looked at.
+pub fn executable(pid: i32) -> Result<Vec<PageNumber>, CaptureError> {
+    let executable = areas(pid)?.into_iter().filter(|area| area.executable);
+    Ok(executable.map(|area| PageNumber::of_address(area.start)).collect())
+}
+
+fn areas(pid: i32) -> Result<Vec<Area>, CaptureError> {
+    let failed = |source| CaptureError::Process { attempt: "read the memory map", pid, source };
+    // Names of mapped files are bytes.
+    let maps = fs::read(format!("/proc/{pid}/maps")).map_err(failed)?;
+    Ok(String::from_utf8_lossy(&maps).lines().filter_map(parse).collect())
 }
 
 impl Resident {
@@ -112,6 +129,7 @@ fn parse(line: &str) -> Option<Area> {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         readable: permissions.first() == Some(&b'r'),
+        executable: permissions.get(2) == Some(&b'x'),
         shared: permissions.get(3) == Some(&b's'),
         inode: inode.parse().ok()?,
         name: rest.to_owned(),
@@ -185,7 +203,8 @@ mod tests {
         let line = "7f00-8f00 rw-s 00000000 00:01 77      /dev/zero (deleted)";
         let area = parse(line).unwrap();
         assert_eq!((area.start, area.end, area.inode), (0x7f00, 0x8f00, 77));
-        assert!(area.shared && area.readable);
+        assert!(area.shared && area.readable && !area.executable);
+        assert!(parse("7f4000-7f6000 r-xp 00000000 00:00 0    [vdso]").unwrap().executable);
         assert_eq!(area.name, "/dev/zero (deleted)");
         assert_eq!(parse("1000-2000 ---p 00000000 00:00 0").unwrap().name, "");
         assert!(parse("nonsense").is_none());

@@ -9,6 +9,17 @@ use tokio_util::sync::CancellationToken;
 use super::CheckpointError;
 use crate::shim::Shim;
 
+/// A pod that is frozen.
+#[derive(Clone, Copy)]
+pub(super) struct Freeze<'a> {
+    /// Whoever froze it, and thaws it by itself.
+    pub(super) shim: &'a Shim,
+    /// For how long it may be frozen.
+    pub(super) patience: Duration,
+    /// Since when it is.
+    pub(super) since: Instant,
+}
+
 /// The request's token, and the flag that blocking work looks at.
 pub(super) struct Outside<'a> {
     cancel: &'a CancellationToken,
@@ -26,36 +37,34 @@ impl<'a> Outside<'a> {
         &self.stop
     }
 
-    /// Until it is cancelled or, with a shim, until that has ended the operation by itself: the pod that it had frozen runs. What is
-    /// not done by then is dropped.
+    /// Until it is cancelled or, of a frozen pod, until that was frozen for too long or runs because its shim has ended the operation.
+    /// What is not done by then is dropped.
     ///
     /// # Errors
     /// The work's own, or why it was given up.
     pub(super) async fn given_up<T>(
         &self,
-        shim: Option<&Shim>,
+        freeze: Option<Freeze<'_>>,
         work: impl Future<Output = Result<T, CheckpointError>>,
     ) -> Result<T, CheckpointError> {
         tokio::select! {
             biased;
             result = work => result,
-            why = self.why(shim, None) => {
+            why = self.why(freeze) => {
                 self.stop.raise();
                 Err(why)
             }
         }
     }
 
-    /// The same while CRIU has the tasks in its hands, or until they have been frozen for `patience`: then `end` is called, and the
-    /// work is waited for. It must come to an end by itself then: nothing is told before CRIU is gone.
+    /// The same while CRIU has the tasks in its hands: `end` is called, and the work is waited for. It must come to an end by itself
+    /// then: nothing is told before CRIU is gone.
     ///
     /// # Errors
     /// The work's own, or why it was ended.
     pub(super) async fn ended<T>(
         &self,
-        shim: &Shim,
-        patience: Duration,
-        since: Instant,
+        freeze: Freeze<'_>,
         end: impl FnOnce(),
         work: impl Future<Output = Result<T, CheckpointError>>,
     ) -> Result<T, CheckpointError> {
@@ -63,7 +72,7 @@ impl<'a> Outside<'a> {
         tokio::select! {
             biased;
             result = &mut work => result,
-            why = self.why(Some(shim), Some((patience, since))) => {
+            why = self.why(Some(freeze)) => {
                 self.stop.raise();
                 end();
                 if let Err(error) = work.await {
@@ -75,30 +84,21 @@ impl<'a> Outside<'a> {
     }
 
     /// The first of what may happen.
-    async fn why(
-        &self,
-        shim: Option<&Shim>,
-        freeze: Option<(Duration, Instant)>,
-    ) -> CheckpointError {
-        let told = async {
-            match shim {
-                Some(shim) => shim.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        let frozen_too_long = async {
-            match freeze {
-                Some((patience, since)) => {
-                    tokio::time::sleep_until((since + patience).into()).await;
-                    patience
+    async fn why(&self, freeze: Option<Freeze<'_>>) -> CheckpointError {
+        let freeze = async {
+            let Some(Freeze { shim, patience, since }) = freeze else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                why = shim.ended() => CheckpointError::Shim(why),
+                () = tokio::time::sleep_until((since + patience).into()) => {
+                    CheckpointError::FrozenTooLong { patience }
                 }
-                None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = self.cancel.cancelled() => CheckpointError::Cancelled,
-            why = told => CheckpointError::Shim(why),
-            patience = frozen_too_long => CheckpointError::FrozenTooLong { patience },
+            why = freeze => why,
         }
     }
 }

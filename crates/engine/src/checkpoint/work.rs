@@ -22,7 +22,7 @@ use oci_spec::runtime::Spec;
 use super::dump::{Dump, Dumped, Scratch};
 use super::files::{self, Files};
 use super::memory::{Capture, Receiving, look};
-use super::outside::Outside;
+use super::outside::{Freeze, Outside};
 use super::parent::{Earlier, candidates, new_checkpoint};
 use super::peer::SourcePeer;
 use super::{CheckpointError, Step, record};
@@ -89,6 +89,7 @@ struct Warm {
 struct Frozen {
     dumped: Dumped,
     files: Option<godwit_files::Frozen>,
+    since: Instant,
     frozen_ms: f64,
 }
 
@@ -110,7 +111,7 @@ impl Work<'_> {
         let frozen = self.freeze(dump, files, &stage, peer).await?;
 
         journal.enter(Phase::Upload);
-        let Frozen { dumped, files, frozen_ms } = frozen;
+        let Frozen { dumped, files, since, frozen_ms } = frozen;
         let criu_frozen_ms = dumped.criu_frozen_ms;
         let upload = async {
             let name = source.container.id.clone();
@@ -125,9 +126,9 @@ impl Work<'_> {
             let memory = Captured { image, assembled, pre_read, files };
             record::write(self, stage, &packs, source, dumped, memory, parent_id).await
         };
-        // Only a pod that is still frozen may be thawed by its shim meanwhile.
-        let shim = self.spec.outcome.gives_away().then(|| peer.shim());
-        let (commit, manifest) = self.outside.given_up(shim, upload).await?;
+        // One that is given away is still frozen.
+        let freeze = self.spec.outcome.gives_away().then(|| self.frozen(since, peer));
+        let (commit, manifest) = self.outside.given_up(freeze, upload).await?;
         Ok(Made { commit, manifest, frozen_ms, criu_frozen_ms })
     }
 
@@ -271,14 +272,18 @@ impl Work<'_> {
             ender.end();
             stage.give_up();
         };
-        let ended = self.outside.ended(peer.shim(), patience, since, end, held);
+        let ended = self.outside.ended(self.frozen(since, peer), end, held);
         let (dump, received, files) = ended.await?;
         let mut frozen_ms = millis(since);
         if self.spec.outcome == Outcome::Run {
             frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
         }
         let dumped = blocking(move || dump.collect(received)).await?;
-        Ok(Frozen { dumped, files, frozen_ms })
+        Ok(Frozen { dumped, files, since, frozen_ms })
+    }
+
+    fn frozen<'p>(&self, since: Instant, peer: &'p SourcePeer) -> Freeze<'p> {
+        Freeze { shim: peer.shim(), patience: self.node.freeze_deadline, since }
     }
 }
 

@@ -48,7 +48,7 @@ impl fmt::Display for DeleteRefusal {
                 write!(f, "it is being read by operation {}: wait, or force it", ops.join(", "))
             }
             Self::Held { who, why } => {
-                write!(f, "{who} holds it ({why}): remove the hold, or force it")
+                write!(f, "{who} holds it ({why}): end that with `godwit unhold`, or force it")
             }
             Self::OnlyGood => f.write_str(
                 "it is the only point that its pod could be continued from: force it if that may be lost",
