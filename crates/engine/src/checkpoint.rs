@@ -1,7 +1,7 @@
 //! A checkpoint of one pod: a flat list of phases.
 //!
 //! ```text
-//! preflight  the shim, the refusals, the log: do we own it? (fence on disk, armed if it may be given away)
+//! preflight  the shim, the log: do we own it? the refusals, then its first entry (fence on disk, armed if it may be given away)
 //! prepare    intent, parent, memory reserved
 //! pre-copy   live memory read and stored (given away, or larger than the budget)      pod runs
 //! freeze     CRIU warm → frozen → dumped → CRIU gone → [leaves it running: thawed]
@@ -141,12 +141,23 @@ impl<'n> Attempt<'n> {
                 .too_old_after(store.identity().horizon() / 2, store.clock())
                 .cancelled_by(&cancel);
         match driver.feed(Event::Begin).await {
+            Stop::Examine => {}
+            stop => return Err(ended(stop, &request.container, driver.peer())),
+        }
+        let source = match examine(driver.peer()).await {
+            Ok(source) => source,
+            Err(error) => {
+                driver.feed(Event::Cancel).await;
+                return Err(worse(error, driver.peer()));
+            }
+        };
+        match driver.feed(Event::Fit).await {
             Stop::Ready => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
         let outside = Outside::new(&cancel);
         let work = Work { node, request: &request, spec: &spec, tenant: &tenant, outside };
-        let made = match work.make(driver.peer(), journal).await {
+        let made = match work.make(source, driver.peer(), journal).await {
             Ok(made) => made,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
@@ -167,6 +178,13 @@ impl<'n> Attempt<'n> {
         journal.enter(Phase::Finish);
         Ok(record::finish(&spec, &tenant, &counts, made, journal).await)
     }
+}
+
+/// What is checkpointed, if it can be. Nothing is stored before that is known, not even that its lineage begins.
+async fn examine(peer: &mut SourcePeer) -> Result<work::Source, CheckpointError> {
+    let source = work::only_source(peer)?;
+    preflight::check(&source).await?;
+    Ok(source)
 }
 
 /// Removes what a checkpoint that did not take place has stored. With a manifest, the log decides: the sweep does it.
@@ -201,7 +219,9 @@ fn ended(stop: Stop, container: &str, peer: &mut SourcePeer) -> CheckpointError 
         },
         Stop::Done(Ending::Unsealed(_)) => return CheckpointError::TakenBack,
         Stop::Done(Ending::Detached) => return detached(peer),
-        Stop::Ready | Stop::Prepare(_) | Stop::Done(_) => return CheckpointError::Order(Step::Log),
+        Stop::Examine | Stop::Ready | Stop::Prepare(_) | Stop::Done(_) => {
+            return CheckpointError::Order(Step::Log);
+        }
     };
     match peer.trouble.take() {
         Some(trouble) => CheckpointError::Shim(trouble),

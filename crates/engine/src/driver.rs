@@ -4,7 +4,7 @@
 //! with [`Read::Unavailable`], a PUT of unknown outcome with [`Put::Unknown`]; nothing is made up here.
 //!
 //! One driver serves every machine: [`Driver::feed`] steps it until it is finished or wants work that only the caller can
-//! do ([`Stop::Ready`], [`Stop::Prepare`]); the caller does it and feeds the result.
+//! do ([`Stop::Examine`], [`Stop::Ready`], [`Stop::Prepare`]); the caller does it and feeds the result.
 //!
 //! # Cancellation
 //! Dropping the future between two steps is the same to every machine as the agent's death at that moment.
@@ -57,6 +57,8 @@ pub trait Peer: Send {
 /// Why [`Driver::feed`] came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
+    /// Can the source be checkpointed? Feed [`Event::Fit`] or [`Event::Cancel`].
+    Examine,
     /// The source may be checkpointed: feed [`Event::Manifest`] when it is stored.
     Ready,
     /// This point is to be made ready: feed [`Event::Prepared`] or [`Event::CannotRestore`].
@@ -159,7 +161,7 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
         Self { age: Some(Age { clock: Arc::clone(clock), until }), ..self }
     }
 
-    /// The shim, for the work between [`Stop::Ready`] and [`Event::Manifest`].
+    /// The shim, for the caller's work between two steps.
     pub fn peer(&mut self) -> &mut P {
         self.peer
     }
@@ -202,6 +204,7 @@ impl<'w, M: Machine, P: Peer> Driver<'w, M, P> {
                 self.peer.remove_fence().await;
                 return None;
             }
+            Action::Examine => return Some(Stop::Examine),
             Action::Ready => return Some(Stop::Ready),
             Action::Prepare(checkpoint) => return Some(Stop::Prepare(checkpoint)),
             Action::Done(ending) => return Some(Stop::Done(ending)),

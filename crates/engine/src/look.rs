@@ -120,7 +120,7 @@ pub async fn one(node: &Node, key: &PodKey) -> Result<Ending, LookError> {
     let mut driver = driver.too_old_after(limit.saturating_sub(age), store.clock());
     match driver.feed(Event::Begin).await {
         Stop::Done(ending) => Ok(ending),
-        Stop::Ready | Stop::Prepare(_) => Ok(Ending::Kept),
+        Stop::Examine | Stop::Ready | Stop::Prepare(_) => Ok(Ending::Kept),
     }
 }
 

@@ -148,7 +148,7 @@ async fn carry_through(
                     None => RestoreError::Told { code: refusal.code(), told },
                 });
             }
-            Stop::Done(_) | Stop::Ready => return Err(RestoreError::Interrupted),
+            Stop::Done(_) | Stop::Examine | Stop::Ready => return Err(RestoreError::Interrupted),
         }
     }
 }

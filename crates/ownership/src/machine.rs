@@ -45,6 +45,8 @@ pub enum Event {
     Dead(bool),
     /// A timer of [`Action::Wait`] ran out.
     Timer(Timer),
+    /// Source: the pod can be checkpointed. One that cannot be: [`Event::Cancel`].
+    Fit,
     /// Source: packs, head and manifest are durable; only the entry is missing. (For [`godwit_types::Outcome::Run`]: and thawed.)
     Manifest,
     /// Target: everything for [`ToShim::Plan`] is ready.
@@ -136,6 +138,8 @@ pub enum Action {
     ProveDead,
     /// Start this timer. A timer that runs already is started anew.
     Wait(Timer),
+    /// Source: look whether the pod can be checkpointed, then [`Event::Fit`] or [`Event::Cancel`]. Nothing is written of it yet.
+    Examine,
     /// Source: this node owns the pod and may checkpoint it: pre-copy, freeze, dump, store, then [`Event::Manifest`].
     Ready,
     /// Target: fetch and check the point and make ready for [`ToShim::Plan`], then [`Event::Prepared`] or [`Event::CannotRestore`].

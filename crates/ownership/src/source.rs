@@ -1,8 +1,8 @@
 //! The agent's side of a checkpoint.
 //!
 //! ```text
-//! newest entry ─┬─ owned by us ─► Begin ─► Begun ────────────────────────────────────────────► Ready
-//!               ├─ no log ──────► Begin ─► Begun ─► Hold ─► PUT start ─► settled ─► newest ─► Ready, or Cancel
+//! newest entry ─┬─ owned by us ─► Begin ─► Begun ─► Fit ───────────────────────────────────────────► Ready
+//!               ├─ no log ──────► Begin ─► Begun ─► Fit ─► Hold ─► PUT start ─► settled ─► newest ─► Ready, or Cancel
 //!               └─ owned by another ─► Moved (a zombie is killed); a pod that never was in this lineage: refused
 //! Manifest (packs, head, manifest durable)
 //!   leaves it running: newest ─► PUT checkpoint ─► settled ─► manifest, no tombstone? ─► Committed
@@ -64,6 +64,8 @@ enum Step {
     ReadingOwner,
     /// The shim arms the fence; with the first entry of the life, if there is none.
     Beginning(Option<Box<Entry>>),
+    /// Can it be checkpointed?
+    Examining(Option<Box<Entry>>),
     /// The fence takes the slot of `start`.
     HoldingStart(Box<Entry>),
     Starting(Settle),
@@ -119,7 +121,11 @@ impl Source {
             (Step::ReadingOwner, Event::Newest(Read::Unavailable)) => {
                 vec![Action::Done(Ending::GivenUp(Refusal::StoreAway))]
             }
-            (Step::Beginning(start), Event::Shim(ToAgent::Begun)) => match start.take() {
+            (Step::Beginning(start), Event::Shim(ToAgent::Begun)) => {
+                let start = start.take();
+                self.goes(Step::Examining(start), Action::Examine)
+            }
+            (Step::Examining(start), Event::Fit) => match start.take() {
                 Some(start) => {
                     let message = ToShim::Hold { entry: start.clone() };
                     self.goes(Step::HoldingStart(start), Action::Tell(message))

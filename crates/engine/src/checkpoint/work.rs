@@ -100,10 +100,11 @@ impl Work<'_> {
     /// [`CheckpointError`].
     pub(super) async fn make(
         &self,
+        source: Source,
         peer: &mut SourcePeer,
         journal: &mut Journal,
     ) -> Result<Made, CheckpointError> {
-        let warm = self.outside.given_up(None, self.prepare(peer, journal)).await?;
+        let warm = self.outside.given_up(None, self.prepare(source, peer, journal)).await?;
         let Warm { source, image, stage, earlier, packs, ready, dump } = warm;
         let Ready { capture, baselines, pre_read, files, _reserved } = ready;
 
@@ -135,11 +136,10 @@ impl Work<'_> {
     /// All that is done while the pod runs untouched.
     async fn prepare(
         &self,
-        peer: &mut SourcePeer,
+        source: Source,
+        peer: &SourcePeer,
         journal: &mut Journal,
     ) -> Result<Warm, CheckpointError> {
-        let source = only_source(peer)?;
-        super::preflight::check(&source).await?;
         let image = self.image().await?;
 
         journal.enter(Phase::Prepare);
@@ -319,7 +319,7 @@ async fn thaw(peer: &mut SourcePeer) -> Result<Option<f64>, CheckpointError> {
 }
 
 /// The one container of the pod.
-fn only_source(peer: &mut SourcePeer) -> Result<Source, CheckpointError> {
+pub(super) fn only_source(peer: &mut SourcePeer) -> Result<Source, CheckpointError> {
     let subjects = peer.subjects.take().ok_or(CheckpointError::Order(Step::Log))?;
     let mut containers = subjects.containers.into_iter();
     let (Some(subject), None) = (containers.next(), containers.next()) else {

@@ -116,15 +116,20 @@ async fn who_cancels_while_an_entry_is_settled_is_heard() {
     let (log, mut peer, cancel) = (Losing::begun(), Willing, CancellationToken::new());
     let driver = Driver::new(stop(), &log, &mut peer, Duration::MAX);
     let mut driver = driver.cancelled_by(&cancel);
-    assert_eq!(driver.feed(Event::Begin).await, Stop::Ready);
+    begin(&mut driver).await;
     cancel.cancel();
     let stop = tokio::time::timeout(SOON, driver.feed(Event::Manifest)).await;
     let Ok(Stop::Done(Ending::Unsealed(entry))) = stop else { panic!("{stop:?}") };
     assert_eq!(entry.kind, Kind::Reclaim);
 }
 
+async fn begin(driver: &mut Driver<'_, Source, Willing>) {
+    assert_eq!(driver.feed(Event::Begin).await, Stop::Examine);
+    assert_eq!(driver.feed(Event::Fit).await, Stop::Ready);
+}
+
 async fn ended(driver: &mut Driver<'_, Source, Willing>) -> Stop {
-    assert_eq!(driver.feed(Event::Begin).await, Stop::Ready);
+    begin(driver).await;
     tokio::time::timeout(SOON, driver.feed(Event::Manifest)).await.unwrap()
 }
 
@@ -151,7 +156,7 @@ async fn what_grew_too_old_at_work_writes_nothing() {
     let (log, mut peer) = (Losing::begun(), Willing);
     let driver = Driver::new(stop(), &log, &mut peer, Duration::MAX);
     let mut driver = driver.too_old_after(HALF, &log.clock());
-    assert_eq!(driver.feed(Event::Begin).await, Stop::Ready);
+    begin(&mut driver).await;
     log.clock.advance(HALF);
     let stop = tokio::time::timeout(SOON, driver.feed(Event::Manifest)).await.unwrap();
     assert_eq!(stop, Stop::Done(Ending::GivenUp(Refusal::TooOld)));

@@ -66,7 +66,8 @@ fn working(outcome: Outcome) -> Source {
     let mut source = source(outcome);
     assert_eq!(source.step(Event::Begin), [Action::ReadNewest]);
     source.step(newest(&start()));
-    assert_eq!(source.step(Event::Shim(ToAgent::Begun)), [Action::Ready]);
+    assert_eq!(source.step(Event::Shim(ToAgent::Begun)), [Action::Examine]);
+    assert_eq!(source.step(Event::Fit), [Action::Ready]);
     source
 }
 
@@ -96,12 +97,26 @@ fn a_first_checkpoint_tells_the_fence_that_its_log_has_begun() {
     source.step(Event::Begin);
     source.step(Event::Newest(Read::Known(None)));
     source.step(Event::Shim(ToAgent::Begun));
+    source.step(Event::Fit);
     let put = source.step(Event::Shim(ToAgent::Done));
     let [Action::Put(entry)] = &put[..] else { panic!("{put:?}") };
     assert_eq!(source.step(Event::Put(Put::Created)), [Action::ReadNewest]);
     let told = source.step(newest(entry));
     assert_eq!(told, [Action::Tell(ToShim::Stands { entry: entry.clone() })]);
     assert_eq!(source.step(Event::Shim(ToAgent::Done)), [Action::Ready]);
+}
+
+#[test]
+fn a_pod_that_cannot_be_checkpointed_begins_no_lineage() {
+    let mut source = source(Outcome::Stop);
+    source.spec.fence = None;
+    source.step(Event::Begin);
+    source.step(Event::Newest(Read::Known(None)));
+    assert_eq!(source.step(Event::Shim(ToAgent::Begun)), [Action::Examine]);
+    let told = source.step(Event::Cancel);
+    assert_eq!(told, [Action::Tell(ToShim::Cancel { unfence: false })]);
+    let ended = source.step(Event::Shim(ToAgent::Done));
+    assert_eq!(ended, [Action::Done(Ending::GivenUp(Refusal::Cancelled))]);
 }
 
 #[test]

@@ -51,6 +51,8 @@ impl Place {
                 let task = self.task.as_mut().expect("an action without a machine");
                 task.timers[timer as usize] = true;
             }
+            // One that cannot be is cancelled, as at any other moment.
+            Action::Examine => self.agent_hears(machine::Event::Fit, effect),
             Action::Ready => {
                 self.task.as_mut().expect("an action without a machine").engine = Engine::Freezing;
                 self.tell(ToShim::Freeze);
