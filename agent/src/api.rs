@@ -10,7 +10,7 @@ use anyhow::Context;
 use godwit_engine::journal::{Journal, Watched};
 use godwit_engine::{EngineError, Node, catalog, checkpoint, status};
 use godwit_types::Code;
-use godwit_wire::api::{Failure, MAX_LINE, Progress, Reply, Request, StoreCommand};
+use godwit_wire::api::{Failure, MAX_REPLY, MAX_REQUEST, Progress, Reply, Request, StoreCommand};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -111,7 +111,7 @@ async fn converse(
 
 async fn first_line(lines: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    lines.take(MAX_LINE as u64).read_until(b'\n', &mut line).await?;
+    lines.take(MAX_REQUEST as u64).read_until(b'\n', &mut line).await?;
     Ok(line)
 }
 
@@ -177,8 +177,21 @@ impl Told {
 
     /// The last line; waits until the client has it.
     async fn end(&mut self, reply: &Reply) -> std::io::Result<()> {
-        self.rest.extend(line(reply)?);
+        self.rest.extend(line_within(MAX_REPLY, reply)?);
         self.write.write_all(&self.rest).await
+    }
+}
+
+/// A line that the client takes. One that is longer is not cut, but told.
+fn line_within(most: usize, reply: &Reply) -> std::io::Result<Vec<u8>> {
+    match line(reply)? {
+        long if long.len() > most => line(&Reply::Failed(Failure {
+            code: Code::Refused,
+            message: "the answer is too long for the agent: ask the store itself, with --store URL"
+                .into(),
+            causes: vec![format!("{} bytes of at most {most}", long.len())],
+        })),
+        line => Ok(line),
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use godwit_types::Code;
-use godwit_wire::api::{Failure, MAX_LINE, Reply, Request};
+use godwit_wire::api::{Failure, MAX_REPLY, Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -36,21 +36,32 @@ pub(crate) async fn ask(
 }
 
 async fn answer(read: OwnedReadHalf, shown: &mut Shown) -> Result<serde_json::Value, Failure> {
-    let mut lines = BufReader::new(read.take(u64::MAX));
+    let mut lines = BufReader::new(read);
     loop {
-        let mut text = Vec::new();
-        let read = (&mut lines).take(MAX_LINE as u64).read_until(b'\n', &mut text).await;
-        if read.map_err(|e| lost(&e))? == 0 {
-            return Err(failure::new(
-                Code::Unavailable,
-                "the agent went away during the request: `godwit status` and `godwit list` tell how it ended",
-            ));
-        }
+        let text = whole_line(&mut lines).await?;
         match serde_json::from_slice(&text).map_err(failure::internal)? {
             Reply::Progress(progress) => shown.update(progress),
             Reply::Done { result } => return Ok(result),
             Reply::Failed(failure) => return Err(failure),
         }
+    }
+}
+
+/// The next line with its end: what lacks its end was cut.
+async fn whole_line(lines: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let bounded = &mut lines.take(MAX_REPLY as u64);
+    bounded.read_until(b'\n', &mut text).await.map_err(|e| lost(&e))?;
+    match text.last() {
+        Some(b'\n') => Ok(text),
+        _ if text.len() == MAX_REPLY => Err(failure::new(
+            Code::Internal,
+            "the agent's answer has no end: are agent and CLI of the same version?",
+        )),
+        _ => Err(failure::new(
+            Code::Unavailable,
+            "the agent went away during the request: `godwit status` and `godwit list` tell how it ended",
+        )),
     }
 }
 

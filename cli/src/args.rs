@@ -22,10 +22,15 @@ held, read_amplification, log} · verify: {checkpoint, objects, frames, read, fa
 [ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed, failed} · status: \
 {version, node, criu, stores, pods, operations, budget} · version: {version}. On standard error, a failure: {code, message, causes}
 
+READS in list and show is the read amplification (JSON: read_amplification): stored bytes of all frames that a restore fetches for \
+memory, divided by the part of them that holds this checkpoint's pages. 1.00x is ideal; increments raise it, checkpoints that leave \
+the container running keep it down, --full begins anew. `-` (null): made by an earlier version
+
 Restore and fork with containerd's own client, on any node whose agent has the same store:
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/restore-from=ID IMAGE NAME
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/fork-from=ID IMAGE NAME
-Beside either: --annotation godwit.dev/store=NAME · beside restore-from, if the container's node is dead: \
+Beside either: --annotation godwit.dev/store=NAME · --annotation godwit.dev/volumes=DESTINATION,… for writable bind mounts whose \
+files you have brought there · beside restore-from, if the container's node is dead: \
 --annotation godwit.dev/force=REASON";
 
 /// Move running containers without landing them on a disk.
@@ -231,6 +236,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_annotation() {
+        for annotation in ["restore-from=", "fork-from=", "store=", "volumes=", "force="] {
+            assert!(AFTER_HELP.contains(&format!("--annotation godwit.dev/{annotation}")));
+        }
     }
 
     fn global(words: &[&str]) -> Global {

@@ -10,6 +10,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use godwit_types::{CheckpointId, Code};
 use godwit_wire::api::{Failure, Progress, Reply, Request, StoreCommand};
@@ -239,6 +242,97 @@ fn progress_is_plain_lines_where_there_is_no_terminal_and_nothing_for_programs()
         let errors = errors(&output);
         assert!(errors.starts_with(told) && errors.is_empty() == told.is_empty(), "{errors:?}");
     }
+}
+
+#[test]
+fn a_list_of_thousands_is_read_whole() {
+    let agent = FakeAgent::new();
+    let row = json!([CheckpointId::mint(), "its manifest is damaged: ".repeat(10)]);
+    let rows = vec![row; 8000];
+    let list = json!({ "of": "list", "checkpoints": [], "unreadable": rows });
+    assert!(list.to_string().len() > 2 << 20);
+    let child = agent.ask(&["list", "-o", "json"]);
+    agent.next().reply(&Reply::Done { result: list.clone() });
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0, "{}", errors(&output));
+    assert_eq!(document(&output)["unreadable"], list["unreadable"]);
+}
+
+#[test]
+fn an_answer_that_is_cut_is_an_agent_that_went_away() {
+    let agent = FakeAgent::new();
+    for half in ["", "{\"reply\":\"done\",\"resu"] {
+        let child = agent.ask(&["list"]);
+        agent.next().lines.get_mut().write_all(half.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(code(&output), 6, "{}", errors(&output));
+        assert!(errors(&output).contains("the agent went away"), "{}", errors(&output));
+    }
+}
+
+/// A verification that is shown on a terminal of 80 columns.
+struct OnTerminal {
+    child: Child,
+    asked: Asked,
+    screen: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl OnTerminal {
+    fn start(agent: &FakeAgent, id: &str) -> Self {
+        let (program, socket) = (env!("CARGO_BIN_EXE_godwit"), agent.socket.display());
+        let line = format!("stty cols 80; exec {program} verify {id} --agent {socket}");
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env("TERM", "xterm");
+        let mut child = script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let (screen, mut shown) = (Arc::<Mutex<String>>::default(), child.stdout.take().unwrap());
+        let drawn = Arc::clone(&screen);
+        let reader = std::thread::spawn(move || {
+            let (mut all, mut some) = (Vec::new(), [0; 4096]);
+            while let Ok(count @ 1..) = shown.read(&mut some) {
+                all.extend_from_slice(&some[..count]);
+                *drawn.lock().unwrap() = String::from_utf8_lossy(&all).into_owned();
+            }
+        });
+        Self { child, asked: agent.next(), screen, reader }
+    }
+
+    /// Tells how far it is until that is on the screen: a bar is not drawn each time.
+    fn tell(&mut self, done: u64, shown: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.screen.lock().unwrap().contains(shown) {
+            assert!(Instant::now() < deadline, "no {shown:?} in {:?}", self.screen);
+            let phase = godwit_types::Phase::Verify;
+            self.asked.reply(&Reply::Progress(Progress { phase, done, total: 100 << 20 }));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All that was on the screen, and the exit code.
+    fn end(mut self, result: Value) -> (i32, String) {
+        self.asked.reply(&Reply::Done { result });
+        let status = self.child.wait().unwrap();
+        self.reader.join().unwrap();
+        let screen = self.screen.lock().unwrap().clone();
+        (status.code().unwrap(), screen)
+    }
+}
+
+#[test]
+fn progress_is_a_bar_on_a_terminal_and_gone_at_the_end() {
+    let id = CheckpointId::mint().to_string();
+    let mut terminal = OnTerminal::start(&FakeAgent::new(), &id);
+    terminal.tell(0, "0 B / 100.00 MiB");
+    terminal.tell(50 << 20, "50.00 MiB / 100.00 MiB");
+    let verified = json!({ "of": "verify", "checkpoint": id, "objects": 1, "frames": 1, "read": 1, "faults": [] });
+    let (code, screen) = terminal.end(verified);
+    assert_eq!(code, 0, "{screen:?}");
+    let half = screen.split('\r').find(|drawn| drawn.contains("50.00 MiB / 100.00 MiB")).unwrap();
+    assert!(half.contains("verify") && half.contains("███") && half.contains("░░░"), "{half:?}");
+    assert!(!screen.contains("verify\r\n"), "lines are for what is no terminal: {screen:?}");
+    // The result stands where the bar was.
+    let (_, result) = screen.rsplit_once("\x1b[2K").unwrap();
+    assert!(result.contains(&id) && !result.contains("MiB /"), "{screen:?}");
 }
 
 #[test]

@@ -89,6 +89,16 @@ async fn telling_progress_waits_for_nobody_and_breaks_no_line() {
     assert!(replies.len() > 10 && replies.len() < 100_000, "{}", replies.len());
 }
 
+#[test]
+fn an_answer_that_no_client_takes_is_not_cut_but_told() {
+    let (short, long) = (done("a"), done(&"a".repeat(1000)));
+    assert_eq!(line_within(1000, &short).unwrap(), line(&short).unwrap());
+    let told = line_within(1000, &long).unwrap();
+    let Reply::Failed(failure) = serde_json::from_slice(&told).unwrap() else { panic!("{told:?}") };
+    assert_eq!(failure.code, Code::Refused);
+    assert!(failure.message.contains("--store URL"), "{}", failure.message);
+}
+
 /// Work that ends only some time after it was cancelled, and a task of it that has to see that.
 fn slow_to_end(cancel: &CancellationToken) -> (JoinHandle<Reply>, oneshot::Receiver<()>) {
     let (seen, has_seen) = oneshot::channel();

@@ -5,13 +5,16 @@
 //! the connection cancels the request; up to the seal a checkpoint is undone by that, after it the agent goes on alone.
 //! Listing, showing and verifying end at once, a deletion is carried through, a collection of garbage ends where a later one
 //! goes on. A client that closes only its own half is told how it ended.
-//! Lines are bounded by [`MAX_LINE`]. The socket is root's alone.
+//! A request is bounded by [`MAX_REQUEST`]. An answer grows with the store, and is bounded by [`MAX_REPLY`]. The socket is root's
+//! alone.
 
 use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
-/// Longest accepted line in bytes.
-pub const MAX_LINE: usize = 1 << 20;
+/// Longest line of a request in bytes.
+pub const MAX_REQUEST: usize = 1 << 20;
+/// Longest line of an answer in bytes: a list of some 700,000 checkpoints, at less than 400 bytes each.
+pub const MAX_REPLY: usize = 256 << 20;
 
 /// What the CLI asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
