@@ -12,6 +12,8 @@ pub mod containerd;
 mod cpu;
 pub mod driver;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod frames;
 mod gone;
 pub mod journal;

@@ -49,11 +49,12 @@ impl PackSink for Shelf {
     }
 }
 
-/// The frames of a pack table on a shelf; counts how many were read.
+/// The frames of a pack table on a shelf; counts how many were read, and how many each time were asked for.
 pub(crate) struct Reader {
     shelf: Arc<Shelf>,
     table: PackTable,
     pub(crate) reads: Mutex<usize>,
+    pub(crate) asked: Mutex<Vec<usize>>,
 }
 
 impl FrameSource for Reader {
@@ -65,6 +66,11 @@ impl FrameSource for Reader {
         let packs = self.shelf.packs.lock().unwrap();
         let stored = &packs[&at.pack.name][range.start as usize..range.end as usize];
         Ok(FrameDecoder::new().unwrap().decode(at.frame, stored).unwrap())
+    }
+
+    fn frames(&self, frames: &[FrameRef]) -> Result<Vec<Vec<u8>>, SinkError> {
+        self.asked.lock().unwrap().push(frames.len());
+        frames.iter().map(|frame| self.frame(*frame)).collect()
     }
 }
 
@@ -134,7 +140,12 @@ impl World {
 
     pub(crate) fn frames(&self) -> Reader {
         let table = self.packs.as_ref().map(|p| p.table()).unwrap_or_default();
-        Reader { shelf: Arc::clone(&self.shelf), table, reads: Mutex::default() }
+        Reader {
+            shelf: Arc::clone(&self.shelf),
+            table,
+            reads: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 
     /// Applies an index to a directory.

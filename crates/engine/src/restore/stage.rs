@@ -131,6 +131,7 @@ impl Stage<'_> {
 
     /// Page maps of all address spaces, and the bytes of their eager pages.
     fn write_memory(&self, dir: &ImageDir) -> Result<(), RestoreError> {
+        let mut pages = eager::Pages::default();
         for (id, (space, head)) in (1..).zip(&self.container.spaces) {
             let runs: Vec<pagemap::Run> = head
                 .pagemap()
@@ -144,9 +145,9 @@ impl Stage<'_> {
                 })
                 .collect();
             pagemap::write(dir, criu_space(*space), id, &runs)?;
-            eager::write(&pagemap::pages_path(dir, id), head, &**self.frames)?;
+            pages.add(pagemap::pages_path(dir, id), head)?;
         }
-        Ok(())
+        pages.write(&**self.frames)
     }
 
     /// The writable layer, into the root file system that the shim has mounted and nobody uses yet.

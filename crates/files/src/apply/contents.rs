@@ -12,8 +12,10 @@ use crate::capture::cut;
 use crate::error::At as _;
 use crate::{Chunk, FilesError, Halt};
 
-/// Frames asked for at once: 4 MiB, one ranged GET of a store where they lie together.
-const AHEAD: usize = 32;
+/// Frames asked for at once: 16 MiB. Where they lie together a store has several ranged GETs of 4 MiB on their way at the same time.
+const AHEAD: usize = 128;
+/// The same for a frame that was here before: 4 MiB. What follows it was here as well.
+const AGAIN: usize = 32;
 /// Frames in memory at most: 32 MiB. Small files of many checkpoints share frames back and forth.
 const HELD: usize = 256;
 
@@ -25,11 +27,13 @@ pub(super) struct Frames<'a> {
     held: HashMap<u32, Vec<u8>>,
     /// The oldest first.
     order: VecDeque<u32>,
+    /// The first frame that was never asked for.
+    new: u32,
 }
 
 impl<'a> Frames<'a> {
     pub(super) fn new(frames: &'a [FrameRef], source: &'a dyn FrameSource, halt: &'a Halt) -> Self {
-        Self { frames, source, halt, held: HashMap::new(), order: VecDeque::new() }
+        Self { frames, source, halt, held: HashMap::new(), order: VecDeque::new(), new: 0 }
     }
 
     /// Fills a new file. Gives the bytes that were written.
@@ -71,15 +75,17 @@ impl<'a> Frames<'a> {
     fn fetch(&mut self, first: u32) -> Result<(), FilesError> {
         let unknown = FilesError::Invalid { why: "a chunk is in a frame that is not there" };
         let ahead = self.frames.get(first as usize..).ok_or(unknown)?;
+        let most = if first < self.new { AGAIN } else { AHEAD };
         let (numbers, wanted): (Vec<u32>, Vec<FrameRef>) = (first..)
-            .zip(ahead.iter().take(AHEAD))
+            .zip(ahead.iter().take(most))
             .filter(|(number, _)| !self.held.contains_key(number))
             .unzip();
-        let raw = self.source.frames(&wanted)?;
         while self.order.len() + numbers.len() > HELD {
             let Some(oldest) = self.order.pop_front() else { break };
             self.held.remove(&oldest);
         }
+        let raw = self.source.frames(&wanted)?;
+        self.new = numbers.last().map_or(self.new, |last| self.new.max(last + 1));
         self.order.extend(&numbers);
         self.held.extend(numbers.into_iter().zip(raw));
         Ok(())

@@ -243,6 +243,29 @@ fn many_small_files_are_fetched_in_few_frames() {
 }
 
 #[test]
+fn a_large_file_is_fetched_far_ahead_and_a_frame_that_was_here_before_with_fewer() {
+    let mut world = World::new();
+    // The small ones share a frame, which is the first.
+    for (name, length) in [("a", 1000), ("m", 300 * (128 << 10)), ("z", 1000)] {
+        std::fs::write(world.upper().join(name), noise(1, length)).unwrap();
+    }
+    let captured = world.checkpoint(|| ());
+    let (root, frames) = (world.empty("root"), world.frames());
+    let halt = Halt::never();
+    let request = Application {
+        root: &root,
+        target: Target::Merged,
+        index: &captured.index,
+        frames: &frames,
+        devices: Devices::Allow,
+        halt: &halt,
+    };
+    apply(&request).unwrap();
+    assert_eq!(*frames.asked.lock().unwrap(), [128, 128, 45, 32]);
+    assert_eq!(look(&root).len(), 4);
+}
+
+#[test]
 fn names_that_are_no_text_stay_what_they_are() {
     let mut world = World::new();
     let name = std::ffi::OsStr::from_bytes(b"\xff\n -\\012");

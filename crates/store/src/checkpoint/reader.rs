@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use godwit_image::manifest::Object;
 use godwit_image::{Digest, FrameRecord, Head, Manifest, PackName};
 use godwit_types::CheckpointId;
@@ -22,6 +23,8 @@ pub use frames::StoreFrames;
 const JOIN_GAP: u64 = 64 << 10;
 /// Longest joined request.
 const JOIN_BYTES: u64 = 4 << 20;
+/// Requests of one call in flight: what is far apart does not cost a round trip each.
+const AT_ONCE: usize = 4;
 
 /// A checkpoint that was there when it was opened. Pin it for as long as it is read ([`TenantStore::pin`]).
 #[derive(Debug, Clone)]
@@ -126,7 +129,7 @@ impl CheckpointReader {
         bytes.frame(start, record).ok_or(StoreError::Digest { key: self.pack_key(pack)? })
     }
 
-    /// The stored bytes of several frames of one pack, in the order asked for; neighbours by one GET.
+    /// The stored bytes of several frames of one pack, in the order asked for; neighbours by one GET, several at the same time.
     ///
     /// # Errors
     /// As [`CheckpointReader::frame`].
@@ -135,11 +138,12 @@ impl CheckpointReader {
         pack: &PackName,
         records: &[FrameRecord],
     ) -> Result<Vec<Bytes>, StoreError> {
-        let mut found = BTreeMap::new();
-        for run in runs(records) {
-            let bytes = self.pack_bytes(pack, run.clone()).await?;
-            found.insert(run.start, bytes);
-        }
+        let read = |run: Range<u64>| async move {
+            let start = run.start;
+            Ok::<_, StoreError>((start, self.pack_bytes(pack, run).await?))
+        };
+        let found = stream::iter(runs(records)).map(read).buffer_unordered(AT_ONCE);
+        let found: BTreeMap<u64, Unverified> = found.try_collect().await?;
         let get = |record: &FrameRecord| {
             let (start, bytes) = found.range(..=u64::from(record.offset)).next_back()?;
             bytes.frame(*start, record)

@@ -3,15 +3,18 @@
 //! A head says how many there are, and nothing of it is trusted: nothing is allocated by its numbers, pages lie within mappings of the
 //! images, zeros are holes of the file, and what has to be written fits before the first byte of it is written.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
+mod pages;
+
+use std::io;
 use std::path::Path;
 
 use godwit_criu::images::tasks::Task;
-use godwit_image::{ContainerHead, FrameSource, ImageError, PageSource, Space, SpaceHead};
+use godwit_image::{ContainerHead, ImageError, PageSource, Space, SpaceHead};
 use godwit_types::{Bytes, PageNumber, PageRange};
 
 use crate::restore::RestoreError;
+
+pub(super) use self::pages::Pages;
 
 /// Pages of the largest address space: no segment of shared memory is larger.
 const MAX_SEGMENT: PageNumber = PageNumber((1 << 56) / godwit_types::PAGE_SIZE);
@@ -79,38 +82,6 @@ pub(super) fn check_places(container: &ContainerHead, tasks: &[Task]) -> Result<
 fn covers(mapped: &[PageRange], range: PageRange) -> bool {
     let index = mapped.partition_point(|one| one.end() <= range.first);
     mapped.get(index).is_some_and(|one| one.first <= range.first && range.end() <= one.end())
-}
-
-/// Writes the bytes of all eager pages, one after another. Zeros become holes, which read as zeros and take no room.
-///
-/// # Errors
-/// [`RestoreError::Write`], [`RestoreError::Frames`], [`RestoreError::ShortFrame`].
-pub(super) fn write(
-    path: &Path,
-    head: &SpaceHead,
-    frames: &dyn FrameSource,
-) -> Result<(), RestoreError> {
-    let failed = |source| RestoreError::Write { path: path.to_owned(), source };
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    for run in head.eager_runs() {
-        let bytes = run.range.bytes().0;
-        let Some((frame, start)) = run.source.frame_offset() else {
-            skip(&mut file, bytes).map_err(failed)?;
-            continue;
-        };
-        let raw = frames.frame(frame)?;
-        // A run of stored pages is never longer than a frame.
-        let pages = raw.get(start..start.saturating_add(bytes as usize));
-        let pages = pages.ok_or(RestoreError::ShortFrame { frame: frame.frame })?;
-        file.write_all(pages).map_err(failed)?;
-    }
-    let end = file.stream_position().map_err(failed)?;
-    file.into_inner().map_err(|e| failed(e.into_error()))?.set_len(end).map_err(failed)
-}
-
-fn skip(file: &mut BufWriter<File>, bytes: u64) -> io::Result<()> {
-    let bytes = i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    file.seek(SeekFrom::Current(bytes)).map(drop)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use godwit_image::{
     FrameDecoder, FrameRecord, FrameRef, FrameSource, PackName, PackTable, SinkError,
 };
@@ -11,6 +13,9 @@ use tokio::runtime::Handle;
 
 use super::CheckpointReader;
 use crate::error::StoreError;
+
+/// Packs that one call reads at the same time.
+const PACKS_AT_ONCE: usize = 4;
 
 /// Raw frames of one checkpoint, verified and decompressed. For threads outside of the runtime (`spawn_blocking`): its
 /// methods block on the store.
@@ -50,6 +55,13 @@ impl StoreFrames {
         }
         Ok(packs)
     }
+
+    /// The stored bytes of all that is wanted, in its order.
+    fn stored(&self, packs: &BTreeMap<PackName, Wanted>) -> Result<Vec<Vec<Bytes>>, SinkError> {
+        let requests = packs.iter().map(|(pack, wanted)| self.reader.frames(pack, &wanted.records));
+        let all = stream::iter(requests).buffered(PACKS_AT_ONCE).try_collect();
+        self.runtime.block_on(all).map_err(failed)
+    }
 }
 
 fn failed(e: StoreError) -> SinkError {
@@ -67,9 +79,8 @@ impl FrameSource for StoreFrames {
             |e: godwit_image::ImageError| SinkError::with_source(e.code(), "decompress a frame", e);
         let mut decoder = FrameDecoder::new().map_err(undecodable)?;
         let mut raw = vec![Vec::new(); frames.len()];
-        for (pack, wanted) in self.by_pack(frames)? {
-            let request = self.reader.frames(&pack, &wanted.records);
-            let stored = self.runtime.block_on(request).map_err(failed)?;
+        let packs = self.by_pack(frames)?;
+        for (wanted, stored) in packs.values().zip(self.stored(&packs)?) {
             for ((place, record), stored) in wanted.places.iter().zip(&wanted.records).zip(stored) {
                 raw[*place] = decoder.decode(record, &stored).map_err(undecodable)?;
             }

@@ -1,9 +1,13 @@
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
-use godwit_image::{FrameRef, PackSlot, PageRun, SinkError};
+use godwit_image::{FrameRef, FrameSource, PackSlot, PageRun, SinkError};
+use godwit_store::wrap::Operation;
 use godwit_types::{Code, PAGE_SIZE};
 
 use super::*;
+use crate::fixture;
 
 const FRAME: FrameRef = FrameRef { pack: PackSlot(0), frame: 0 };
 
@@ -14,6 +18,13 @@ impl FrameSource for OneFrame {
     fn frame(&self, _: FrameRef) -> Result<Vec<u8>, SinkError> {
         Ok((0..32).flat_map(|page| [page + 1; PAGE_SIZE as usize]).collect())
     }
+}
+
+/// One pages image.
+fn write(path: &Path, head: &SpaceHead, frames: &dyn FrameSource) -> Result<(), RestoreError> {
+    let mut pages = Pages::default();
+    pages.add(path.to_owned(), head)?;
+    pages.write(frames)
 }
 
 fn range(first: u64, count: u64) -> PageRange {
@@ -61,6 +72,105 @@ fn zeros_of_a_hostile_length_cost_nothing() {
     let all = range(0, 1 << 52);
     let refused = write(&path, &head(&[PageRun::zero(all)], &[all]), &OneFrame);
     assert!(matches!(refused, Err(RestoreError::Write { .. })));
+}
+
+/// Four pages of this number.
+fn four_pages(of: usize) -> Vec<u8> {
+    (0..4).flat_map(|page| [of as u8 ^ page << 6; PAGE_SIZE as usize]).collect()
+}
+
+/// A space with this page of each frame, a page of zeros between two.
+fn one_page_of_each<'a>(frames: impl Iterator<Item = &'a FrameRef>, page: u8) -> SpaceHead {
+    let place = |(n, frame): (u64, &FrameRef)| PageRun::stored(range(n, 1), *frame, page);
+    let runs: Vec<PageRun> = (0..).step_by(2).zip(frames).map(place).collect();
+    head(&runs, &runs.iter().map(|run| run.range).collect::<Vec<_>>())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_frame_is_fetched_once_whoever_shares_it_and_neighbours_by_one_request() {
+    let tenant = fixture::tenant().await;
+    let stored: Vec<Vec<u8>> = (0..60).map(four_pages).collect();
+    let point = fixture::point(&tenant, &stored).await;
+    let (metered, counts) = tenant.store().metered();
+    let reader = metered.tenant(tenant.tenant()).open_checkpoint(point.id).await.unwrap();
+    let source = reader.frame_source(point.table.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b"].map(|name| dir.path().join(name));
+    let heads =
+        [one_page_of_each(point.frames.iter().rev(), 1), one_page_of_each(point.frames.iter(), 3)];
+    let filled = tokio::task::spawn_blocking({
+        let paths = paths.clone();
+        move || {
+            let mut pages = Pages::default();
+            for (path, head) in paths.into_iter().zip(&heads) {
+                pages.add(path, head)?;
+            }
+            pages.write(&source)
+        }
+    });
+    filled.await.unwrap().unwrap();
+    let page = |frame: &Vec<u8>, n: usize| frame[n * 4096..(n + 1) * 4096].to_vec();
+    let falling: Vec<u8> = stored.iter().rev().flat_map(|frame| page(frame, 1)).collect();
+    let rising: Vec<u8> = stored.iter().flat_map(|frame| page(frame, 3)).collect();
+    assert!(std::fs::read(&paths[0]).unwrap() == falling);
+    assert!(std::fs::read(&paths[1]).unwrap() == rising);
+    let read = counts.of(Operation::GetRange);
+    let all: u64 = point.table.iter().map(|(_, pack)| u64::from(pack.total_stored)).sum();
+    assert_eq!((read.requests, read.received), (2, all), "60 frames in runs of 32");
+}
+
+/// Gives nothing until so many ask at once.
+struct Together {
+    wanted: usize,
+    asking: Mutex<usize>,
+    all: Condvar,
+}
+
+impl FrameSource for Together {
+    fn frame(&self, _: FrameRef) -> Result<Vec<u8>, SinkError> {
+        Err(SinkError::new(Code::Internal, "read one frame alone"))
+    }
+
+    fn frames(&self, frames: &[FrameRef]) -> Result<Vec<Vec<u8>>, SinkError> {
+        let mut asking = self.asking.lock().unwrap();
+        *asking += 1;
+        self.all.notify_all();
+        let soon = Duration::from_secs(60);
+        let few = |asking: &mut usize| *asking < self.wanted;
+        let (asking, waited) = self.all.wait_timeout_while(asking, soon, few).unwrap();
+        drop(asking);
+        if waited.timed_out() {
+            return Err(SinkError::new(Code::Internal, "be asked by several at once"));
+        }
+        Ok(frames.iter().map(|frame| four_pages(frame.frame as usize)).collect())
+    }
+}
+
+#[test]
+fn several_runs_are_on_their_way_at_the_same_time() {
+    let frames: Vec<_> = (0..4 * 32).map(|frame| FrameRef { frame, ..FRAME }).collect();
+    let source = Together { wanted: 4, asking: Mutex::default(), all: Condvar::new() };
+    let dir = tempfile::tempdir().unwrap();
+    let head = one_page_of_each(frames.iter(), 0);
+    write(&dir.path().join("pages-1.img"), &head, &source).unwrap();
+}
+
+#[test]
+fn what_cannot_be_had_ends_all_of_it() {
+    struct Away(Mutex<usize>);
+    impl FrameSource for Away {
+        fn frame(&self, _: FrameRef) -> Result<Vec<u8>, SinkError> {
+            *self.0.lock().unwrap() += 1;
+            Err(SinkError::new(Code::Unavailable, "read a frame"))
+        }
+    }
+    let frames: Vec<_> = (0..100 * 32).map(|frame| FrameRef { frame, ..FRAME }).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let source = Away(Mutex::default());
+    let head = one_page_of_each(frames.iter(), 0);
+    let error = write(&dir.path().join("pages-1.img"), &head, &source).unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(*source.0.lock().unwrap() <= 4, "no stream takes another run");
 }
 
 #[test]
