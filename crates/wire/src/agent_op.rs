@@ -1,6 +1,6 @@
 //! Shim → agent, on `/run/godwit/agent-op.sock`: restore, permission to start, death of tasks.
 //!
-//! The shim connects, both say [`crate::Hello`], then one of three conversations follows, one per connection:
+//! The shim connects, both say [`crate::Hello`], then one of four conversations follows, one per connection:
 //!
 //! ```text
 //! a start whose spec asks for a restore
@@ -16,6 +16,8 @@
 //!   Resumed      → Noted                              it runs
 //! the death of tasks of a pod that has a fence
 //!   TaskGone     → Settled
+//! the end of a hydration whose restore's connection is gone
+//!   HydrationOver → Noted                             or it is said again
 //! ```
 //! Every entry that makes this pod the owner (`take-over`, `start`, `cold`, `resume`) is announced by [`Committing`] and PUT only
 //! after [`FenceWritten`]. `godwit_ownership` holds the decisions of both sides; these messages carry them.
@@ -24,17 +26,18 @@
 //! Before `FenceWritten` was sent: the shim aborts the attempt (kills the held tasks) and may try again within its deadline.
 //! After it, until the answer: the tasks stay held (the start waits), whatever the deadline; the next agent finds them by
 //! [`crate::shim_op::Attach`] and sends [`crate::shim_op::ResumeHeld`] or [`crate::shim_op::AbortHeld`].
-//! After `Resume`: nothing happens. An agent that is gone is told by [`crate::shim_op::Status`] that the pod hydrates or did.
+//! After `Resume`: nothing happens. The next agent is told by [`crate::shim_op::Status`] that the pod hydrates, and by [`HydrationOver`]
+//! that it does not any more.
 
 use crate::packet::envelope;
-use crate::shim_op::{Before, RootMount};
+use crate::shim_op::{Before, HydratingRecord, RootMount};
 use crate::{Annotation, LineageAt, Namespace, Refusal};
 
 /// Shim → agent.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToAgent {
     /// The message; `None` for one of a newer version.
-    #[prost(oneof = "ToAgentBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "ToAgentBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub body: Option<ToAgentBody>,
 }
 
@@ -68,6 +71,9 @@ pub enum ToAgentBody {
     /// See [`TaskGone`].
     #[prost(message, tag = "9")]
     TaskGone(TaskGone),
+    /// See [`HydrationOver`].
+    #[prost(message, tag = "10")]
+    HydrationOver(HydrationOver),
 }
 
 envelope!(
@@ -82,6 +88,7 @@ envelope!(
         Failed,
         AskStart,
         TaskGone,
+        HydrationOver,
     }
 );
 
@@ -319,6 +326,24 @@ pub struct HydrationFailed {
     /// Why.
     #[prost(message, optional, tag = "1")]
     pub why: Option<Refusal>,
+}
+
+/// [`Hydrated`] or [`HydrationFailed`], to an agent that has not begun the restore. Answer: [`Noted`], when the restore pins its
+/// checkpoint no longer. Without that answer it is said again, on another connection.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HydrationOver {
+    /// What was hydrated from.
+    #[prost(message, optional, tag = "1")]
+    pub point: Option<HydratingRecord>,
+    /// The container.
+    #[prost(string, tag = "2")]
+    pub container: String,
+    /// Every page is in place.
+    #[prost(message, optional, tag = "3")]
+    pub hydrated: Option<Hydrated>,
+    /// It was killed.
+    #[prost(message, optional, tag = "4")]
+    pub failed: Option<HydrationFailed>,
 }
 
 /// The attempt failed before `Resume`. Answer: [`Noted`].

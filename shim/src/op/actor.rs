@@ -10,12 +10,12 @@ use std::sync::Arc;
 use godwit_ownership::shim::{Action, Conn, Event, Phase, ShimMachine, Tasks};
 use godwit_ownership::{Fence, ToAgent, ToShim};
 use godwit_types::Code;
-use godwit_wire::agent_op::FromAgentBody;
+use godwit_wire::agent_op::{FromAgentBody, HydrationOver};
 use godwit_wire::failpoint::site;
 use godwit_wire::shim_op::ToShimBody;
 use godwit_wire::{Received, Refusal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, info, warn};
 
 use super::checkpoint::{Checkpoint, Trouble};
@@ -43,6 +43,10 @@ pub(super) struct Actor {
     pub(super) operator: Option<Conn>,
     pub(super) starting: Option<Starting>,
     pub(super) hydrating: BTreeMap<String, Hydrating>,
+    /// The last words on connections that their agents have not noted yet.
+    pub(super) untold: BTreeMap<Conn, HydrationOver>,
+    /// What says them to another agent; ends with the actor.
+    pub(super) telling: JoinSet<()>,
     pub(super) past: PastLives,
     jobs: u64,
     job: Option<(u64, AbortHandle)>,
@@ -82,6 +86,8 @@ impl Actor {
             operator: None,
             starting: None,
             hydrating: BTreeMap::new(),
+            untold: BTreeMap::new(),
+            telling: JoinSet::new(),
             past: PastLives::default(),
             jobs: 0,
             job: None,
@@ -112,6 +118,7 @@ impl Actor {
             Input::Unreadable(conn, why) => self.unreadable(conn, &why).await,
             Input::Ended(conn) => {
                 self.conns.forget(conn);
+                self.lost(conn);
                 self.feed(Event::Ended(conn)).await;
             }
             Input::Asked(op, socket) => self.asked(op, socket).await,

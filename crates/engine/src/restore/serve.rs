@@ -7,8 +7,11 @@ use std::time::Duration;
 use godwit_ownership::Target;
 use godwit_ownership::{Ending, Event};
 use godwit_store::Pin;
-use godwit_types::{Code, OpId, Phase};
-use godwit_wire::agent_op::{AskStart, Noted, Settled, TaskGone, ToAgentBody};
+use godwit_types::{Code, OpId, Phase, Tenant};
+use godwit_wire::agent_op::{
+    AskStart, Hydrated, HydrationFailed, HydrationOver, Noted, Settled, TaskGone, ToAgentBody,
+};
+use godwit_wire::shim_op::HydratingRecord;
 use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +23,7 @@ use crate::gone::{self, GonePod};
 use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::node::Node;
+use crate::stores::Stores;
 
 /// Longest `config.json` that is read.
 const MAX_SPEC: u64 = 16 << 20;
@@ -70,7 +74,8 @@ async fn attend(
         ToAgentBody::BeginRestore(_) => begin_restore(node, first, connection, stop).await,
         ToAgentBody::AskStart(ask) => ordinary_start(node, ask.clone(), connection).await,
         ToAgentBody::TaskGone(gone) => task_gone(node, gone.clone(), connection).await,
-        other => Err(other.unexpected("BeginRestore, AskStart or TaskGone").into()),
+        ToAgentBody::HydrationOver(over) => hydration_over(node, over.clone(), connection).await,
+        other => Err(other.unexpected("BeginRestore, AskStart, TaskGone or HydrationOver").into()),
     }
 }
 
@@ -105,19 +110,48 @@ async fn begin_restore(
 async fn hydrate(container: &str, connection: Connection, pin: Pin) -> Result<(), RestoreError> {
     let Some(message) = connection.recv().await? else { return Ok(()) };
     match message.body {
-        ToAgentBody::Hydrated(hydrated) => {
-            let (ms, faults, pages) = (hydrated.after_ms, hydrated.faults, hydrated.pages);
-            tracing::info!(container, ms, faults, pages, "hydrated");
-        }
-        ToAgentBody::HydrationFailed(failed) => {
-            let why = failed.why.map(|w| w.reason).unwrap_or_default();
-            tracing::error!(container, why, "killed: its memory could not be completed");
-        }
+        ToAgentBody::Hydrated(hydrated) => note_hydrated(container, &hydrated),
+        ToAgentBody::HydrationFailed(failed) => note_failed(container, failed),
         other => return Err(other.unexpected("Hydrated or HydrationFailed").into()),
     }
     release(pin).await;
     connection.send(Noted {}, &[]).await?;
     Ok(())
+}
+
+fn note_hydrated(container: &str, hydrated: &Hydrated) {
+    let (ms, faults, pages) = (hydrated.after_ms, hydrated.faults, hydrated.pages);
+    tracing::info!(container, ms, faults, pages, "hydrated");
+}
+
+fn note_failed(container: &str, failed: HydrationFailed) {
+    let why = failed.why.map(|w| w.reason).unwrap_or_default();
+    tracing::error!(container, why, "killed: its memory could not be completed");
+}
+
+/// A hydration that began with an earlier agent is over. What cannot be done now the shim says again.
+async fn hydration_over(
+    node: &Node,
+    over: HydrationOver,
+    connection: Connection,
+) -> Result<(), RestoreError> {
+    unpin(&node.stores, &over.point.unwrap_or_default()).await?;
+    if let Some(hydrated) = over.hydrated {
+        note_hydrated(&over.container, &hydrated);
+    }
+    if let Some(failed) = over.failed {
+        note_failed(&over.container, failed);
+    }
+    connection.send(Noted {}, &[]).await?;
+    Ok(())
+}
+
+/// Lets go of a checkpoint for which an earlier agent holds the pin.
+async fn unpin(stores: &Stores, point: &HydratingRecord) -> Result<(), RestoreError> {
+    let tenant: Tenant = parse("tenant", &point.tenant)?;
+    let (_, store) = stores.get(Some(&point.store))?;
+    let (checkpoint, op) = (parse("checkpoint", &point.checkpoint)?, parse("op", &point.op)?);
+    Ok(store.tenant(&tenant).unpin(checkpoint, op).await?)
 }
 
 async fn ordinary_start(
@@ -163,4 +197,46 @@ async fn task_gone(
     let remove_fence = gone::settle(node, pod).await?;
     connection.send(Settled { remove_fence }, &[]).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use godwit_store::StoreConfig;
+    use godwit_types::MachineId;
+
+    use super::*;
+    use crate::fixture;
+    use crate::stores::Bearer;
+
+    #[tokio::test]
+    async fn what_an_earlier_agent_pinned_is_let_go_when_its_hydration_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = MachineId::new("a".repeat(32)).unwrap();
+        let me = Bearer { cluster: "_none".to_owned(), node: "n2".to_owned(), machine };
+        let config = StoreConfig::from_url("memory://main").unwrap();
+        let configs = BTreeMap::from([("main".to_owned(), config)]);
+        let stores = Stores::new(configs, "main".to_owned(), me, dir.path());
+        stores.open().await.unwrap();
+        let tenant = stores.get(None).unwrap().1.tenant(&Tenant::node());
+        let point = fixture::point(&tenant, &[vec![1; 4096]]).await;
+        let [ours, another] = [OpId::mint(), OpId::mint()];
+        for op in [ours, another] {
+            tenant.pin(point.id, op, &fixture::owner("n2")).await.unwrap();
+        }
+        let record = HydratingRecord {
+            op: ours.to_string(),
+            store: "main".to_owned(),
+            tenant: Tenant::node().to_string(),
+            checkpoint: point.id.to_string(),
+        };
+        // It may be said twice.
+        for _ in 0..2 {
+            unpin(&stores, &record).await.unwrap();
+            assert_eq!(tenant.pins(point.id).await.unwrap(), [another]);
+        }
+        let away = HydratingRecord { store: "other".to_owned(), ..record };
+        assert!(unpin(&stores, &away).await.is_err(), "the shim says it again");
+    }
 }

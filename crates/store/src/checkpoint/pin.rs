@@ -70,6 +70,14 @@ impl TenantStore {
         Ok((pin, CheckpointReader::new(self.clone(), manifest)))
     }
 
+    /// Removes the pin of an operation that is over and whose [`Pin`] nobody has any more.
+    ///
+    /// # Errors
+    /// The store does not answer; the pin then ends by age.
+    pub async fn unpin(&self, id: CheckpointId, op: OpId) -> Result<(), StoreError> {
+        Ok(self.blobs().delete(&self.keys.pin(id, op)).await?)
+    }
+
     fn new_pin(&self, id: CheckpointId, op: OpId, owner: &Owner) -> Pin {
         let (tenant, owner) = (self.clone(), owner.clone());
         Pin { tenant, id, op, owner, renewed: Age::begin(self) }
@@ -124,7 +132,7 @@ impl Pin {
     /// # Errors
     /// The store does not answer; the pin then ends by age.
     pub async fn release(self) -> Result<(), StoreError> {
-        Ok(self.tenant.blobs().delete(&self.tenant.keys.pin(self.id, self.op)).await?)
+        self.tenant.unpin(self.id, self.op).await
     }
 
     /// Best effort: one that stays is harmless and ends by age.
