@@ -80,6 +80,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         containerd: config.containerd,
         run_dir,
         operations: Semaphore::new(config.operations),
+        restores: Semaphore::new(config.operations),
         progress: Operations::default(),
     })
 }

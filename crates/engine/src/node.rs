@@ -44,8 +44,10 @@ pub struct Node {
     pub containerd: PathBuf,
     /// Directory of what need not outlive a reboot, on tmpfs.
     pub run_dir: PathBuf,
-    /// Operations at the same time.
+    /// Checkpoints at the same time.
     pub operations: Semaphore,
+    /// Restores that are made ready at the same time. Turns of their own: neither kind ever waits for the other.
+    pub restores: Semaphore,
     /// What is in progress.
     pub progress: Operations,
 }

@@ -28,11 +28,12 @@ use godwit_store::{Pin, TenantStore};
 use godwit_types::{CheckpointId, Phase, Tenant, names};
 use godwit_wire::agent_op::BeginRestore;
 use oci_spec::runtime::Spec;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::checkpoint::peer::lineage_at;
 use crate::compat;
 use crate::containerd;
-use crate::driver::{Driver, Stop};
+use crate::driver::{Driver, Peer, Stop};
 use crate::frames::source::SourceWords;
 use crate::journal::Journal;
 use crate::log::StoreLog;
@@ -121,8 +122,16 @@ async fn carry_through(
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
                 driver.peer().enter(Phase::Stage);
+                let turn = match turn(&node.restores, driver.peer()).await {
+                    Ok(turn) => turn,
+                    Err(heard) => {
+                        event = heard;
+                        continue;
+                    }
+                };
                 let staged =
                     prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned).await;
+                drop(turn);
                 event = match staged {
                     Ok(mut staged) => {
                         staged.plan.checkpoint = checkpoint.to_string();
@@ -150,6 +159,19 @@ async fn carry_through(
             }
             Stop::Done(_) | Stop::Examine | Stop::Ready => return Err(RestoreError::Interrupted),
         }
+    }
+}
+
+/// Waits for a turn to make a restore ready: a head in memory and what is read for it. What the shim says meanwhile ends the wait.
+async fn turn<'s>(
+    turns: &'s Semaphore,
+    shim: &mut impl Peer,
+) -> Result<Option<SemaphorePermit<'s>>, Event> {
+    tokio::select! {
+        biased;
+        // It is never closed; without a permit the work would only be less bounded.
+        turn = turns.acquire() => Ok(turn.ok()),
+        heard = shim.hear() => Err(heard.map_or(Event::Ended, Event::Shim)),
     }
 }
 
@@ -258,3 +280,6 @@ fn make_dir(path: &std::path::Path) -> Result<PathBuf, RestoreError> {
     made.map_err(|source| RestoreError::Write { path: path.to_owned(), source })?;
     Ok(path.to_owned())
 }
+
+#[cfg(test)]
+mod tests;
