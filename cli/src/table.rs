@@ -2,7 +2,7 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 use godwit_engine::catalog::{Collected, Listing, Row, Shown, Verified};
-use godwit_types::{Bytes, CheckpointReport, Outcome};
+use godwit_types::{Bytes, CheckpointReport, Outcome, Reads};
 use godwit_wire::api::AgentStatus;
 use jiff::Timestamp;
 
@@ -50,6 +50,7 @@ pub(crate) fn listing(listing: &Listing) -> String {
         "MEMORY",
         "OWN",
         "SHARED",
+        "READS",
         "PARENT",
         "",
     ]);
@@ -63,6 +64,7 @@ pub(crate) fn listing(listing: &Listing) -> String {
             row.memory.to_string(),
             row.own.to_string(),
             row.shared.to_string(),
+            amplification(row.read_amplification),
             row.parent.map(|p| p.to_string()).unwrap_or_else(|| "-".to_owned()),
             notes(row),
         ]);
@@ -73,6 +75,11 @@ pub(crate) fn listing(listing: &Listing) -> String {
 /// Those that cannot be listed.
 pub(crate) fn unreadable(listing: &Listing) -> Vec<String> {
     listing.unreadable.iter().map(|(id, why)| format!("{id} cannot be read: {why}")).collect()
+}
+
+/// Read amplification.
+fn amplification(of: Option<f64>) -> String {
+    of.map_or_else(|| "-".to_owned(), |times| format!("{times:.2}x"))
 }
 
 fn notes(row: &Row) -> String {
@@ -123,12 +130,8 @@ pub(crate) fn shown(shown: &Shown) -> String {
             m.sizes.memory, m.sizes.zero, m.sizes.changed
         ),
         format!("stored      {} by this checkpoint", m.sizes.stored),
-        format!(
-            "objects     {} with {}, read amplification {:.2}",
-            m.objects.len(),
-            Bytes(all),
-            shown.read_amplification
-        ),
+        format!("objects     {} with {}", m.objects.len(), Bytes(all)),
+        format!("reads       {}", reads(m.sizes.reads)),
         format!(
             "made on     {} Linux {}, CRIU {}, cgroup v{}",
             m.compat.arch, m.compat.kernel, m.compat.criu, m.compat.cgroup_version
@@ -138,6 +141,16 @@ pub(crate) fn shown(shown: &Shown) -> String {
         format!("container   {} ({} processes, {})", c.name, c.processes, Bytes(c.pages * 4096))
     }));
     format!("{}\n\n{}", lines.join("\n"), log(shown))
+}
+
+fn reads(reads: Option<Reads>) -> String {
+    let factor = amplification(reads.map(|reads| reads.amplification()));
+    match reads {
+        Some(Reads { fetched, needed }) => format!(
+            "{factor} (read amplification): {fetched} of frames for {needed} that hold its memory"
+        ),
+        None => factor,
+    }
 }
 
 fn log(shown: &Shown) -> Table {
@@ -227,4 +240,17 @@ fn operations(status: &AgentStatus) -> Table {
         operations.add_row([o.op.to_string(), o.kind.clone(), o.pod.clone(), phase, bytes]);
     }
     operations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_amplification_is_a_factor_or_unknown() {
+        let some = Reads { fetched: Bytes(3 << 20), needed: Bytes(2 << 20) };
+        assert_eq!(amplification(Some(some.amplification())), "1.50x");
+        assert!(reads(Some(some)).starts_with("1.50x (read amplification): 3"));
+        assert_eq!((amplification(None).as_str(), reads(None).as_str()), ("-", "-"));
+    }
 }

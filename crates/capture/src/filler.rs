@@ -29,6 +29,11 @@ impl Filler {
         if self.pages.len() == PAGES_PER_FRAME as usize { self.flush(writer, out) } else { Ok(()) }
     }
 
+    /// Bytes that are not written yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Writes the frame as it is, if it has a page.
     pub(crate) fn flush(
         &mut self,

@@ -78,6 +78,10 @@ pub struct Row {
     pub shared: Bytes,
     /// Bytes that go with it in the end.
     pub exclusive: Bytes,
+    /// See [`Reads::amplification`]; `None`: an earlier version of Godwit made it.
+    ///
+    /// [`Reads::amplification`]: godwit_types::Reads::amplification
+    pub read_amplification: Option<f64>,
     /// Whether its lineage could be continued from it.
     pub good: bool,
     /// Whether somebody holds it.
@@ -97,8 +101,8 @@ pub struct Shown {
     pub owner: Option<String>,
     /// Who keeps it from being deleted, and why.
     pub held: Option<Hold>,
-    /// Stored bytes that a restore reaches into for each byte that it uses.
-    pub read_amplification: f64,
+    /// As in [`Row`].
+    pub read_amplification: Option<f64>,
     /// Entries of the lineage's log, oldest first: position, kind, node, when.
     pub log: Vec<LogLine>,
 }
@@ -309,6 +313,7 @@ async fn list(store: &Store) -> Result<Listing, StoreError> {
 
 fn row(row: CheckpointRow) -> Row {
     let CheckpointRow { manifest, good, held, pins, own, shared, exclusive } = row;
+    let read_amplification = amplification(&manifest);
     Row {
         id: manifest.id,
         created: manifest.created,
@@ -322,10 +327,15 @@ fn row(row: CheckpointRow) -> Row {
         own,
         shared,
         exclusive,
+        read_amplification,
         good,
         held,
         pins,
     }
+}
+
+fn amplification(manifest: &Manifest) -> Option<f64> {
+    manifest.sizes.reads.map(|reads| reads.amplification())
 }
 
 /// The tenant that has a checkpoint, sound or not, deleted or not: ids are unique over all of them.
@@ -355,7 +365,7 @@ async fn show(tenant: &TenantStore, id: CheckpointId) -> Result<Shown, StoreErro
             checkpoint: entry.commits(),
         })
         .collect();
-    let read_amplification = tenant.read_amplification(id).await?;
+    let read_amplification = amplification(&manifest);
     let held = tenant.held(id).await?;
     Ok(Shown { manifest, state, owner, held, read_amplification, log })
 }

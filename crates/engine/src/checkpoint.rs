@@ -5,7 +5,7 @@
 //! prepare    intent, parent, memory reserved
 //! pre-copy   live memory read and stored (given away, or larger than the budget)      pod runs
 //! freeze     CRIU warm → frozen → dumped → CRIU gone → [leaves it running: thawed]
-//! upload     page maps, digests, packs, head, manifest
+//! upload     page maps, digests, packs, [leaves it running: sparse frames rewritten,] head, manifest
 //! commit     [given away: sealed] → entry → settled → [stop: killed]
 //! finish     intent removed, report stored
 //! ```
@@ -13,6 +13,7 @@
 //! Until the seal every failure ends in the same way: CRIU is ended, the shim thaws, what was stored is removed. From the
 //! seal on nothing is undone here; the machine goes on, and after this process's death the next agent does.
 
+mod compact;
 pub(crate) mod dump;
 mod error;
 mod files;

@@ -9,6 +9,7 @@
 mod builder;
 mod footer;
 mod name;
+mod reads;
 mod registry;
 mod table;
 

@@ -29,6 +29,31 @@ pub struct Sizes {
     pub uploaded: Bytes,
     /// Contents of files captured (writable layer, volumes).
     pub files: Bytes,
+    /// What a restore of all memory reads. `None`: an earlier version of Godwit made the checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Reads>,
+}
+
+/// What a restore of all memory reads.
+///
+/// Frames are fetched whole, and an increment leaves frames of earlier checkpoints of which it needs a part only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reads {
+    /// Stored bytes of all frames that hold a page of the checkpoint, each frame once.
+    pub fetched: Bytes,
+    /// The part of them that holds those pages: each frame's stored bytes by its share of pages that are needed.
+    pub needed: Bytes,
+}
+
+impl Reads {
+    /// Read amplification: bytes fetched for each byte that is needed. 1.0 is ideal, and what memory without a stored page has.
+    #[must_use]
+    pub fn amplification(&self) -> f64 {
+        match self.needed.0 {
+            0 => 1.0,
+            needed => self.fetched.0 as f64 / needed as f64,
+        }
+    }
 }
 
 /// What a checkpoint did.

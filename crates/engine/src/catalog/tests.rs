@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use godwit_store::blob::memory::MemoryStore;
 use godwit_store::{Key, SystemClock};
+use godwit_types::Reads;
 
 use super::*;
 
@@ -73,4 +74,27 @@ async fn a_cancelled_command_ends_where_its_kind_may_end() {
     let delete = StoreCommand::Delete { checkpoint: damaged, force: true };
     let carried_through = cancelled(&store, delete, &cancel).await.unwrap();
     assert_eq!(carried_through, Answer::Deleted { checkpoint: damaged });
+}
+
+#[test]
+fn a_row_tells_read_amplification_where_the_manifest_does() {
+    let golden = include_bytes!("../../../image/tests/golden/v1/manifest.json");
+    let manifest = Manifest::decode(golden).unwrap();
+    let told = |manifest: &Manifest| {
+        row(CheckpointRow {
+            manifest: manifest.clone(),
+            good: true,
+            held: false,
+            pins: 0,
+            own: Bytes(0),
+            shared: Bytes(0),
+            exclusive: Bytes(0),
+        })
+        .read_amplification
+    };
+    assert_eq!(told(&manifest), None, "it is older than the field");
+    let mut newer = manifest;
+    newer.sizes.reads = Some(Reads { fetched: Bytes(300), needed: Bytes(200) });
+    let read = Manifest::decode(&newer.encode().unwrap()).unwrap();
+    assert_eq!(told(&read), Some(1.5));
 }

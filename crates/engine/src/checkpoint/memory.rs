@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use godwit_capture::{
-    Arena, Assembled, Assembly, Baselines, Budget as Share, CaptureError, Choice, Laziness,
-    MemoryStats, Mode, PageServer, Parent, Preread, Received, Stop, Target, assemble, choose,
-    preread, resident,
+    Arena, Assembled, Assembly, Baselines, Budget as Share, CaptureError, Choice, Compacted,
+    Compaction, Laziness, MemoryStats, Mode, PageServer, Parent, Preread, Received, Stop, Target,
+    assemble, choose, compact, preread, resident,
 };
-use godwit_image::{PackRegistry, PackSink, Space};
+use godwit_image::{FrameSource, FrameUsage, PackRegistry, PackSink, Space};
 use godwit_types::Bytes;
 
 use super::members;
@@ -22,7 +22,7 @@ use super::members;
 const THREADS: usize = 2;
 
 /// The processes of a container and the memory that they have.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Seen {
     targets: Vec<Target>,
     /// Private memory of all processes.
@@ -36,7 +36,7 @@ pub(super) struct Seen {
 /// # Errors
 /// The cgroup cannot be read. A process that ends meanwhile is no error.
 pub(super) fn look(cgroup: &Path, stop: &Stop) -> Result<Seen, CaptureError> {
-    let mut seen = Seen { targets: Vec::new(), private: Bytes(0), shared: Bytes(0) };
+    let mut seen = Seen::default();
     let mut segments: BTreeMap<u64, Bytes> = BTreeMap::new();
     for pid in pids(cgroup)? {
         let Some(vpid) = innermost_pid(pid) else { continue };
@@ -174,6 +174,29 @@ impl Capture {
             packs: &self.packs,
             sink: Arc::clone(&self.sink),
             threads: THREADS,
+            stop: &self.stop,
+        })
+    }
+
+    /// Rewrites what is sparse in `frames` of earlier checkpoints, at most a tenth of `increment`. `others` are frames that
+    /// something else than memory uses.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; a frame that cannot be read is none.
+    pub(super) fn compact(
+        &self,
+        assembled: &mut Assembled,
+        others: &FrameUsage,
+        frames: &dyn FrameSource,
+        increment: Bytes,
+    ) -> Result<Compacted, CaptureError> {
+        compact(&mut Compaction {
+            spaces: assembled.spaces.values_mut().collect(),
+            others,
+            frames,
+            packs: &self.packs,
+            sink: Arc::clone(&self.sink),
+            increment,
             stop: &self.stop,
         })
     }

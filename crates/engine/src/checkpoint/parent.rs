@@ -17,7 +17,10 @@ pub(super) struct Earlier {
     /// Which.
     pub(super) id: CheckpointId,
     head: Head,
-    frames: Arc<dyn FrameSource>,
+    /// Its memory and files.
+    data: StoreFrames,
+    /// Its digests.
+    digests: Told,
 }
 
 impl Earlier {
@@ -25,8 +28,9 @@ impl Earlier {
     pub(super) fn new(parent: godwit_store::Parent) -> Self {
         let godwit_store::Parent { reader, head } = parent;
         let id = reader.manifest().id;
-        let frames = reader.frame_source(Arc::new(head.packs.clone()));
-        Self { id, head, frames: Arc::new(Told { id, frames }) }
+        let data = reader.frame_source(Arc::new(head.packs.clone()));
+        let digests = Told { id, frames: data.clone() };
+        Self { id, head, data, digests }
     }
 
     /// Its packs: the new checkpoint's table begins with them.
@@ -37,7 +41,12 @@ impl Earlier {
     /// The memory of its container of this name.
     pub(super) fn of(&self, container: &str) -> Option<Parent<'_>> {
         let head: &ContainerHead = self.head.containers.iter().find(|c| c.name == container)?;
-        Some(Parent { spaces: &head.spaces, frames: &*self.frames })
+        Some(Parent { spaces: &head.spaces, frames: &self.digests })
+    }
+
+    /// Every frame that it names.
+    pub(super) fn data(&self) -> &dyn FrameSource {
+        &self.data
     }
 
     /// The writable layer of its container of this name. One that cannot be read is not shared.

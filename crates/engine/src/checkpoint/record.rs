@@ -16,7 +16,7 @@ use godwit_ownership::SourceSpec;
 use godwit_store::TenantStore;
 use godwit_store::wrap::Counts;
 use godwit_store::{CommitStage, PackStage};
-use godwit_types::{Bytes, CheckpointId, CheckpointReport, Generation, Sizes};
+use godwit_types::{Bytes, CheckpointId, CheckpointReport, Generation, Reads, Sizes};
 use jiff::Timestamp;
 
 use super::dump::Dumped;
@@ -48,14 +48,8 @@ pub(super) async fn write(
     let Dumped { processes, addresses, .. } = dumped;
     let pages = container.spaces.values().map(|s| s.map.pages()).sum();
     let mut head = Head { packs: packs.table(), containers: vec![container], ..Head::default() };
-    let mut usage = FrameUsage::default();
-    head.count_usage(&mut usage);
-    if let Some(files) = &files {
-        files.count_usage(&mut usage);
-    }
-    head.packs.retain(&usage);
-    let mut objects: Vec<Object> =
-        head.packs.iter().map(|(_, record)| Object::pack(record)).collect();
+    let mut objects = settle(&mut head, files.as_ref());
+    let sizes = Sizes { reads: Some(reads(&head)), ..sizes };
     let encoded: EncodedHead = blocking(move || Ok(head.encode()?)).await?;
     let range = encoded.containers.first().cloned().unwrap_or_default();
     let stage = stage.head(encoded.bytes).await?;
@@ -135,7 +129,27 @@ fn sizes(captured: &Captured, accepted: u64) -> Sizes {
         stored: Bytes(stored).max(Bytes(accepted)),
         uploaded: Bytes(accepted),
         files: files.contents,
+        reads: None,
     }
+}
+
+/// Leaves in the head what is referred to; gives the packs that are: all others may be collected with their checkpoints.
+pub(super) fn settle(head: &mut Head, files: Option<&FileIndex>) -> Vec<Object> {
+    let mut usage = FrameUsage::default();
+    head.count_usage(&mut usage);
+    if let Some(files) = files {
+        files.count_usage(&mut usage);
+    }
+    head.packs.retain(&usage);
+    head.packs.iter().map(|(_, record)| Object::pack(record)).collect()
+}
+
+/// What a restore of all memory reads.
+fn reads(head: &Head) -> Reads {
+    let mut pages = FrameUsage::default();
+    let spaces = head.containers.iter().flat_map(|c| c.spaces.values());
+    spaces.for_each(|space| space.map.count_usage(&mut pages));
+    head.packs.reads(&pages)
 }
 
 /// The generation that the lineage is in: the newest entry's.

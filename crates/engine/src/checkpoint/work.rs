@@ -19,6 +19,7 @@ use godwit_wire::failpoint;
 use godwit_wire::shim_op::{Cgroup, Container};
 use oci_spec::runtime::Spec;
 
+use super::compact::{Beside, compact};
 use super::dump::{Dump, Dumped, Scratch};
 use super::files::{self, Files};
 use super::memory::{Capture, Receiving, look};
@@ -117,10 +118,16 @@ impl Work<'_> {
         let upload = async {
             let name = source.container.id.clone();
             let parent_id = earlier.as_ref().map(|e| e.id);
+            let is_thawed = self.spec.outcome == Outcome::Run;
             let (assembled, dumped, files) = blocking(move || {
                 let files = files.map(godwit_files::Frozen::finish).transpose()?;
-                let (assembled, dumped) =
+                let earlier = earlier.as_deref();
+                let (mut assembled, dumped) =
                     assemble(&capture, dumped, baselines.as_deref(), earlier, &name)?;
+                if let Some(earlier) = earlier.filter(|_| is_thawed) {
+                    let beside = Beside { pre_read: &pre_read, files: files.as_ref() };
+                    compact(&capture, &mut assembled, &beside, earlier)?;
+                }
                 Ok::<_, CheckpointError>((assembled, dumped, files))
             })
             .await?;
@@ -299,10 +306,10 @@ fn assemble(
     capture: &Capture,
     dumped: Dumped,
     baselines: Option<&Baselines>,
-    earlier: Option<Arc<Earlier>>,
+    earlier: Option<&Earlier>,
     name: &str,
 ) -> Result<(Assembled, Dumped), CheckpointError> {
-    let parent = earlier.as_ref().and_then(|e| e.of(name));
+    let parent = earlier.and_then(|e| e.of(name));
     let assembled = capture.assemble(&dumped.received, baselines, parent, &dumped.laziness)?;
     Ok((assembled, dumped))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use godwit_image::{FrameUsage, Manifest};
+use godwit_image::Manifest;
 use godwit_types::{Bytes, CheckpointId, LineageName};
 
 use crate::blob::{Listed, list_all};
@@ -77,26 +77,6 @@ impl TenantStore {
             CheckpointRow { good, held: seen.held, pins, own, shared, exclusive, manifest }
         };
         Ok((manifests.into_iter().map(row).collect(), unreadable))
-    }
-
-    /// How many stored bytes a restore has to reach into for each byte that it uses: 1.0 is ideal. Reads the head.
-    ///
-    /// # Errors
-    /// It does not exist or is damaged; the store does not answer.
-    pub async fn read_amplification(&self, id: CheckpointId) -> Result<f64, StoreError> {
-        let reader = self.open_checkpoint(id).await?;
-        let head = reader.head().await?;
-        let mut usage = FrameUsage::default();
-        head.count_usage(&mut usage);
-        // The head keeps the records of used frames only, those of files included.
-        let used: u64 = head
-            .packs
-            .iter()
-            .flat_map(|(_, p)| p.frames.iter())
-            .map(|(_, f)| u64::from(f.stored))
-            .sum();
-        let all: u64 = head.packs.iter().map(|(_, p)| u64::from(p.total_stored)).sum();
-        Ok(if used == 0 { 1.0 } else { all as f64 / used as f64 })
     }
 
     async fn see(&self) -> Result<BTreeMap<CheckpointId, Seen>, StoreError> {
