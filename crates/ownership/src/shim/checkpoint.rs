@@ -89,10 +89,8 @@ impl ShimMachine {
         let Op::Checkpoint(checkpoint) = &mut self.op else { return vec![] };
         checkpoint.live = checkpoint.live.saturating_sub(1);
         checkpoint.dumped = checkpoint.dumped.saturating_add(u8::from(end.dumped));
+        // Whoever reads it as thawed: what this operation has frozen is let go by its thaw, and by nothing else.
         checkpoint.intact &= end.dumped && end.frozen;
-        if !end.frozen {
-            self.tasks = Tasks::Running;
-        }
         vec![]
     }
 

@@ -203,6 +203,37 @@ fn a_sealed_pod_runs_only_by_an_unseal_that_names_it() {
 }
 
 #[test]
+fn a_frozen_pod_is_let_go_by_a_thaw_or_killed() {
+    every(DEPTH, |before, event, actions, after| {
+        if before.tasks() != Tasks::Frozen || after.tasks() == Tasks::Dead {
+            return;
+        }
+        let kept = after.tasks() == Tasks::Frozen
+            && matches!(after.phase(), Phase::Checkpointing | Phase::Sealed | Phase::Killing);
+        assert!(
+            kept || actions.contains(&Action::Thaw),
+            "{event:?} in {before:?} gives {actions:?}"
+        );
+    });
+}
+
+/// Also by hand: it froze all the same, for its freezer is the cgroup's.
+#[test]
+fn a_criu_that_dies_while_the_pod_is_being_frozen_does_not_leave_it_so() {
+    for frozen in [false, true] {
+        let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
+        let begin = ToShim::Begin { op: OpId::from(3), outcome: Outcome::Stop, at: at() };
+        shim.step(call(false));
+        shim.step(said(1, begin));
+        shim.step(Event::CriuStarted);
+        assert_eq!(shim.step(said(1, ToShim::Freeze)), [Action::Freeze]);
+        shim.step(Event::Frozen);
+        shim.step(Event::CriuEnded(CriuEnd { dumped: false, frozen, killed: false }));
+        assert_eq!(shim.step(Event::Ended(Conn(1))), [Action::Thaw]);
+    }
+}
+
+#[test]
 fn a_pod_that_somebody_thawed_is_not_sealed() {
     let tell = |message| Event::Message { from: Conn(1), message };
     let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);

@@ -71,7 +71,7 @@ pub enum Event {
 pub struct CriuEnd {
     /// Its post-dump was successful.
     pub dumped: bool,
-    /// Its cgroup read FROZEN when its pidfd became readable.
+    /// The operation had frozen the pod, and its cgroup read FROZEN when its pidfd became readable.
     pub frozen: bool,
     /// It died by a signal: the container is damaged.
     pub killed: bool,
