@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use godwit_types::names::{FORK_FROM, RESTORE_FROM};
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
@@ -80,6 +80,7 @@ pub struct Container {
     execs: Mutex<BTreeMap<String, Arc<Process>>>,
     exec_count: watch::Sender<usize>,
     exec_holds: watch::Sender<usize>,
+    signals: Arc<RwLock<()>>,
     cgroup: Mutex<Option<Arc<Cgroup>>>,
     prepared: Mutex<Option<(Prepared, ChildEnds)>>,
     unfilled: AtomicBool,
@@ -112,6 +113,7 @@ impl Container {
             execs: Mutex::default(),
             exec_count: watch::channel(0).0,
             exec_holds: watch::channel(0).0,
+            signals: Arc::default(),
             cgroup: Mutex::default(),
             prepared: Mutex::default(),
             unfilled: AtomicBool::new(false),
@@ -294,6 +296,16 @@ impl Container {
         ExecHold(Arc::clone(self))
     }
 
+    /// Lets a signal be sent to it: whoever freezes it waits until this is dropped.
+    pub(crate) async fn send_signal(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.signals).read_owned().await
+    }
+
+    /// Waits until no signal is on its way to it; new ones wait until this is dropped.
+    pub(crate) async fn hold_signals(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.signals).write_owned().await
+    }
+
     /// How many executed processes run, as it changes.
     #[must_use]
     pub fn running_execs(&self) -> watch::Receiver<usize> {
@@ -397,16 +409,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// In a state of life only: it has no processes, and its runc is none.
+    pub(crate) fn running(id: &str) -> Arc<Container> {
+        let container = of(id, "{}");
+        container.init().set_pid(std::process::id());
+        for step in [Step::Created, Step::Start, Step::Started] {
+            container.shift(step).unwrap();
+        }
+        container
+    }
+
     fn container(spec: &str) -> Arc<Container> {
+        of("c", spec)
+    }
+
+    fn of(id: &str, spec: &str) -> Arc<Container> {
+        let binary_name = "/nonexistent/runc".to_owned();
         let identity = Identity {
-            id: "c".into(),
+            id: id.into(),
             namespace: "n".into(),
             bundle: "/b".into(),
             stdio: Stdio::default(),
-            options: Options::default(),
+            options: Options { binary_name, ..Options::default() },
             images: String::new(),
         };
         Container::new(identity, Spec::parse(spec.as_bytes()).unwrap(), &Reaper::new())

@@ -232,3 +232,19 @@ impl Pod {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::op::{Operations, Places};
+
+    /// A pod that has this container.
+    pub(crate) fn pod_of(container: &Arc<Container>) -> Arc<Pod> {
+        let group = container.id().to_owned();
+        let identity = PodIdentity { namespace: "n".to_owned(), group, uid: None };
+        let hooks = Arc::new(Operations::new(Places::default()));
+        let pod = Pod::new(identity, Reaper::new(), Events::new(), hooks);
+        pod.list().insert(container.id().to_owned(), Arc::clone(container));
+        pod
+    }
+}

@@ -110,7 +110,7 @@ impl Actor {
         }
     }
 
-    async fn take(&mut self, input: Input) {
+    pub(super) async fn take(&mut self, input: Input) {
         match input {
             Input::Accepted(socket) => drop(self.conns.serve(socket)),
             Input::Message(from, message) => self.on_message(from, message).await,
@@ -119,10 +119,11 @@ impl Actor {
             Input::Ended(conn) => {
                 self.conns.forget(conn);
                 self.lost(conn);
+                self.note_end(conn);
                 self.feed(Event::Ended(conn)).await;
             }
             Input::Asked(op, socket) => self.asked(op, socket).await,
-            Input::Quiet(from, begin, holds) => self.begin(from, begin, holds).await,
+            Input::Quiet(from, begin, holds) => self.quiet(from, begin, holds).await,
             Input::Job(number, event) => self.job_done(number, event).await,
             Input::Damaged(number, container, reason) => {
                 if self.is_current(number) {

@@ -14,7 +14,7 @@ use godwit_ownership::shim::{Conn, CriuEnd, Event, Phase};
 use godwit_types::Code;
 use godwit_wire::shim_op::{BeginCheckpoint, CRIU_GRACE_MS, FREEZE_TIMEOUT_MS, Noted, StuckTask};
 use godwit_wire::{Refusal, Watched};
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockWriteGuard, watch};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
@@ -32,6 +32,8 @@ const EXECS_END: Duration = Duration::from_secs(5);
 const LONGEST_FREEZE: Duration = Duration::from_secs(600);
 /// How long handing over what is in the stdio pipes may take.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long signals that are being sent may take: a run of runc.
+const SIGNALS: Duration = Duration::from_secs(2);
 /// How long a cgroup that was told to freeze by CRIU may take to read FROZEN.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Most tasks that are named after a freeze that timed out.
@@ -65,10 +67,24 @@ pub(super) struct Session {
 /// A CRIU's end as its watcher saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct End {
-    /// The operation had frozen the container.
+    /// The operation had frozen the container: from then on CRIU may be told to dump.
     in_freeze: bool,
     /// The freezer had not been opened since.
     intact: bool,
+}
+
+impl End {
+    /// CRIU was at work, and did not put things back.
+    fn is_damage(self) -> bool {
+        self.in_freeze && !self.intact
+    }
+
+    /// What it is to the machine. `frozen`: the operation keeps the container frozen *now*. A CRIU that died while the freezing
+    /// was under way had not touched a task, and the container is frozen all the same.
+    fn told(self, frozen: bool) -> CriuEnd {
+        let killed = self.is_damage();
+        CriuEnd { dumped: self.in_freeze && self.intact, frozen: frozen && !killed, killed }
+    }
 }
 
 /// What the agent is told when the shim ends an operation by itself.
@@ -110,8 +126,15 @@ impl Actor {
         });
     }
 
+    /// Executed processes have ended, or had their time. Whoever asked may be gone by now: nobody would ever end the operation.
+    pub(super) async fn quiet(&mut self, from: Conn, begin: BeginCheckpoint, holds: Vec<ExecHold>) {
+        if self.conns.is_live(from) {
+            self.begin(from, begin, holds).await;
+        }
+    }
+
     /// Begins an operation: the containers first, then the machine.
-    pub(super) async fn begin(&mut self, from: Conn, begin: BeginCheckpoint, holds: Vec<ExecHold>) {
+    async fn begin(&mut self, from: Conn, begin: BeginCheckpoint, holds: Vec<ExecHold>) {
         let message = match words::of_agent(&begin.clone().into()) {
             Ok(Some(message)) => message,
             _ => return,
@@ -188,16 +211,11 @@ impl Actor {
         let Some(session) = checkpoint.sessions.iter().find(|s| s.number == number) else { return };
         let Some(end) = *session.over.borrow() else { return };
         let container = session.container.id().to_owned();
-        let damaged = end.in_freeze && !end.intact;
-        info!(container, ?frost, damaged, "CRIU ended");
-        if damaged && self.machine.phase() == Phase::Checkpointing {
+        let end = end.told(checkpoint.since.is_some());
+        info!(container, ?frost, damaged = end.killed, "CRIU ended");
+        if end.killed && self.machine.phase() == Phase::Checkpointing {
             self.trouble = Some(Trouble::Damaged { container, reason: was_killed() });
         }
-        let end = CriuEnd {
-            dumped: end.in_freeze && end.intact,
-            frozen: end.in_freeze && end.intact,
-            killed: damaged,
-        };
         self.feed(Event::CriuEnded(end)).await;
     }
 
@@ -235,7 +253,7 @@ impl Actor {
         let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
         let started = Instant::now();
         match checkpoint.freeze().await {
-            Ok(()) => {
+            Ok(_signals) => {
                 checkpoint.since = Some(started);
                 checkpoint.frozen.store(true, Ordering::SeqCst);
                 for container in &checkpoint.containers {
@@ -251,6 +269,13 @@ impl Actor {
                 self.trouble = Some(trouble);
                 Event::FreezeFailed
             }
+        }
+    }
+
+    /// A connection is over: what follows is the machine's, this is for whoever reads the log.
+    pub(super) fn note_end(&self, ended: Conn) {
+        if self.operator == Some(ended) && self.machine.phase() == Phase::Checkpointing {
+            warn!(pod = self.key, "the agent of a checkpoint is gone: it is undone");
         }
     }
 
@@ -292,7 +317,7 @@ impl Actor {
         checkpoint.frozen.store(false, Ordering::SeqCst);
         checkpoint.frozen_for = checkpoint.since.take().map_or(Duration::ZERO, |at| at.elapsed());
         checkpoint.leave();
-        info!(frozen_ms = checkpoint.frozen_for.as_millis(), "thawed");
+        info!(pod = self.key, frozen_ms = checkpoint.frozen_for.as_millis(), "thawed");
     }
 
     /// The operation is over: new processes may be executed.
@@ -324,7 +349,7 @@ impl Actor {
         let why = format!(
             "the container was frozen for {deadline:?} and its checkpoint was not complete: it runs on; let it write less meanwhile, or allow more with freeze_deadline in agent.toml"
         );
-        warn!(why, "freeze deadline");
+        warn!(pod = self.key, why, "freeze deadline");
         self.trouble = Some(Trouble::Aborted(Refusal::new(Code::Cancelled, why)));
     }
 
@@ -395,10 +420,21 @@ impl Checkpoint {
         self.containers.iter().filter_map(|container| freezer(container).ok()).collect()
     }
 
-    async fn freeze(&self) -> Result<(), Trouble> {
+    /// Gives what keeps signals from being sent until the state says that it is frozen: then they wait for the thaw.
+    async fn freeze(&self) -> Result<Vec<OwnedRwLockWriteGuard<()>>, Trouble> {
         let failed = |why: &dyn std::fmt::Display| {
             Trouble::Aborted(Refusal::new(Code::Unavailable, format!("cannot freeze: {why}")))
         };
+        let arrived = async {
+            let mut signals = Vec::new();
+            for container in &self.containers {
+                signals.push(container.hold_signals().await);
+            }
+            signals
+        };
+        let signals = tokio::time::timeout(SIGNALS, arrived)
+            .await
+            .map_err(|_| failed(&"a signal that was sent to the container does not arrive"))?;
         let mut freezers = Vec::new();
         for container in &self.containers {
             let freezer = freezer(container).map_err(|why| failed(&why.chain()))?;
@@ -416,7 +452,8 @@ impl Checkpoint {
         };
         tokio::time::timeout(DRAIN, drained).await.map_err(|_| {
             failed(&"whoever reads the container's output does not; lines would be lost or doubled")
-        })
+        })?;
+        Ok(signals)
     }
 
     async fn thaw_at_once(&self) {
@@ -510,7 +547,7 @@ async fn thaw(
         let container = session.container.id().to_owned();
         let over = session.over.wait_for(Option::is_some);
         match tokio::time::timeout_at(until, over).await {
-            Ok(Ok(end)) if end.is_some_and(|end| end.in_freeze && !end.intact) => {
+            Ok(Ok(end)) if end.is_some_and(End::is_damage) => {
                 return Err((container, was_killed()));
             }
             Ok(_) => {}
@@ -532,3 +569,6 @@ async fn thaw(
 fn was_killed() -> String {
     "CRIU was killed while it worked: a process may have lost its place".to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,11 @@ impl Conns {
         conn
     }
 
+    /// Whether its end was not heard yet.
+    pub(super) fn is_live(&self, conn: Conn) -> bool {
+        self.live.contains_key(&conn)
+    }
+
     /// Whether this connection was made by the shim.
     pub(super) fn is_question(&self, conn: Conn) -> bool {
         self.live.get(&conn).is_some_and(|link| matches!(link.end, End::Asked(_)))

@@ -1,6 +1,8 @@
-//! Kill: always allowed, never waits behind another request for the container.
+//! Kill: always allowed, never waits behind another request for the container. Only what does not end a frozen container waits: for
+//! its thaw.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -17,15 +19,18 @@ const KILL: u32 = 9;
 const SIGNALLED: u32 = 128;
 /// Signals by which somebody wants a container to end: SIGINT, SIGQUIT, SIGKILL, SIGTERM.
 const ENDING: [u32; 4] = [2, 3, KILL, 15];
+/// How long a signal waits for the thaw: as long as an executed process does.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 impl Pod {
     /// Sends a signal to the init process (empty `exec_id`), to all processes of the container, or to an executed one.
     ///
-    /// While an operation holds the container: SIGKILL before the seal gives the operation up, then kills. Sealed or
-    /// moved, any signal kills everyone without executing another instruction of theirs.
+    /// While an operation holds the container: SIGKILL before the seal gives the operation up, then kills; any other signal to a
+    /// frozen container is delivered when it is thawed. Sealed, a signal that ends containers kills everyone without executing
+    /// another instruction of theirs; moved, any signal does.
     ///
     /// # Errors
-    /// `NotFound` if the process is over.
+    /// `NotFound` if the process is over; `Unavailable` if the container is given away before it could get the signal.
     pub async fn kill(
         self: &Arc<Self>,
         id: &str,
@@ -51,45 +56,51 @@ impl Pod {
         signal: u32,
         all: bool,
     ) -> Result<()> {
+        loop {
+            if self.answer_held(container, signal).await? {
+                return Ok(());
+            }
+            let _on_its_way = container.send_signal().await;
+            // Else it was frozen meanwhile: CRIU may have read already what is pending.
+            if !container.state().held() {
+                return deliver(container, signal, all).await;
+            }
+        }
+    }
+
+    /// What a signal means where runc must not send it now. `false`: now it may.
+    async fn answer_held(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: u32,
+    ) -> Result<bool> {
         match container.state() {
             State::Creating => {
-                return Err(Error::Precondition(format!(
-                    "container {} is being created",
-                    container.id()
-                )));
+                Err(Error::Precondition(format!("container {} is being created", container.id())))
             }
-            State::Sealed | State::Moved => return kill_held(container),
+            State::Moved => kill_held(container).map(|()| true),
+            // runc would thaw it first.
+            State::Sealed if ENDING.contains(&signal) => kill_held(container).map(|()| true),
+            State::Sealed => Err(given_away(container)),
             // Nothing has run here yet: giving up loses nothing, and Start says so.
             State::Restoring if ENDING.contains(&signal) => {
                 self.hooks().abort(self, container).await?;
                 // Start answers now.
                 let _turn = container.turn().await;
                 self.end_unstarted(container, signal).await;
-                return Ok(());
+                Ok(true)
             }
             State::Created if ENDING.contains(&signal) && container.init_pid().is_none() => {
                 self.end_unstarted(container, signal).await;
-                return Ok(());
+                Ok(true)
             }
-            State::Restoring => return Err(container.refuse(Refusal::Restoring)),
+            State::Restoring => Err(container.refuse(Refusal::Restoring)),
             State::Checkpointing | State::Frozen | State::Hydrating if signal == KILL => {
-                self.hooks().abort(self, container).await?;
-                if matches!(container.state(), State::Sealed | State::Moved) {
-                    // Too late to give up: sealed meanwhile. runc would thaw it first.
-                    return kill_held(container);
-                }
+                self.hooks().abort(self, container).await.map(|()| false)
             }
-            _ => {}
+            State::Frozen => wait_thawed(container).await.map(|()| false),
+            _ => Ok(false),
         }
-        if container.init_pid().is_none() {
-            // A restore without a process: there is nothing to kill any more.
-            return Err(Error::NotFound(format!("container {} has no process", container.id())));
-        }
-        container.runc().kill(signal, all).await?;
-        if signal == KILL {
-            container.note_killed();
-        }
-        Ok(())
     }
 
     /// A restore that has no process (not started, refused, given up) ends as if it had: whoever waits for its end is told.
@@ -98,6 +109,42 @@ impl Pod {
             self.init_exited(container, Exit::now(SIGNALLED + signal)).await;
         }
     }
+}
+
+/// By runc, to a container that is not frozen by an operation.
+async fn deliver(container: &Container, signal: u32, all: bool) -> Result<()> {
+    if container.init_pid().is_none() {
+        // A restore without a process: there is nothing to kill any more.
+        return Err(Error::NotFound(format!("container {} has no process", container.id())));
+    }
+    container.runc().kill(signal, all).await?;
+    if signal == KILL {
+        container.note_killed();
+    }
+    Ok(())
+}
+
+/// A signal to a frozen process would be missing in its dump: it waits here until the operation has thawed it.
+async fn wait_thawed(container: &Container) -> Result<()> {
+    let mut state = container.watch_state();
+    let thawed = state.wait_for(|state| *state != State::Frozen);
+    match tokio::time::timeout(PATIENCE, thawed).await {
+        Ok(Ok(state)) if state.held() => Err(given_away(container)),
+        // It runs or has ended.
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let (id, patience) = (container.id(), PATIENCE.as_secs());
+            let told = format!("container {id} has been frozen for {patience} s; try again");
+            Err(Error::Unavailable(told))
+        }
+    }
+}
+
+fn given_away(container: &Container) -> Error {
+    Error::Unavailable(format!(
+        "container {} is being given away and was not told; try again where it runs on",
+        container.id()
+    ))
 }
 
 fn kill_held(container: &Container) -> Result<()> {
@@ -120,5 +167,64 @@ fn kill_exec(process: &Process, signal: u32) -> Result<()> {
             Err(Error::NotFound(format!("process {} already finished", process.id())))
         }
         other => other.map_err(Error::io(format!("send a signal to process {}", process.id()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::running;
+    use crate::pod::tests::pod_of;
+    use crate::state::Step;
+
+    const HANGUP: u32 = 1;
+
+    /// A container that an operation has frozen, and a signal to it that waits.
+    async fn frozen(signal: u32) -> (Arc<Container>, tokio::task::JoinHandle<Result<()>>) {
+        let container = running("c");
+        let pod = pod_of(&container);
+        for step in [Step::Begin, Step::Freeze] {
+            container.shift(step).unwrap();
+        }
+        let kill = tokio::spawn(async move { pod.kill("c", "", signal, false).await });
+        tokio::task::yield_now().await;
+        assert!(!kill.is_finished());
+        (container, kill)
+    }
+
+    #[tokio::test]
+    async fn a_signal_to_a_container_that_is_given_away_is_refused_and_not_lost() {
+        for signal in [HANGUP, 15] {
+            let (container, kill) = frozen(signal).await;
+            container.shift(Step::Seal).unwrap();
+            let refused = kill.await.unwrap().unwrap_err();
+            assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_to_a_frozen_container_is_sent_when_it_is_thawed() {
+        let (container, kill) = frozen(HANGUP).await;
+        container.shift(Step::Thaw).unwrap();
+        // There is no such runc.
+        let tried = kill.await.unwrap().unwrap_err().to_string();
+        assert!(tried.contains("/nonexistent/runc"), "{tried}");
+    }
+
+    #[tokio::test]
+    async fn a_freeze_waits_for_signals_on_their_way_and_they_for_it() {
+        let container = running("c");
+        let pod = pod_of(&container);
+        let frozen = container.hold_signals().await;
+        let kill = tokio::spawn(async move { pod.kill("c", "", HANGUP, false).await });
+        tokio::task::yield_now().await;
+        for step in [Step::Begin, Step::Freeze] {
+            container.shift(step).unwrap();
+        }
+        drop(frozen);
+        tokio::task::yield_now().await;
+        assert!(!kill.is_finished());
+        container.shift(Step::Seal).unwrap();
+        assert!(matches!(kill.await.unwrap(), Err(Error::Unavailable(_))));
     }
 }
