@@ -12,7 +12,7 @@ use godwit_wire::shim_op::{
     Attach, BeginCheckpoint, Container, Containers, CriuStarted, Freeze, FromShim, FromShimBody,
     Frozen, Status, ToShim, ToShimBody,
 };
-use godwit_wire::{AsyncSocket, Received, Refusal, WireError, memfd};
+use godwit_wire::{AsyncSocket, Received, Refusal, WireError, failpoint, memfd};
 
 /// Longest `config.json` that is read.
 const MAX_SPEC: u64 = 16 << 20;
@@ -169,7 +169,10 @@ impl Shim {
         pidfd: BorrowedFd<'_>,
     ) -> Result<(), ShimError> {
         let message = CriuStarted { container: container.to_owned() };
-        match self.ask(message, &[pidfd], QUICK).await?.body {
+        failpoint::site("criu-started.before");
+        let answer = self.ask(message, &[pidfd], QUICK).await?.body;
+        failpoint::site("criu-started.answered");
+        match answer {
             FromShimBody::Noted(_) => Ok(()),
             other => Err(other.unexpected("Noted").into()),
         }
@@ -181,6 +184,7 @@ impl Shim {
     /// [`ShimError::CannotFreeze`]: thawed again, the operation is over.
     pub async fn freeze(&self, deadline: Duration) -> Result<Frozen, ShimError> {
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        failpoint::site("freeze.before");
         match self.ask(Freeze { deadline_ms }, &[], SLOW).await?.body {
             FromShimBody::Frozen(frozen) => Ok(frozen),
             FromShimBody::FreezeTimeout(timeout) => {
@@ -211,7 +215,10 @@ impl Shim {
         fds: &[BorrowedFd<'_>],
         patience: Duration,
     ) -> Result<Received<FromShimBody>, ShimError> {
+        let body = body.into();
+        let sent = sent(&body);
         self.socket.send(body, fds).await?;
+        failpoint::site(sent);
         let answer = self.socket.recv_timeout(patience).await?.ok_or(WireError::Closed)?;
         settle_unasked(answer)
     }
@@ -226,6 +233,28 @@ impl Shim {
             Ok(None) => WireError::Closed.into(),
             Err(error) => error.into(),
         }
+    }
+}
+
+/// The name of the failpoint between a message and its answer.
+fn sent(message: &ToShimBody) -> &'static str {
+    match message {
+        ToShimBody::Attach(_) => "attach.sent",
+        ToShimBody::BeginCheckpoint(_) => "begin.sent",
+        ToShimBody::CriuStarted(_) => "criu-started.sent",
+        ToShimBody::Freeze(_) => "freeze.sent",
+        ToShimBody::Extend(_) => "extend.sent",
+        ToShimBody::Thaw(_) => "thaw.sent",
+        ToShimBody::Seal(_) => "seal.sent",
+        ToShimBody::Unseal(_) => "unseal.sent",
+        ToShimBody::Stopped(_) => "stopped.sent",
+        ToShimBody::Moved(_) => "moved.sent",
+        ToShimBody::Cancel(_) => "cancel.sent",
+        ToShimBody::WriteFence(fence) if fence.stands => "stands.sent",
+        ToShimBody::WriteFence(_) => "hold.sent",
+        ToShimBody::CleanFence(_) => "clean-fence.sent",
+        ToShimBody::ResumeHeld(_) => "resume.sent",
+        ToShimBody::AbortHeld(_) => "abort.sent",
     }
 }
 
