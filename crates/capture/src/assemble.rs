@@ -2,8 +2,12 @@
 //!
 //! A page becomes zeros, a page of an earlier frame whose digest is equal, or a page of a new frame. Nothing that did not
 //! arrive is in the result: memory that was unmapped since the pre-read is gone.
+//!
+//! Lazy pages that are not as the baseline or the parent knows them were written last: they are what a restore is to fetch
+//! first. Where nothing is known of an address space, nothing tells them from the others.
 
 mod batch;
+mod recent;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use crate::work::{Batch, batches, in_parallel};
 use crate::{Baselines, CaptureError, FrozenRun, MemoryStats, Parent, Received, Stop};
 
 use batch::{Done, Worker};
+use recent::Recent;
 
 /// Which pages of an address space must be eager.
 #[derive(Debug, Clone, Default)]
@@ -90,15 +95,17 @@ pub fn assemble(assembly: &Assembly<'_>) -> Result<Assembled, CaptureError> {
     )?;
     let mut out = Assembled::default();
     out.stats.stored = stored.iter().sum();
-    let mut built: BTreeMap<Space, (PageMapBuilder, DigestIndex)> = BTreeMap::new();
-    for (Done { runs, digests }, (plan, _)) in done.into_iter().zip(&work) {
-        let (map, index) = built.entry(plan.space).or_default();
+    let mut built: BTreeMap<Space, (PageMapBuilder, DigestIndex, Recent)> = BTreeMap::new();
+    for (Done { runs, digests, recent }, (plan, _)) in done.into_iter().zip(&work) {
+        let (map, index, all) = built.entry(plan.space).or_default();
         runs.into_iter().try_for_each(|r| map.push(r))?;
         digests.iter().for_each(|(block, frame)| index.insert(block, frame));
+        all.append(recent);
     }
     for plan in plans {
-        let (map, digests) = built.remove(&plan.space).unwrap_or_default();
-        let head = SpaceHead { map: map.finish(), eager: plan.eager, digests };
+        let (map, digests, recent) = built.remove(&plan.space).unwrap_or_default();
+        let recent = recent.finish();
+        let head = SpaceHead { map: map.finish(), eager: plan.eager, digests, recent };
         count(&mut out.stats, &head.map, assembly.packs);
         out.spaces.insert(plan.space, head);
     }

@@ -18,7 +18,7 @@ mod events;
 mod fetch;
 mod work;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -67,7 +67,8 @@ pub struct Process {
     pub layout: Layout,
     /// Given back with every [`crate::Want`] for it.
     pub source: u32,
-    /// What to prefetch before anything else, in this order.
+    /// Pages whose frames are prefetched before all others, in the order of the store. Disjoint; what the page map does not have
+    /// is passed over.
     pub hot: Vec<PageRange>,
 }
 
@@ -232,12 +233,11 @@ impl Drop for Hydrator {
     }
 }
 
-/// The frames of the hot pages, each once, in their order.
+/// The frames of the hot pages, each once, in the order of the store: so they are neighbours there, and few requests.
 fn hot_frames(process: &Process) -> VecDeque<u32> {
-    let mut seen = HashSet::new();
     let ranges = process.hot.iter().map(|r| r.first.0..r.first.0.saturating_add(r.count));
     let frames = ranges.flat_map(|r| process.layout.runs(r)).map(|run| run.frame);
-    frames.filter(|frame| seen.insert(*frame)).collect()
+    frames.collect::<BTreeSet<u32>>().into_iter().collect()
 }
 
 impl Shared {
@@ -412,5 +412,28 @@ impl Shared {
         if newly {
             self.observer.fatal(Some(GroupId(index)), error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_types::PageNumber;
+
+    use super::*;
+    use crate::layout::tests::layout;
+
+    #[test]
+    fn hot_frames_are_neighbours_in_the_store_and_pages_that_are_not_stored_have_none() {
+        let range = |first, count| PageRange::new(PageNumber(first), count);
+        let stored = [(10, 4, 1, 3, 0), (20, 2, 0, 7, 3), (22, 3, 1, 3, 4), (40, 1, 1, 2, 0)];
+        let hot = |hot: &[PageRange]| {
+            let process = Process { layout: layout(&stored), source: 0, hot: hot.to_vec() };
+            let frames = hot_frames(&process).into_iter().filter_map(|f| process.layout.frame(f));
+            frames.map(|f| (f.pack.0, f.frame)).collect::<Vec<_>>()
+        };
+        assert_eq!(hot(&[range(11, 1), range(21, 2), range(40, 9)]), [(0, 7), (1, 2), (1, 3)]);
+        assert_eq!(hot(&[range(12, 1), range(24, 1)]), [(1, 3)]);
+        assert_eq!(hot(&[range(0, 10), range(15, 3), range(u64::MAX, 5)]), []);
+        assert_eq!(hot(&[]), []);
     }
 }

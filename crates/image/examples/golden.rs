@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         ("pack.bin", sample::pack().0.bytes),
         ("head.bin", sample::head().encode()?.bytes),
+        ("head_recent.bin", sample::head_recent().encode()?.bytes),
         ("page_map.bin", sample::page_map().encode()?),
         ("digest_block.bin", sample::digest_block().encode()),
         ("digest_index.bin", sample::digest_index().encode()?),

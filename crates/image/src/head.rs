@@ -3,6 +3,8 @@
 //! Owns what a head holds and its bytes (`docs/format/head.md`). CRIU's images, specs and the file index are opaque here.
 
 mod codec;
+mod ranges;
+mod recent;
 mod space;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::ops::Range;
 
 use crate::{FrameUsage, PackTable};
 
+pub use ranges::{decode_recent, encode_recent};
 pub use space::{PagemapEntry, Space, SpaceHead};
 
 /// Section of a container: the OCI spec it ran with.

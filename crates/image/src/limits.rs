@@ -16,6 +16,8 @@ pub const MAX_FRAMES: u64 = 64 << 20;
 pub const MAX_PAGE: u64 = 1 << 52;
 /// Runs in a page map at most: 16 Mi scattered pages, 64 GiB at the very worst.
 pub const MAX_RUNS: u64 = 16 << 20;
+/// Pages of one address space that are remembered as written last, at most: 64 MiB.
+pub const MAX_RECENT_PAGES: u64 = 16 << 10;
 /// Uncompressed bytes of an encoded page map or digest index: 16 Mi runs of at most 24 bytes.
 pub const MAX_MAP_BYTES: u64 = 24 * MAX_RUNS;
 /// Uncompressed bytes of one section of a head (a CRIU image, a file index, a page map). The largest are CRIU's ghost

@@ -115,7 +115,7 @@ pub struct Load {
 
 /// Agent → pager, by way of the shim: what may be asked of which checkpoint, and the page maps of the container's processes.
 ///
-/// Descriptor: one memfd, sealed ([`crate::memfd`]), that holds the maps back to back.
+/// Descriptor: one memfd, sealed ([`crate::memfd`]), that holds the maps and hot sets back to back.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LazyPlan {
     /// Names the checkpoint to any agent: sent back in [`frames::Source`], unread.
@@ -130,7 +130,7 @@ pub struct LazyPlan {
     pub deadline_ms: u64,
 }
 
-/// Where the page map of one process lies in the memfd of a [`LazyPlan`].
+/// Where the page map and the hot set of one process lie in the memfd of a [`LazyPlan`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LazyProcess {
     /// Its pid inside its pid namespace: CRIU's id of the task.
@@ -142,12 +142,13 @@ pub struct LazyProcess {
     /// Bytes of its page map.
     #[prost(uint64, tag = "3")]
     pub length: u64,
-    /// First page of each run to prefetch before anything else, in this order: pages written last before the dump.
-    #[prost(uint64, repeated, tag = "4")]
-    pub hot_first: Vec<u64>,
-    /// Number of pages of each of these runs.
-    #[prost(uint64, repeated, tag = "5")]
-    pub hot_count: Vec<u64>,
+    /// First byte of its hot set: the pages to prefetch before any others, those that were written last before the dump, as
+    /// `godwit-image` encodes them. A packet has no room for it.
+    #[prost(uint64, tag = "6")]
+    pub hot_offset: u64,
+    /// Bytes of its hot set; 0: it has none.
+    #[prost(uint64, tag = "7")]
+    pub hot_length: u64,
 }
 
 /// One task's userfaultfd, as CRIU sent it on `lazy-pages.socket`. Faults are answered from now on.

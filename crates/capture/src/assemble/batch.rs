@@ -7,6 +7,7 @@ use godwit_image::{
 };
 use godwit_types::{PageNumber, PageRange};
 
+use super::recent::Recent;
 use super::{Assembly, Plan};
 use crate::filler::Filler;
 use crate::known::Known;
@@ -20,6 +21,8 @@ pub(super) struct Done {
     /// Ascending.
     pub(super) runs: Vec<PageRun>,
     pub(super) digests: DigestIndex,
+    /// Written last.
+    pub(super) recent: Recent,
 }
 
 /// What one thread has of its own: packs, and frames in the making.
@@ -63,6 +66,7 @@ impl<'a> Worker<'a> {
             fillers: (lazy, eager),
             data,
             runs: Vec::new(),
+            recent: Recent::default(),
         };
         for run in runs_of(plan.runs, batch) {
             pages.run(&run, assembly.received.bytes(&run))?;
@@ -89,6 +93,7 @@ struct Pages<'a> {
     fillers: (&'a mut Filler, &'a mut Filler),
     data: &'a mut PackWriter,
     runs: Vec<PageRun>,
+    recent: Recent,
 }
 
 impl Pages<'_> {
@@ -137,8 +142,12 @@ impl Pages<'_> {
             Some(source) => self.runs.push(PageRun { range: PageRange::new(page, 1), source }),
             None => {
                 let (lazy, eager) = &mut self.fillers;
-                let filler = if contains(self.eager, page) { eager } else { lazy };
+                let is_eager = contains(self.eager, page);
+                let filler = if is_eager { eager } else { lazy };
                 filler.add(page, bytes, self.data, &mut self.runs)?;
+                if self.map.is_some() && !is_eager {
+                    self.recent.push(page);
+                }
             }
         }
         self.merge.push(page, digest)?;
@@ -162,6 +171,6 @@ impl Pages<'_> {
         self.fillers.0.flush(self.data, &mut self.runs)?;
         self.fillers.1.flush(self.data, &mut self.runs)?;
         self.runs.sort_by_key(|r| r.range.first);
-        Ok(Done { runs: self.runs, digests: self.merge.finish()? })
+        Ok(Done { runs: self.runs, digests: self.merge.finish()?, recent: self.recent })
     }
 }

@@ -118,6 +118,24 @@ fn same_stored_pages(before: &Memory, now: &Memory) -> u64 {
     stored(before).intersection(&stored(now)).count() as u64
 }
 
+/// Written last are the lazy pages that the parent has in another way or not at all, where it has the space; nothing in a checkpoint
+/// without a parent.
+fn check_recent(before: &Memory, parent: &Made, now: &Memory, made: &Made) {
+    assert!(parent.out.spaces.values().all(|head| head.recent.is_empty()));
+    for (space, pages) in now {
+        let changed = before.get(space).into_iter().flat_map(|old| {
+            let is_old = |p: &u64, seed: u32| old.get(p).is_some_and(|(was, _)| *was == seed);
+            let new = pages
+                .iter()
+                .filter(move |(p, (seed, lazy))| *lazy && *seed != 0 && !is_old(p, *seed));
+            new.map(|(p, _)| *p)
+        });
+        let recent = made.out.spaces[space].recent.iter();
+        let told: Vec<u64> = recent.flat_map(|r| r.first.0..r.end().0).collect();
+        assert_eq!(told, changed.collect::<Vec<_>>(), "{space:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -132,6 +150,7 @@ proptest! {
         let two = increment(&now, &shelf, &one, 2);
         check(&now, &two, &shelf);
         prop_assert_eq!(two.out.stats.shared, same_stored_pages(&first, &now));
+        check_recent(&first, &one, &now, &two);
         let then = changed(&now, &third);
         let three = increment(&then, &shelf, &two, 3);
         check(&then, &three, &shelf);
@@ -158,6 +177,7 @@ proptest! {
         });
         prop_assert_eq!(*reader.reads.lock().unwrap(), 0, "nothing is read from the store in the freeze");
         check(&now, &two, &shelf);
+        check_recent(&first, &one, &now, &two);
         let same = same_stored_pages(&first, &now);
         prop_assert_eq!(two.out.stats.shared, same);
         let zero = two.out.stats.zero;
@@ -182,12 +202,15 @@ fn an_increment_shares_blocks_of_digests_and_frames_that_did_not_change() {
     let two = increment(&pages(Some(600)), &shelf, &one, 2);
     check(&pages(Some(600)), &two, &shelf);
     assert_eq!((two.out.stats.changed, two.out.stats.shared), (1, 1023));
+    let recent = |m: &Made| m.out.spaces[&Space::Task(1)].recent.clone();
+    assert_eq!(recent(&two), [PageRange::new(PageNumber(600), 1)]);
     let of = |m: &Made| m.out.spaces[&Space::Task(1)].digests.clone();
     for (number, frame) in of(&two).iter() {
         assert_eq!(of(&one).get(number) == Some(frame), number.0 != 2, "{number:?}");
     }
     let same = increment(&pages(Some(600)), &shelf, &two, 3);
     assert_eq!(same.out.stats.stored, 0);
+    assert!(recent(&same).is_empty(), "what its parent wrote last is not its own");
     assert!(same.registry.table().iter().all(|(slot, _)| !same.registry.is_own(slot)));
 }
 

@@ -23,7 +23,7 @@ use godwit_criu_rpc::relay_plan::{
     CONTENTS_FILE, RelayPlan, RestoreOptions, SOURCES_FILE, encode_sources,
 };
 use godwit_files::{Application, Devices, FileIndex, Halt, Target};
-use godwit_image::{ContainerHead, FrameSource, PackTable, SECTION_FILES, Space};
+use godwit_image::{ContainerHead, FrameSource, PackTable, SECTION_FILES, Space, encode_recent};
 use godwit_wire::agent_op::Plan;
 use godwit_wire::memfd;
 use godwit_wire::pager::{LazyPlan, LazyProcess};
@@ -193,25 +193,38 @@ impl Stage<'_> {
         })
     }
 
-    /// The pager's plan: the page maps of all processes without what CRIU restores itself.
+    /// The pager's plan: the page maps of all processes without what CRIU restores itself, and their hot sets.
     fn pager_plan(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), RestoreError> {
-        let mut maps = Vec::new();
-        let mut processes = Vec::new();
-        for (space, head) in &self.container.spaces {
-            let Space::Task(vpid) = space else { continue };
-            let mut map = head.map.clone();
-            head.eager.iter().for_each(|range| map.remove(*range));
-            let encoded = map.encode()?;
-            let (offset, length) = (maps.len() as u64, encoded.len() as u64);
-            maps.extend_from_slice(&encoded);
-            let vpid = i32::try_from(*vpid).map_err(|_| RestoreError::NoMounts)?;
-            processes.push(LazyProcess { vpid, offset, length, ..LazyProcess::default() });
-        }
+        let (processes, maps) = lazy_processes(self.container)?;
         let deadline_ms = self.deadline.as_millis() as u64;
         let plan = LazyPlan { source: self.source.clone(), processes, deadline_ms };
         let fd = memfd::sealed("godwit-page-maps", &maps)?;
         Ok((plan.encode_to_vec(), vec![fd]))
     }
+}
+
+/// The processes that have lazy pages, and the bytes that they refer to.
+fn lazy_processes(container: &ContainerHead) -> Result<(Vec<LazyProcess>, Vec<u8>), RestoreError> {
+    let mut maps = Vec::new();
+    let mut processes = Vec::new();
+    for (space, head) in &container.spaces {
+        let Space::Task(vpid) = space else { continue };
+        let mut map = head.map.clone();
+        head.eager.iter().for_each(|range| map.remove(*range));
+        let hot = if head.recent.is_empty() { Vec::new() } else { encode_recent(&head.recent) };
+        let (offset, length) = put(&mut maps, &map.encode()?);
+        let (hot_offset, hot_length) = put(&mut maps, &hot);
+        let vpid = i32::try_from(*vpid).map_err(|_| RestoreError::NoMounts)?;
+        processes.push(LazyProcess { vpid, offset, length, hot_offset, hot_length });
+    }
+    Ok((processes, maps))
+}
+
+/// Appends bytes: where they begin, and how many.
+fn put(all: &mut Vec<u8>, bytes: &[u8]) -> (u64, u64) {
+    let place = (all.len() as u64, bytes.len() as u64);
+    all.extend_from_slice(bytes);
+    place
 }
 
 /// CRIU's options: confinement is the new spec's.
@@ -234,7 +247,41 @@ fn criu_space(space: Space) -> pagemap::Space {
 
 #[cfg(test)]
 mod tests {
+    use godwit_image::{PageMap, PageRun, SpaceHead, decode_recent};
+    use godwit_types::{PageNumber, PageRange};
+
     use super::*;
+
+    #[test]
+    fn the_pager_gets_each_process_without_its_eager_pages_and_what_was_written_last() {
+        let range = |first, count| PageRange::new(PageNumber(first), count);
+        let map = |r| PageMap::from_iter([PageRun::zero(r)]);
+        let eager = vec![range(3, 1)];
+        let head = |recent| SpaceHead {
+            map: map(range(0, 9)),
+            eager: eager.clone(),
+            recent,
+            ..Default::default()
+        };
+        let spaces = [
+            (Space::Task(1), head(vec![])),
+            (Space::Task(7), head(vec![range(1, 2), range(8, 1)])),
+            (Space::Shmem(5), head(vec![range(0, 1)])),
+        ];
+        let container = ContainerHead { spaces: spaces.into(), ..Default::default() };
+        let (processes, bytes) = lazy_processes(&container).unwrap();
+        let part = |first: u64, length: u64| &bytes[first as usize..(first + length) as usize];
+        let mut lazy = map(range(0, 9));
+        lazy.remove(range(3, 1));
+        for process in &processes {
+            let decoded = PageMap::decode(part(process.offset, process.length));
+            assert_eq!(decoded.as_ref(), Ok(&lazy));
+        }
+        let [one, seven] = &processes[..] else { panic!("{processes:?}") };
+        assert_eq!((one.vpid, one.hot_length, seven.vpid), (1, 0, 7));
+        let hot = decode_recent(part(seven.hot_offset, seven.hot_length));
+        assert_eq!(hot, Ok(vec![range(1, 2), range(8, 1)]));
+    }
 
     #[test]
     fn confinement_comes_from_the_new_spec() {

@@ -86,6 +86,24 @@ fn what_nobody_waits_for_is_asked_for_in_runs() {
 }
 
 #[test]
+fn what_was_written_last_is_asked_for_first_and_faults_wait_for_none_of_it() {
+    let spec = Spec { pages: 4096, threads: 1, seed: 8, deeds: 10_000, changes: 0, grows: true };
+    let mut subject = Subject::start(&spec);
+    let world = World::start(settings(), Source::Never);
+    let group = world.add(&spec, &subject, None);
+    world.hydrator.begin(group).unwrap();
+    // Nothing arrives: it stays with the first window.
+    let [hot, mut all] = world::frames(&spec, &subject);
+    assert!(hot.len() < settings().window && all.last() == hot.last(), "{hot:?} of {all:?}");
+    all.retain(|frame| !hot.contains(frame));
+    let expected = [&hot[..], &all[..settings().window - hot.len()]].concat();
+    assert_eq!(world.asked(Lane::Prefetch), expected);
+    subject.go();
+    world.wait_until(|| world.requests(Lane::Urgent) > 0);
+    assert_eq!(world.asked(Lane::Prefetch), expected);
+}
+
+#[test]
 fn without_room_nothing_is_prefetched_and_faults_are_answered_all_the_same() {
     let cgroup = tempfile::tempdir().unwrap();
     let write = |name, text| std::fs::write(cgroup.path().join(name), text).unwrap();

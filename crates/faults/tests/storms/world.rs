@@ -1,7 +1,7 @@
 //! Everything around a hydrator: where frames come from, who keeps descriptors, who waits for news.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "for tests only")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -74,6 +74,8 @@ struct Store {
     counts: [AtomicUsize; 2],
     /// Requests, of however many frames.
     calls: [AtomicUsize; 2],
+    /// What was asked for, in this order.
+    asked: Mutex<Vec<(Lane, FrameRef)>>,
 }
 
 impl FrameSource for Store {
@@ -92,6 +94,7 @@ impl FrameSource for Store {
     fn request(&self, wants: &[Want], lane: Lane) {
         self.counts[lane as usize].fetch_add(wants.len(), Ordering::SeqCst);
         self.calls[lane as usize].fetch_add(1, Ordering::SeqCst);
+        self.asked.lock().unwrap().extend(wants.iter().map(|want| (lane, want.frame)));
         let _ = self.requests.send((wants.to_vec(), lane));
     }
 }
@@ -201,6 +204,7 @@ impl World {
             receiver: Mutex::new(Some(receiver)),
             counts: Default::default(),
             calls: Default::default(),
+            asked: Mutex::default(),
         });
         let (sender, news) = channel();
         let kept = Mutex::default();
@@ -220,7 +224,7 @@ impl World {
         let named = frames.into_iter().map(|(frame, pages)| ((0, frame), (*spec, pages)));
         self.store.frames.lock().unwrap().extend(named);
         let group = self.hydrator.add_group(limit);
-        let hot = vec![PageRange::new(PageNumber::of_address(subject.regions[0]), 40)];
+        let hot = vec![hot(spec, subject)];
         let process = Process { layout: Layout::new(&map).unwrap(), source: 0, hot };
         let process = self.hydrator.add_process(group, process).unwrap();
         let uffd = subject.take_uffd();
@@ -231,6 +235,12 @@ impl World {
 
     pub(crate) fn calls(&self, lane: Lane) -> usize {
         self.store.calls[lane as usize].load(Ordering::SeqCst)
+    }
+
+    /// The frames that were asked for in this lane, in this order.
+    pub(crate) fn asked(&self, lane: Lane) -> Vec<FrameRef> {
+        let asked = self.store.asked.lock().unwrap();
+        asked.iter().filter(|(of, _)| *of == lane).map(|(_, frame)| *frame).collect()
     }
 
     pub(crate) fn requests(&self, lane: Lane) -> usize {
@@ -312,6 +322,20 @@ impl World {
         let totals = totals.unwrap_or_else(|| self.hydrator.totals(group));
         Outcome { verdict: verdict.unwrap_or_default(), totals, finished }
     }
+}
+
+/// What is served as written last: the end of the first region, whose frames come last in the store.
+fn hot(spec: &Spec, subject: &Subject) -> PageRange {
+    let first = PageNumber::of_address(subject.regions[0]).0;
+    PageRange::new(PageNumber(first + spec.pages - 40), 40)
+}
+
+/// The frames of the pages that were written last, in the order of the store, and those of all pages.
+pub(crate) fn frames(spec: &Spec, subject: &Subject) -> [Vec<FrameRef>; 2] {
+    let (map, all) = captured(spec, &subject.regions);
+    let of_run = |run: PageRun| run.source.frame_offset().map(|(frame, _)| frame);
+    let hot: BTreeSet<_> = map.runs_within(hot(spec, subject)).filter_map(of_run).collect();
+    [hot.into_iter().collect(), all.into_keys().collect::<BTreeSet<_>>().into_iter().collect()]
 }
 
 /// A page map of what the subject's regions shall hold, in frames of which some are scattered.

@@ -1,13 +1,12 @@
 //! The bytes of a head: header | table of contents | sections, each as it is or zstd. `docs/format/head.md`.
 
-use godwit_types::{PageNumber, PageRange};
+use godwit_types::PageRange;
 
-use super::{ContainerHead, EncodedHead, Head, Sections, Space, SpaceHead};
+use super::{ContainerHead, EncodedHead, Head, Sections, Space, SpaceHead, ranges, recent};
 use crate::cursor::{Cursor, put_bytes, put_varint};
 use crate::header::{self, HEADER_BYTES, Kind};
 use crate::limits::{
-    MAX_CONTAINERS, MAX_HEAD_BYTES, MAX_NAME_BYTES, MAX_PAGE, MAX_RUNS, MAX_SECTION_BYTES,
-    MAX_SECTIONS,
+    MAX_CONTAINERS, MAX_HEAD_BYTES, MAX_NAME_BYTES, MAX_PAGE, MAX_SECTION_BYTES, MAX_SECTIONS,
 };
 use crate::{DigestIndex, ImageError, PackTable, PageMap, compress};
 
@@ -24,12 +23,17 @@ enum Role {
     Map(Space),
     Eager(Space),
     Digests(Space),
+    /// Pages that were written last; may be left out.
+    Recent,
     /// Something of a later version that a reader may leave out.
     Optional,
 }
 
-/// Kinds of section from this number on are skipped by readers that do not know them.
-const FIRST_OPTIONAL: u8 = 128;
+/// Kinds of section from 128 on are skipped by readers that do not know them. In this one, the first of them, the address spaces are
+/// named within the section: who does not know it goes on reading after the kind.
+const RECENT: u8 = 128;
+/// The first of those that nobody knows yet.
+const FIRST_UNKNOWN: u8 = RECENT + 1;
 
 impl Role {
     fn put(self, out: &mut Vec<u8>) {
@@ -42,19 +46,12 @@ impl Role {
             Self::Map(s) => (5, Some(s)),
             Self::Eager(s) => (6, Some(s)),
             Self::Digests(s) => (7, Some(s)),
-            Self::Optional => (FIRST_OPTIONAL, None),
+            Self::Recent => (RECENT, None),
+            Self::Optional => (FIRST_UNKNOWN, None),
         };
         out.push(number);
-        match space {
-            Some(Space::Task(vpid)) => {
-                out.push(0);
-                put_varint(out, vpid.into());
-            }
-            Some(Space::Shmem(id)) => {
-                out.push(1);
-                put_varint(out, id);
-            }
-            None => {}
+        if let Some(space) = space {
+            put_space(out, space);
         }
     }
 
@@ -69,13 +66,27 @@ impl Role {
             5 => Self::Map(take_space(c)?),
             6 => Self::Eager(take_space(c)?),
             7 => Self::Digests(take_space(c)?),
-            FIRST_OPTIONAL.. => Self::Optional,
+            RECENT => Self::Recent,
+            FIRST_UNKNOWN.. => Self::Optional,
             _ => return Err(c.invalid("a kind of section is not known")),
         })
     }
 }
 
-fn take_space(c: &mut Cursor<'_>) -> Result<Space, ImageError> {
+pub(super) fn put_space(out: &mut Vec<u8>, space: Space) {
+    match space {
+        Space::Task(vpid) => {
+            out.push(0);
+            put_varint(out, vpid.into());
+        }
+        Space::Shmem(id) => {
+            out.push(1);
+            put_varint(out, id);
+        }
+    }
+}
+
+pub(super) fn take_space(c: &mut Cursor<'_>) -> Result<Space, ImageError> {
     match c.byte()? {
         0 => Ok(Space::Task(c.u32()?)),
         1 => Ok(Space::Shmem(c.varint()?)),
@@ -88,20 +99,19 @@ fn take_space(c: &mut Cursor<'_>) -> Result<Space, ImageError> {
 struct Writer {
     contents: Vec<u8>,
     sections: u64,
+    /// Uncompressed bytes of all sections.
+    raw: u64,
     bytes: Vec<u8>,
 }
 
 impl Writer {
+    /// Adds a section, unless no reader would take it: what is written is what [`Head::decode`] reads.
     fn add(&mut self, role: Role, name: &str, bytes: &[u8]) -> Result<(), ImageError> {
         let raw = bytes.len() as u64;
-        if raw > MAX_SECTION_BYTES {
-            let (what, limit) = ("section of a head", MAX_SECTION_BYTES);
-            return Err(ImageError::Limit { what, size: raw, limit });
-        }
-        if name.len() as u64 > MAX_NAME_BYTES {
-            let (what, limit) = ("name of a section", MAX_NAME_BYTES);
-            return Err(ImageError::Limit { what, size: name.len() as u64, limit });
-        }
+        at_most("section of a head", raw, MAX_SECTION_BYTES)?;
+        at_most(WHAT, self.raw + raw, MAX_HEAD_BYTES)?;
+        at_most("sections of a head", self.sections + 1, MAX_SECTIONS)?;
+        at_most("name of a section", name.len() as u64, MAX_NAME_BYTES)?;
         let packed = compress::compress(WHAT, bytes)?;
         let smaller = packed.len() < bytes.len();
         let stored = if smaller { &packed } else { bytes };
@@ -112,6 +122,7 @@ impl Writer {
         put_varint(&mut self.contents, stored.len() as u64);
         self.bytes.extend_from_slice(stored);
         self.sections += 1;
+        self.raw += raw;
         Ok(())
     }
 
@@ -126,6 +137,7 @@ impl Head {
     /// # Errors
     /// A part is above its limit.
     pub fn encode(&self) -> Result<EncodedHead, ImageError> {
+        at_most("containers", self.containers.len() as u64, MAX_CONTAINERS)?;
         let mut w = Writer::default();
         let mut starts = Vec::with_capacity(self.containers.len() + 1);
         w.add(Role::Packs, "", &self.packs.encode())?;
@@ -179,6 +191,7 @@ impl Head {
             Role::Map(s) => self.space(s)?.map = PageMap::decode(&bytes)?,
             Role::Eager(s) => self.space(s)?.eager = decode_ranges(&bytes)?,
             Role::Digests(s) => self.space(s)?.digests = DigestIndex::decode(&bytes)?,
+            Role::Recent => recent::decode(&bytes, &mut self.container()?.spaces)?,
             Role::Optional => {}
         }
         Ok(())
@@ -203,6 +216,10 @@ impl Head {
     }
 }
 
+fn at_most(what: &'static str, size: u64, limit: u64) -> Result<(), ImageError> {
+    if size > limit { Err(ImageError::Limit { what, size, limit }) } else { Ok(()) }
+}
+
 fn add_container(w: &mut Writer, container: &ContainerHead) -> Result<(), ImageError> {
     w.add(Role::Container, &container.name, &[])?;
     w.add_all(Role::Image, &container.images)?;
@@ -211,6 +228,9 @@ fn add_container(w: &mut Writer, container: &ContainerHead) -> Result<(), ImageE
         w.add(Role::Map(*space), "", &head.map.encode()?)?;
         w.add(Role::Eager(*space), "", &encode_ranges(&head.eager))?;
         w.add(Role::Digests(*space), "", &head.digests.encode()?)?;
+    }
+    if let Some(recent) = recent::encode(&container.spaces)? {
+        w.add(Role::Recent, "", &recent)?;
     }
     Ok(())
 }
@@ -223,9 +243,7 @@ fn take_section(
     let packed = contents.byte()?;
     let raw = contents.bounded("section of a head", MAX_SECTION_BYTES)?;
     *total += raw;
-    if *total > MAX_HEAD_BYTES {
-        return Err(ImageError::Limit { what: WHAT, size: *total, limit: MAX_HEAD_BYTES });
-    }
+    at_most(WHAT, *total, MAX_HEAD_BYTES)?;
     let stored = contents.bounded("section of a head", MAX_SECTION_BYTES)?;
     let bytes = body.take(stored as usize)?;
     match packed {
@@ -244,32 +262,15 @@ fn put_once(sections: &mut Sections, name: &str, bytes: Vec<u8>) -> Result<(), I
 
 fn encode_ranges(ranges: &[PageRange]) -> Vec<u8> {
     let mut out = Vec::new();
-    put_varint(&mut out, ranges.len() as u64);
-    let mut end = 0;
-    for r in ranges {
-        put_varint(&mut out, r.first.0 - end);
-        put_varint(&mut out, r.count);
-        end = r.end().0;
-    }
+    ranges::put(&mut out, ranges);
     out
 }
 
 fn decode_ranges(bytes: &[u8]) -> Result<Vec<PageRange>, ImageError> {
     let mut c = Cursor::new("eager pages", bytes);
-    let n = c.count("ranges", MAX_RUNS)?;
-    let mut end = 0u64;
-    let mut out = Vec::with_capacity(n);
-    for _ in 0..n {
-        let first = end + c.bounded("page number", MAX_PAGE)?;
-        let count = c.bounded("pages", MAX_PAGE)?;
-        end = first + count;
-        if end > MAX_PAGE || count == 0 {
-            return Err(c.invalid("a range is empty or too high"));
-        }
-        out.push(PageRange::new(PageNumber(first), count));
-    }
+    let ranges = ranges::take(&mut c, MAX_PAGE)?;
     c.end()?;
-    Ok(out)
+    Ok(ranges)
 }
 
 #[cfg(test)]

@@ -29,11 +29,15 @@ impl Space {
 pub struct SpaceHead {
     /// Where every page is, eager ones included.
     pub map: PageMap,
-    /// The pages that CRIU must find in its own images (flag PRESENT): what cannot be lazy, and the hot pages that it
-    /// touches before it resumes. Disjoint, ascending, each covered by the map. All others are lazy.
+    /// The pages that CRIU must find in its own images (flag PRESENT): what cannot be lazy, and what it touches itself
+    /// before it resumes. Disjoint, ascending, each covered by the map. All others are lazy.
     pub eager: Vec<PageRange>,
     /// Digests of its stored pages.
     pub digests: DigestIndex,
+    /// The lazy pages that were written last before the dump: what a restore fetches first, its hot set. Disjoint,
+    /// ascending, at most [`crate::limits::MAX_RECENT_PAGES`]. A hint: it may name pages that the map does not cover. Empty
+    /// where nothing told them from the others, and in the heads of older versions.
+    pub recent: Vec<PageRange>,
 }
 
 /// One entry of CRIU's pagemap image.
@@ -96,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn hot_pages_split_lazy_entries_and_neighbours_are_joined() {
+    fn eager_pages_split_lazy_entries_and_neighbours_are_joined() {
         let frame = FrameRef { pack: PackSlot(0), frame: 0 };
         let map = [
             PageRun::stored(range(10, 5), frame, 0),
@@ -106,7 +110,7 @@ mod tests {
         let space = SpaceHead {
             map: map.into_iter().collect(),
             eager: vec![range(12, 1), range(14, 2), range(40, 1)],
-            digests: DigestIndex::default(),
+            ..SpaceHead::default()
         };
         let entries: Vec<_> = space.pagemap().iter().map(|e| (e.range, e.eager)).collect();
         assert_eq!(
@@ -135,7 +139,7 @@ mod tests {
             let space = SpaceHead {
                 map: pages.iter().map(|p| PageRun::zero(single(p))).collect(),
                 eager: eager.iter().map(single).collect(),
-                digests: DigestIndex::default(),
+                ..SpaceHead::default()
             };
             let listed: Vec<(u64, bool)> = space.pagemap().iter()
                 .flat_map(|e| (e.range.first.0..e.range.end().0).map(|p| (p, e.eager))).collect();

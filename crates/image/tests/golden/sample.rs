@@ -98,11 +98,12 @@ pub(crate) fn head() -> Head {
         map: page_map(),
         eager: vec![range(0x400, 1), range(0x500, 4)],
         digests: digest_index(),
+        ..SpaceHead::default()
     };
     let shmem = SpaceHead {
         map: [PageRun::stored(range(0, 2), frame(1), 0)].into_iter().collect(),
         eager: vec![range(0, 2)],
-        digests: DigestIndex::default(),
+        ..SpaceHead::default()
     };
     let named = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
     Head {
@@ -115,6 +116,15 @@ pub(crate) fn head() -> Head {
         }],
         sections: BTreeMap::from([named("network", b"close")]),
     }
+}
+
+/// The same with pages that were written last, a section that the first heads of version 1 did not have.
+pub(crate) fn head_recent() -> Head {
+    let mut head = head();
+    for (space, first) in head.containers.iter_mut().flat_map(|c| &mut c.spaces).zip([0x401, 9]) {
+        space.1.recent = vec![range(first, 3), range(first + 0x1000, 1)];
+    }
+    head
 }
 
 /// Something in every field that version 1 writes.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use godwit_types::CheckpointId;
+use godwit_types::{CheckpointId, PageNumber, PageRange};
 use proptest::prelude::*;
 
 use super::*;
@@ -35,6 +35,7 @@ fn sample(seed: u8) -> Head {
     space.eager = vec![range(0, 1), range(10, 2)];
     space.digests.insert(BlockNumber(0), frames[4]);
     let shm = SpaceHead { eager: vec![range(0, 2)], ..space.clone() };
+    space.recent = vec![range(20, 2), range(40, 1)];
     let container = |name: &str| ContainerHead {
         name: name.to_owned(),
         images: BTreeMap::from([("core-1.img".to_owned(), vec![seed; 3000])]),
@@ -82,12 +83,43 @@ fn frames_that_nothing_refers_to_leave_the_table_and_slots_stay() {
 }
 
 #[test]
+fn what_no_reader_would_take_is_not_written() {
+    let limit = |added: Result<(), ImageError>| match added {
+        Err(ImageError::Limit { what, size, limit }) => (what, size - limit),
+        other => panic!("{other:?}"),
+    };
+    let add = |w: &mut Writer, bytes: &[u8]| w.add(Role::Image, "ghost-file-1.img", bytes);
+    // The sum of what is there already, as of 32 deleted files of 64 MiB each that are still open.
+    let mut full = Writer { raw: MAX_HEAD_BYTES - 10, ..Writer::default() };
+    add(&mut full, &[0; 10]).unwrap();
+    assert_eq!(limit(add(&mut full, &[0; 3])), ("head", 3));
+    let mut many = Writer { sections: MAX_SECTIONS - 1, ..Writer::default() };
+    add(&mut many, &[]).unwrap();
+    assert_eq!(limit(add(&mut many, &[])), ("sections of a head", 1));
+    let pod = |containers: u64| Head {
+        containers: vec![ContainerHead::default(); containers as usize],
+        ..Head::default()
+    };
+    assert!(pod(MAX_CONTAINERS).encode().is_ok());
+    assert_eq!(limit(pod(MAX_CONTAINERS + 1).encode().map(drop)), ("containers", 1));
+}
+
+#[test]
 fn a_section_before_any_container_or_twice_is_refused() {
     let mut head = Head::default();
     assert!(head.place(Role::Image, "core-1.img", vec![]).is_err());
     assert!(head.place(Role::Map(Space::Task(1)), "", vec![]).is_err());
     head.place(Role::PodSection, "x", vec![]).unwrap();
     assert!(head.place(Role::PodSection, "x", vec![]).is_err());
+}
+
+#[test]
+fn the_section_of_pages_written_last_is_one_that_an_older_reader_passes_over() {
+    let mut kind = Vec::new();
+    Role::Recent.put(&mut kind);
+    assert_eq!(kind, [128], "nothing stands between kind and name");
+    let mut head = Head::default();
+    assert!(head.place(Role::Recent, "", vec![0]).is_err(), "it belongs to a container");
 }
 
 #[test]
