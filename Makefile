@@ -62,7 +62,7 @@ test-full: s3-server ## What `test` leaves out: long searches, and known defects
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 
 test-e2e: build ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test hydration --test interrupted --test refusals --test commands --test cgroup_v2 -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test cgroup_v2 -- --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
@@ -70,8 +70,9 @@ release: deps ## Build what is installed on nodes, into target/release
 demo: release ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
 
-bench: release ## Times of a 1 GiB container against runc alone, as ratios (docs/performance.md)
+bench: release ## Times of a 1 GiB and of a small container against runc alone, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench
+	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
 
 lab-up: deps ## Start two nodes with containerd (see docs/lab.md)
 	$(LAB) up node

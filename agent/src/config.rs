@@ -9,6 +9,8 @@ use godwit_store::StoreConfig;
 use godwit_types::{Bytes, names};
 use serde::{Deserialize, Deserializer};
 
+/// One section of a head holds such a file.
+const GHOST_LIMITS: RangeInclusive<u64> = 1 << 20..=1000 << 20;
 /// For how long a restored container may wait for memory.
 const HYDRATION_DEADLINES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
@@ -67,6 +69,9 @@ pub(crate) struct Config {
     pub(crate) criu: PathBuf,
     /// How much CRIU writes into its log.
     pub(crate) criu_log_level: i32,
+    /// Largest deleted file that is still open which a checkpoint takes along.
+    #[serde(deserialize_with = "size")]
+    pub(crate) ghost_limit: Bytes,
     /// containerd's socket.
     pub(crate) containerd: PathBuf,
     /// Stores by name.
@@ -84,6 +89,7 @@ impl Default for Config {
             operations: 4,
             criu: PathBuf::from("/usr/sbin/criu"),
             criu_log_level: 1,
+            ghost_limit: Bytes(512 << 20),
             containerd: PathBuf::from("/run/containerd/containerd.sock"),
             stores: local_store(),
         }
@@ -136,6 +142,9 @@ impl Config {
         if !(1..=4).contains(&config.criu_log_level) {
             return Err(invalid("criu_log_level must be from 1 to 4".to_owned()));
         }
+        if !GHOST_LIMITS.contains(&config.ghost_limit.0) {
+            return Err(invalid("ghost_limit must be from 1 MiB to 1000 MiB".to_owned()));
+        }
         if config.freeze_deadline.is_zero() || config.freeze_deadline > Duration::from_secs(600) {
             return Err(invalid("freeze_deadline must be from 1ms to 10min".to_owned()));
         }
@@ -177,6 +186,7 @@ mod tests {
         let default = Config::default();
         assert_eq!(example.memory_budget, default.memory_budget);
         assert_eq!(example.freeze_deadline, default.freeze_deadline);
+        assert_eq!(example.ghost_limit, default.ghost_limit);
         assert_eq!(example.hydration_deadline, default.hydration_deadline);
         assert_eq!(example.operations, default.operations);
         assert_eq!(example.criu_log_level, default.criu_log_level);
@@ -222,6 +232,7 @@ mod tests {
         assert!(parse("default_store = \"x\"").unwrap_err().contains("only: local"));
         assert!(parse("operations = 0").unwrap_err().contains("1 to 64"));
         assert!(parse("freeze_deadline = \"1h\"").unwrap_err().contains("10min"));
+        assert!(parse("ghost_limit = \"2 GiB\"").unwrap_err().contains("1000 MiB"));
         assert!(parse("hydration_deadline = \"0s\"").unwrap_err().contains("1day"));
         let outside = "default_store = \"../x\"\n[stores.\"../x\"]\nurl = \"memory://x\"";
         assert!(parse(outside).unwrap_err().contains("letters"));

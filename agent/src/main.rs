@@ -109,6 +109,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = node.identity.node, version = env!("CARGO_PKG_VERSION"), "ready");
     let failure = until_stopped(ends, &stop).await?;
     stop.cancel();
+    // Who waits for a turn is refused now.
+    node.operations.close();
     tracing::info!("stopping: no new requests, those in progress are finished");
     if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         tracing::warn!("requests in progress are left to the next agent");

@@ -8,6 +8,7 @@ use anyhow::Context;
 use godwit_criu::launch::Launcher;
 use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
+use godwit_engine::frames::source::HandedOver;
 use godwit_engine::node::{NO_CLUSTER, Operations};
 use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat};
@@ -47,6 +48,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     let launcher = Launcher {
         criu: config.criu.clone(),
         log_level: config.criu_log_level,
+        ghost_limit: u32::try_from(config.ghost_limit.0)?,
         cgroup_procs: cgroup::beside_this_process(),
         ..Launcher::default()
     };
@@ -59,7 +61,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     })?;
     if !found.lazy_pages {
         tracing::warn!(
-            "CRIU says that this kernel has no usable userfaultfd: lazy restores will fail"
+            "CRIU says that this kernel has no usable userfaultfd: restores will be refused"
         );
     }
     let stores = Stores::new(config.stores, config.default_store, me, Path::new(names::STORES));
@@ -77,10 +79,12 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         launcher,
         criu: version,
         compat: compat::of_this_node(&criu, "runc"),
+        lazy_pages: found.lazy_pages,
         containerd: config.containerd,
         run_dir,
         operations: Semaphore::new(config.operations),
         restores: Semaphore::new(config.operations),
+        handed: HandedOver::default(),
         progress: Operations::default(),
     })
 }

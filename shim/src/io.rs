@@ -68,12 +68,25 @@ pub struct ChildEnds {
     pub stderr: Option<OwnedFd>,
 }
 
+impl ChildEnds {
+    /// What they are to `/proc` (`pipe:[123]`); empty where there is none.
+    fn names(&self) -> Result<[String; 3]> {
+        let name = |end: &Option<OwnedFd>| {
+            let stat = end.as_ref().map(rustix::fs::fstat).transpose();
+            let stat = stat.map_err(Error::io("look at a pipe"))?;
+            Ok(stat.map(|stat| format!("pipe:[{}]", stat.st_ino)).unwrap_or_default())
+        };
+        Ok([name(&self.stdin)?, name(&self.stdout)?, name(&self.stderr)?])
+    }
+}
+
 /// The shim's side, not copying yet.
 #[derive(Debug)]
 pub struct Prepared {
     stdin: Option<(AsyncPipe, OwnedFd)>,
     to_process: Option<AsyncPipe>,
     outputs: Vec<(Option<AsyncPipe>, Sink)>,
+    pipes: [String; 3],
     logger: Option<Logger>,
     /// Where runc sends the pseudo terminal, if the process has one.
     pub console: Option<ConsoleSocket>,
@@ -83,6 +96,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Io {
     outputs: Vec<Output>,
+    pipes: [String; 3],
     stdin: Mutex<Stdin>,
     terminal: Option<Arc<AsyncPipe>>,
     logger: tokio::sync::Mutex<Option<Logger>>,
@@ -107,6 +121,7 @@ impl Prepared {
             stdin,
             to_process: None,
             outputs: Vec::new(),
+            pipes: Default::default(),
             logger: sinks.logger,
             console: None,
         };
@@ -128,6 +143,7 @@ impl Prepared {
             *end = Some(write);
             prepared.outputs.push((Some(AsyncPipe::new(read)?), sink));
         }
+        prepared.pipes = ends.names()?;
         Ok((prepared, ends))
     }
 
@@ -153,7 +169,7 @@ impl Prepared {
             }
         }
         let logger = tokio::sync::Mutex::new(self.logger);
-        Ok(Io { outputs, stdin: Mutex::new(stdin), terminal, logger })
+        Ok(Io { outputs, pipes: self.pipes, stdin: Mutex::new(stdin), terminal, logger })
     }
 }
 
@@ -161,6 +177,12 @@ impl Io {
     /// Lets the process see the end of its stdin once every writer of the FIFO is gone.
     pub fn close_stdin(&self) {
         self.stdin.lock().unwrap_or_else(PoisonError::into_inner).keeper = None;
+    }
+
+    /// The pipes of its standard streams as `/proc` names them (`pipe:[123]`; empty: none), wherever the process has moved them.
+    #[must_use]
+    pub fn pipes(&self) -> &[String; 3] {
+        &self.pipes
     }
 
     /// Changes the size of the terminal, if there is one.

@@ -99,7 +99,10 @@ const HINTS: &[(&str, &str)] = &[
         "Can't bind inet socket",
         "an address or port of the container is not available here; it needs its old address or a rewritten one",
     ),
-    ("Can't dump ghost file", "a deleted file that is still open is larger than the ghost limit"),
+    (
+        "Can't dump ghost file",
+        "a deleted file that is still open is larger than ghost_limit in agent.toml",
+    ),
     (
         "Can't lookup mount=",
         "a process has a file open on a mount that it cannot reach; use pipes for its output",

@@ -16,6 +16,7 @@ use godwit_criu_rpc::SeqPacket;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::dump::DEFAULT_GHOST_LIMIT;
 use crate::{Error, sys};
 
 /// Most of what CRIU says on its standard error that is kept.
@@ -33,6 +34,8 @@ pub struct Launcher {
     pub cgroup_procs: Vec<PathBuf>,
     /// How much CRIU writes into its log: 1 errors, 2 warnings, 3 information, 4 all.
     pub log_level: i32,
+    /// Largest deleted file that is still open which a dump takes along: bytes.
+    pub ghost_limit: u32,
 }
 
 impl Default for Launcher {
@@ -42,6 +45,7 @@ impl Default for Launcher {
             path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
             cgroup_procs: Vec::new(),
             log_level: 1,
+            ghost_limit: DEFAULT_GHOST_LIMIT,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Which namespaces CRIU is started in at a dump, and what becomes of them at a restore.
 //!
 //! CRIU that runs inside a namespace neither dumps nor locks it: 3 ms instead of 14. Owns the decision and its
-//! conditions: a network namespace that the spec names, or a private one with nothing but loopback; the host-name
-//! namespace always; the IPC namespace only while it holds no System V object and no message queue, checked again when
+//! conditions: a network namespace that the spec names, or a private one with nothing but loopback (one with interfaces
+//! is refused: nothing could plug them in again before the processes run); the host-name namespace always; the IPC namespace only while it holds no System V object and no message queue, checked again when
 //! frozen (from inside, CRIU would lose semaphores silently).
 
 use std::fs;
@@ -16,6 +16,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::preflight::Refusal;
 
 /// Name of the file in an image directory that holds the plan.
 pub const PLAN_FILE: &str = "godwit-namespaces.json";
@@ -35,11 +36,13 @@ impl NamespacePlan {
     /// Decides, before the freeze, for the container with this init.
     ///
     /// # Errors
-    /// [`Error::Io`] when its namespaces cannot be looked at.
+    /// [`Error::Io`] when its namespaces cannot be looked at; [`Error::Refused`] for interfaces in a private one.
     pub fn of(pid: u32, spec: &Spec) -> Result<Self, Error> {
         let mut plan = Self::default();
-        let net = in_spec(spec, NamespaceKind::Net).is_some_and(|n| n.is_some());
-        plan.put(NamespaceKind::Net, net || only_loopback(pid)?);
+        if let Some(interface) = own_interface(pid, spec)? {
+            return Err(Error::Refused(Refusal::OwnInterface { interface }.to_string()));
+        }
+        plan.put(NamespaceKind::Net, true);
         plan.put(NamespaceKind::Uts, true);
         plan.put(NamespaceKind::Ipc, ipc_is_empty(pid)?);
         Ok(plan)
@@ -159,13 +162,28 @@ fn open_namespace(pid: u32, kind: NamespaceKind) -> Result<OwnedFd, Error> {
         .map_err(Error::sys(format!("open {path}")))
 }
 
-/// Whether the network namespace has no interface but `lo`.
-fn only_loopback(pid: u32) -> Result<bool, Error> {
+/// Interfaces that every network namespace has from its beginning: loopback, and what the kernel's tunnel modules add.
+const FROM_THE_BEGINNING: [&str; 10] = [
+    "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
+    "ip6gre0",
+];
+
+/// An interface in a network namespace that the spec does not name.
+///
+/// # Errors
+/// [`Error::Io`] when the process is gone.
+pub(crate) fn own_interface(pid: u32, spec: &Spec) -> Result<Option<String>, Error> {
+    if path_of(spec, LinuxNamespaceType::Network).is_some() {
+        return Ok(None);
+    }
     let path = PathBuf::from(format!("/proc/{pid}/net/dev"));
-    let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
-    // Two lines of headings, then `name: numbers`.
-    let names = text.lines().skip(2).filter_map(|l| l.split(':').next());
-    Ok(names.map(str::trim).all(|name| name == "lo"))
+    Ok(interface(&fs::read_to_string(&path).map_err(Error::reading(&path))?))
+}
+
+/// The first that was put there: two lines of headings, then `name: numbers`.
+fn interface(dev: &str) -> Option<String> {
+    let names = dev.lines().skip(2).filter_map(|l| l.split(':').next()).map(str::trim);
+    names.into_iter().find(|name| !FROM_THE_BEGINNING.contains(name)).map(str::to_owned)
 }
 
 /// Whether the IPC namespace of this process holds no System V object and no POSIX message queue.
@@ -253,6 +271,16 @@ mod tests {
             ]
         );
         assert!(plan.dumps_ipc());
+    }
+
+    #[test]
+    fn interfaces_that_somebody_made_are_told_from_those_of_the_kernel() {
+        let dev = "Inter-|   Receive\n face |bytes\n    lo:  0 0\n sit0: 0 0\n";
+        assert_eq!(interface(dev), None);
+        assert_eq!(interface(&format!("{dev}  eth0: 1 2\n")).as_deref(), Some("eth0"));
+        // One that the spec names is not the container's.
+        let named = spec(r#"{"type":"network","path":"/run/netns/a"}"#);
+        assert_eq!(own_interface(std::process::id(), &named).unwrap(), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use godwit_types::Code;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::namespaces::{namespace, path_of};
+use crate::namespaces::{namespace, own_interface, path_of};
 
 /// A reason why a container cannot be checkpointed now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +118,14 @@ pub enum Refusal {
         "the container uses the node's network (hostNetwork); its connections and ports belong to this node; give it a network of its own"
     )]
     HostNetwork,
+    /// An interface in a network namespace of the container's own.
+    #[error(
+        "the container's own network namespace has the interface {interface}, which could not be plugged in again elsewhere; give it a network namespace by path (ctr run --with-ns network:/run/netns/NAME)"
+    )]
+    OwnInterface {
+        /// `eth0`
+        interface: String,
+    },
     /// The node's IPC namespace.
     #[error(
         "the container uses the node's IPC namespace (hostIPC), whose objects belong to this node; give it one of its own"
@@ -160,6 +168,12 @@ pub fn check(subject: Subject<'_>) -> Vec<Refusal> {
         if !refusals.contains(&refusal) {
             refusals.push(refusal);
         }
+    }
+    // The node's own network has many, and is a reason already.
+    if !refusals.contains(&Refusal::HostNetwork)
+        && let Ok(Some(interface)) = own_interface(subject.init, subject.spec)
+    {
+        refusals.push(Refusal::OwnInterface { interface });
     }
     let members: BTreeSet<u32> = subject.pids.iter().copied().collect();
     for pid in &members {

@@ -1,6 +1,7 @@
 //! A checkpoint of one pod: a flat list of phases.
 //!
 //! ```text
+//! queue      others have their turn
 //! preflight  the shim, the log: do we own it? the refusals, then its first entry (fence on disk, armed if it may be given away)
 //! prepare    intent, parent, memory reserved
 //! pre-copy   live memory read and stored (given away, or larger than the budget)      pod runs
@@ -23,6 +24,7 @@ mod outside;
 mod parent;
 pub(crate) mod peer;
 mod poked;
+mod precopy;
 mod preflight;
 mod record;
 mod work;
@@ -34,6 +36,7 @@ use godwit_types::{
 };
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::parse;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, Stop};
@@ -58,12 +61,30 @@ pub async fn checkpoint(
     mut journal: Journal,
     cancel: CancellationToken,
 ) -> Result<CheckpointReport, CheckpointError> {
-    let _turn = node.operations.acquire().await.map_err(|_| CheckpointError::ShuttingDown)?;
+    let op = OpId::mint();
+    let pod = format!("{}+{}", request.namespace, request.container);
+    let _listed = node.progress.enter(op, "checkpoint", &pod, journal.watched());
+    let _turn = turn(&node.operations, &mut journal, &cancel).await?;
     journal.enter(Phase::Preflight);
-    let attempt = Attempt::begin(node, request).await?;
-    let _listed =
-        node.progress.enter(attempt.spec.op, "checkpoint", &attempt.pod(), journal.watched());
+    let attempt = Attempt::begin(node, op, PodKey::new(pod)?, request).await?;
     attempt.run(&mut journal, cancel).await
+}
+
+/// Waits until fewer operations than the configuration allows are in progress.
+async fn turn<'n>(
+    operations: &'n Semaphore,
+    journal: &mut Journal,
+    cancel: &CancellationToken,
+) -> Result<SemaphorePermit<'n>, CheckpointError> {
+    if let Ok(turn) = operations.try_acquire() {
+        return Ok(turn);
+    }
+    journal.enter(Phase::Queue);
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(CheckpointError::Cancelled),
+        turn = operations.acquire() => turn.map_err(|_| CheckpointError::ShuttingDown),
+    }
 }
 
 /// One checkpoint, before anything has happened.
@@ -78,8 +99,12 @@ struct Attempt<'n> {
 
 impl<'n> Attempt<'n> {
     /// Finds the shim and what the pod's fence says.
-    async fn begin(node: &'n Node, request: CheckpointRequest) -> Result<Self, CheckpointError> {
-        let key = PodKey::new(format!("{}+{}", request.namespace, request.container))?;
+    async fn begin(
+        node: &'n Node,
+        op: OpId,
+        key: PodKey,
+        request: CheckpointRequest,
+    ) -> Result<Self, CheckpointError> {
         let shim = Shim::connect(&key).await?;
         let status = shim.attach().await?;
         let fence = match status.fence.as_slice() {
@@ -101,7 +126,6 @@ impl<'n> Attempt<'n> {
             return Err(CheckpointError::OtherStore { asked, lives });
         }
         let (store, counts) = node.store(Some(&at.store))?.1.metered();
-        let op = OpId::mint();
         let incarnation = parse("incarnation", &status.incarnation)?;
         let pen = Pen {
             me: node.owner(&status.pod_uid, incarnation),
@@ -120,11 +144,6 @@ impl<'n> Attempt<'n> {
             reclaim_after_s: None,
         };
         Ok(Self { node, request, store, counts, shim, spec })
-    }
-
-    /// The pod's key, for people who look at what is in progress.
-    fn pod(&self) -> String {
-        format!("{}+{}", self.request.namespace, self.request.container)
     }
 
     async fn run(
@@ -171,8 +190,12 @@ impl<'n> Attempt<'n> {
         match driver.feed(event).await {
             Stop::Done(Ending::Committed(_) | Ending::Stopped(_)) => {}
             stop => {
+                let refused = is_refused(&stop);
                 let error = ended(stop, &request.container, driver.peer());
-                tidy_up(&tenant, spec.checkpoint).await;
+                match refused {
+                    true => discard(&tenant, spec.checkpoint).await,
+                    false => tidy_up(&tenant, spec.checkpoint).await,
+                }
                 return Err(error);
             }
         }
@@ -191,6 +214,18 @@ async fn examine(peer: &mut SourcePeer) -> Result<work::Source, CheckpointError>
 /// Removes what a checkpoint that did not take place has stored. With a manifest, the log decides: the sweep does it.
 async fn tidy_up(tenant: &godwit_store::TenantStore, checkpoint: CheckpointId) {
     if let Err(error) = tenant.abandon(checkpoint).await {
+        tracing::info!(%checkpoint, error = %error, "what was stored is left to the sweep");
+    }
+}
+
+/// Whether its entry was refused by the store: nothing of it was written, nor will be.
+fn is_refused(stop: &Stop) -> bool {
+    matches!(stop, Stop::Done(Ending::GivenUp(Refusal::StoreRefuses)))
+}
+
+/// Removes all of a checkpoint whose entry was refused.
+async fn discard(tenant: &godwit_store::TenantStore, checkpoint: CheckpointId) {
+    if let Err(error) = tenant.discard(checkpoint).await {
         tracing::info!(%checkpoint, error = %error, "what was stored is left to the sweep");
     }
 }
@@ -227,5 +262,37 @@ fn ended(stop: Stop, container: &str, peer: &mut SourcePeer) -> CheckpointError 
     match peer.trouble.take() {
         Some(trouble) => CheckpointError::Shim(trouble),
         None => CheckpointError::Ownership { code: refusal.code(), told: refusal.told(container) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_turn_is_told_and_can_give_up() {
+        let (operations, cancel) = (Semaphore::new(1), CancellationToken::new());
+        let (mut first, _) = Journal::begin();
+        let running = turn(&operations, &mut first, &cancel).await.unwrap();
+        assert_eq!(first.watched().progress(), None);
+
+        let (mut second, _) = Journal::begin();
+        let watched = second.watched();
+        let waiting = turn(&operations, &mut second, &cancel);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        assert_eq!(watched.progress().unwrap().phase, Phase::Queue);
+        cancel.cancel();
+        assert!(matches!(waiting.await, Err(CheckpointError::Cancelled)));
+
+        // Nor does anybody begin when the agent stops.
+        let (mut third, _) = Journal::begin();
+        let never = CancellationToken::new();
+        let waiting = turn(&operations, &mut third, &never);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        operations.close();
+        assert!(matches!(waiting.await, Err(CheckpointError::ShuttingDown)));
+        drop(running);
     }
 }

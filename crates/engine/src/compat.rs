@@ -41,6 +41,11 @@ pub enum Mismatch {
         /// This node's.
         here: u32,
     },
+    /// Memory cannot come later.
+    #[error(
+        "this node's kernel has no userfaultfd that CRIU can use, so nothing can be restored on it: boot a kernel with CONFIG_USERFAULTFD"
+    )]
+    NoUserfaultfd,
     /// Pages have another size.
     #[error("pages have {here} bytes here and had {source_bytes} at the source")]
     PageSize {
@@ -91,6 +96,14 @@ pub fn check(there: &Compat, here: &Compat) -> Result<(), Mismatch> {
         return Err(Mismatch::Xsave { source_bytes: there.xsave_bytes, here: here.xsave_bytes });
     }
     Ok(())
+}
+
+/// Whether memory can come after a container runs.
+///
+/// # Errors
+/// [`Mismatch::NoUserfaultfd`].
+pub fn check_lazy(lazy_pages: bool) -> Result<(), Mismatch> {
+    if lazy_pages { Ok(()) } else { Err(Mismatch::NoUserfaultfd) }
 }
 
 /// Flags that tell how the machine is run, not what a program can use.

@@ -15,6 +15,7 @@ use godwit_wire::api::OperationStatus;
 use tokio::sync::Semaphore;
 
 use crate::budget::Budget;
+use crate::frames::source::HandedOver;
 use crate::journal::Watched;
 use crate::stores::{NoStore, Stores};
 
@@ -40,6 +41,8 @@ pub struct Node {
     pub criu: CriuVersion,
     /// What it can run.
     pub compat: Compat,
+    /// Whether its kernel lets memory come after a restored container runs.
+    pub lazy_pages: bool,
     /// containerd's socket.
     pub containerd: PathBuf,
     /// Directory of what need not outlive a reboot, on tmpfs.
@@ -48,6 +51,8 @@ pub struct Node {
     pub operations: Semaphore,
     /// Restores that are made ready at the same time. Turns of their own: neither kind ever waits for the other.
     pub restores: Semaphore,
+    /// What restores have opened for their pagers.
+    pub handed: HandedOver,
     /// What is in progress.
     pub progress: Operations,
 }

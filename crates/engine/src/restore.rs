@@ -24,9 +24,10 @@ use std::sync::Arc;
 use godwit_image::{FrameSource, Manifest};
 use godwit_ownership::{Ending, Event};
 use godwit_ownership::{Target, TargetSpec};
-use godwit_store::{Pin, TenantStore};
+use godwit_store::{CheckpointReader, Pin, TenantStore};
 use godwit_types::{CheckpointId, Phase, Tenant, names};
 use godwit_wire::agent_op::BeginRestore;
+use godwit_wire::parse;
 use oci_spec::runtime::Spec;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -34,7 +35,7 @@ use crate::checkpoint::peer::lineage_at;
 use crate::compat;
 use crate::containerd;
 use crate::driver::{Driver, Peer, Stop};
-use crate::frames::source::SourceWords;
+use crate::frames::source::{Handed, SourceWords};
 use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::node::Node;
@@ -50,16 +51,28 @@ struct Wanted {
     /// Name of the store.
     store_name: String,
     tenant: TenantStore,
-    manifest: Manifest,
+    /// Pinned when it was opened; that it exists is for the machine to check.
+    reader: CheckpointReader,
 }
 
 impl Wanted {
-    async fn find(node: &Node, begin: &BeginRestore) -> Result<Self, RestoreError> {
+    async fn find(
+        node: &Node,
+        begin: &BeginRestore,
+        pinned: &mut Option<Pin>,
+    ) -> Result<Self, RestoreError> {
         let asked = ask::Asked::read(begin)?;
         let (store_name, store) = node.store(asked.store.as_deref())?;
         let tenant = store.tenant(&Tenant::node());
-        let manifest = tenant.manifest(asked.checkpoint).await?;
-        Ok(Self { store_name: store_name.to_owned(), tenant, manifest })
+        let me = node.owner(&begin.pod_uid, parse("incarnation", &begin.incarnation)?);
+        let op = parse("op", &begin.op)?;
+        let (pin, reader) = tenant.pin_and_open(asked.checkpoint, op, &me).await?;
+        *pinned = Some(pin);
+        Ok(Self { store_name: store_name.to_owned(), tenant, reader })
+    }
+
+    fn manifest(&self) -> &Manifest {
+        self.reader.manifest()
     }
 }
 
@@ -90,6 +103,11 @@ pub(crate) async fn restore(
     match Box::pin(carry_through(node, &begin, &spec, &mut peer, &mut pin)).await {
         Ok(manifest) => {
             let pin = pin.ok_or(RestoreError::Interrupted)?;
+            if peer.held.is_none() {
+                // It started from its image: nothing is read.
+                release(pin).await;
+                return Err(RestoreError::Interrupted);
+            }
             Ok(Resumed { connection: peer.into_socket(), manifest, pin })
         }
         Err(error) => {
@@ -111,8 +129,8 @@ async fn carry_through(
     peer: &mut TargetPeer<'_>,
     pinned: &mut Option<Pin>,
 ) -> Result<Manifest, RestoreError> {
-    let wanted = Wanted::find(node, begin).await?;
-    let target = ask::target(node, begin, &wanted.store_name, &wanted.manifest)?;
+    let wanted = Wanted::find(node, begin, pinned).await?;
+    let target = ask::target(node, begin, &wanted.store_name, wanted.manifest())?;
     let log = StoreLog::new(wanted.tenant.clone(), &target.at.lineage);
     let reclaim = std::time::Duration::MAX;
     let shim = peer.pid();
@@ -149,7 +167,7 @@ async fn carry_through(
                     }
                 };
             }
-            Stop::Done(Ending::Resumed(_)) => return Ok(wanted.manifest),
+            Stop::Done(Ending::Resumed(_)) => return Ok(wanted.manifest().clone()),
             Stop::Done(Ending::Refused(refusal)) => {
                 let told = refusal.told(&begin.container);
                 return Err(match driver.peer().why.take() {
@@ -187,14 +205,19 @@ async fn prepare(
     shim: u32,
     pinned: &mut Option<Pin>,
 ) -> Result<Staged, RestoreError> {
-    compat::check(&wanted.manifest.compat, &node.compat)?;
+    compat::check(&wanted.manifest().compat, &node.compat)?;
+    compat::check_lazy(node.lazy_pages)?;
     let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
-    fits::image(&wanted.manifest, &here, &begin.container)?;
-    check_volumes(node, begin, spec, wanted).await?;
-    let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
-    *pinned = Some(pin);
-    let head = reader.head().await?;
-    let frames: Arc<dyn FrameSource> = Arc::new(reader.frame_source(Arc::new(head.packs.clone())));
+    fits::image(wanted.manifest(), &here, &begin.container)?;
+    let reader = reader_of(wanted, target, checkpoint, pinned).await?;
+    let (fit, head) = tokio::join!(check_volumes(node, begin, spec, wanted), reader.head());
+    fit?;
+    let head = head?;
+    let packs = Arc::new(head.packs.clone());
+    let frames: Arc<dyn FrameSource> = Arc::new(reader.frame_source(Arc::clone(&packs)));
+    if let Some(pin) = pinned.clone() {
+        node.handed.put(target.op(), Handed { reader, packs, pin });
+    }
     let words = SourceWords {
         store: wanted.store_name.clone(),
         tenant: wanted.tenant.tenant().clone(),
@@ -207,7 +230,7 @@ async fn prepare(
     let (spec, launcher, version) = (spec.clone(), node.launcher.clone(), node.criu);
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
-    let addresses = wanted.manifest.network.ips.clone();
+    let addresses = wanted.manifest().network.ips.clone();
     let score = score_of(shim);
     let staged = tokio::task::spawn_blocking(move || {
         let [container] = head.containers.as_slice() else {
@@ -236,6 +259,23 @@ async fn prepare(
     staged.await.map_err(|_| RestoreError::Interrupted)?
 }
 
+/// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.
+async fn reader_of(
+    wanted: &Wanted,
+    target: &TargetSpec,
+    checkpoint: CheckpointId,
+    pinned: &mut Option<Pin>,
+) -> Result<CheckpointReader, RestoreError> {
+    if checkpoint == wanted.manifest().id {
+        return Ok(wanted.reader.clone());
+    }
+    let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
+    if let Some(former) = pinned.replace(pin) {
+        release(former).await;
+    }
+    Ok(reader)
+}
+
 /// The out-of-memory score of the shim, which a new container's processes inherit.
 fn score_of(shim: u32) -> i32 {
     let score = std::fs::read_to_string(format!("/proc/{shim}/oom_score_adj"));
@@ -248,7 +288,7 @@ async fn check_volumes(
     spec: &Spec,
     wanted: &Wanted,
 ) -> Result<(), RestoreError> {
-    let manifest = &wanted.manifest;
+    let manifest = wanted.manifest();
     if manifest.volumes.is_empty() {
         return Ok(());
     }

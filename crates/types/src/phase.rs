@@ -23,6 +23,8 @@ macro_rules! phases {
 }
 
 phases! {
+    /// Checkpoint: it waits for its turn (`operations` in agent.toml).
+    Queue = "queue",
     /// Checkpoint: the shim is asked, refusals are checked, the log says that we own the pod.
     Preflight = "preflight",
     /// Checkpoint: intent written, CRIU started and warm, budget reserved.

@@ -33,7 +33,7 @@ pub(super) fn container(container: &Container) -> Result<(shim_op::Container, [O
         rootfs: container.rootfs().display().to_string(),
         cgroups: container.cgroup().map(|cgroup| cgroups(&cgroup, pid)).unwrap_or_default(),
         namespaces: namespaces(container.spec()),
-        stdio: (0..3).map(|fd| link(pid, fd)).collect(),
+        stdio: container.init().io().map(|io| io.pipes().to_vec()).unwrap_or_default(),
         terminal: container.init().stdio().terminal,
         execs: u32::try_from(*container.running_execs().borrow()).unwrap_or(u32::MAX),
         runtime: container.options().binary().to_owned(),
@@ -131,11 +131,6 @@ fn cgroups(cgroup: &Cgroup, pid: u32) -> Vec<shim_op::Cgroup> {
             told.collect()
         }
     }
-}
-
-fn link(pid: u32, fd: u32) -> String {
-    let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}"));
-    target.map(|target| target.display().to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]

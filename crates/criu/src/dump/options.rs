@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use godwit_criu_rpc::rpc::{CgroupMode, NetworkLock, Opts, PageServerInfo};
 
 /// Largest deleted but open file that is kept, in bytes. CRIU copies it in the freeze; it becomes a part of the head.
-pub const DEFAULT_GHOST_LIMIT: u32 = 64 << 20;
+pub const DEFAULT_GHOST_LIMIT: u32 = 512 << 20;
 
 /// What happens to TCP connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

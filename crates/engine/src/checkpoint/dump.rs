@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use godwit_capture::{AbortHandle, CaptureError, Laziness, Received};
 use godwit_criu::Error;
-use godwit_criu::dump::{DEFAULT_GHOST_LIMIT, DumpRequest, DumpSession, Verdict};
+use godwit_criu::dump::{DumpRequest, DumpSession, Verdict};
 use godwit_criu::images::{ImageDir, descriptors, inet, stats, tasks};
 use godwit_criu::launch::{Canceller, Launcher};
 use godwit_criu::mounts::MountPlan;
 use godwit_criu::mounts::capture::{Capture as Mounted, Limits};
 use godwit_criu::namespaces::NamespacePlan;
+use godwit_criu::vet;
 use godwit_files::Frozen;
 use godwit_image::{Sections, Space};
 use godwit_wire::shim_op::Container;
@@ -31,8 +32,8 @@ use super::{CheckpointError, Step, poked};
 const PREPARE: Duration = Duration::from_secs(20);
 /// How long CRIU may take to exit after its verdict.
 const EXIT: Duration = Duration::from_secs(10);
-/// Largest image that goes into the head: a deleted file that is still open, with what describes it. Memory does not go there.
-const MAX_IMAGE: u64 = DEFAULT_GHOST_LIMIT as u64 + (1 << 20);
+/// Largest image that goes into the head, but for deleted files that are open, which may be as large as they are allowed to be.
+const MAX_IMAGE: u64 = 64 << 20;
 
 /// A directory on tmpfs that is removed with the operation.
 #[derive(Debug)]
@@ -66,7 +67,11 @@ impl Drop for Scratch {
 /// A session that is warm: the tasks run, CRIU waits for the freeze.
 #[derive(Debug)]
 pub(super) struct Dump {
+    id: String,
     pid: u32,
+    spec: Spec,
+    ghost_limit: u32,
+    stdio: [String; 3],
     freezer: PathBuf,
     session: DumpSession,
     images: Scratch,
@@ -132,6 +137,7 @@ impl Dump {
         mounted.static_parts(pid, &mut mounts)?;
         let mut request = DumpRequest::new(pid, images.path(), container.rootfs.as_str());
         request.log_level = launcher.log_level;
+        request.ghost_limit = launcher.ghost_limit;
         request.freeze_cgroup = Some(freezer.to_owned());
         request.external = mounts.externals();
         request.external.extend(namespaces.externals(pid, spec)?);
@@ -139,8 +145,14 @@ impl Dump {
         let session = DumpSession::start(launcher, namespaces.open(pid)?, request)?;
         let receiving = Some(receiving.server);
         let freezer = freezer.to_owned();
+        let mut stdio = container.stdio.iter().cloned();
+        let stdio = [(); 3].map(|()| stdio.next().unwrap_or_default());
         Ok(Self {
+            id: container.id.clone(),
             pid,
+            spec: spec.clone(),
+            ghost_limit: launcher.ghost_limit,
+            stdio,
             freezer,
             session,
             images,
@@ -230,7 +242,7 @@ impl Dump {
         }
     }
 
-    /// Reads what CRIU and we wrote. Nothing is frozen any more for this.
+    /// Reads what CRIU and we wrote, and looks at it as a restore will. Only a pod that is given away is still frozen.
     ///
     /// # Errors
     /// [`CheckpointError`].
@@ -238,15 +250,17 @@ impl Dump {
         let dir = self.images.path();
         self.mounts.write(dir)?;
         self.namespaces.write(dir)?;
-        descriptors::write(dir, &descriptors::of_process_lossy(self.pid))?;
-        let all = tasks::read(&ImageDir::new(dir))?;
+        descriptors::write(dir, &self.stdio)?;
+        let images = ImageDir::new(dir);
+        lasting(&self.id, vet::check(&images, &self.spec)?)?;
+        let all = tasks::read(&images)?;
         let processes = all.len() as u64;
         let laziness = all.into_iter().map(|task| {
             (Space::Task(task.vpid), Laziness { lazy: Some(task.lazy), hot: task.hot })
         });
         let laziness = laziness.collect();
         let criu_frozen_ms = stats::of_dump(dir)?.frozen.as_secs_f64() * 1e3;
-        let images = read_images(dir)?;
+        let images = read_images(dir, self.ghost_limit)?;
         let addresses = self.addresses;
         Ok(Dumped { images, received, laziness, processes, criu_frozen_ms, addresses })
     }
@@ -259,8 +273,14 @@ impl Dump {
     }
 }
 
+/// A point that its own spec would refuse is none.
+pub(super) fn lasting(container: &str, refusals: Vec<vet::Refusal>) -> Result<(), CheckpointError> {
+    let refused = |reason| CheckpointError::Lost { container: container.to_owned(), reason };
+    refusals.into_iter().next().map_or(Ok(()), |first| Err(refused(first)))
+}
+
 /// The files of an image directory that belong into a checkpoint.
-fn read_images(dir: &Path) -> Result<Sections, CheckpointError> {
+fn read_images(dir: &Path, ghost_limit: u32) -> Result<Sections, CheckpointError> {
     let io = |source| CheckpointError::Images { path: dir.to_owned(), source };
     let mut sections = Sections::new();
     for item in std::fs::read_dir(dir).map_err(io)? {
@@ -270,7 +290,8 @@ fn read_images(dir: &Path) -> Result<Sections, CheckpointError> {
         if !meta.is_file() || !belongs(&name) {
             continue;
         }
-        if meta.len() > MAX_IMAGE && name != godwit_criu_rpc::relay_plan::CONTENTS_FILE {
+        let most = MAX_IMAGE.max(u64::from(ghost_limit) + (1 << 20));
+        if meta.len() > most && name != godwit_criu_rpc::relay_plan::CONTENTS_FILE {
             return Err(Error::Refused(format!("CRIU's image {name} is absurdly large")).into());
         }
         sections.insert(name, std::fs::read(item.path()).map_err(io)?);

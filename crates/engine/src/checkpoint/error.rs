@@ -69,6 +69,16 @@ pub enum CheckpointError {
     /// Something of the container cannot be checkpointed.
     #[error("{0}")]
     Refused(String),
+    /// It could be checkpointed, but not continued.
+    #[error(
+        "{container} could not be continued with the options that it was started with: {reason}"
+    )]
+    Lost {
+        /// Its id.
+        container: String,
+        /// What a restore would say.
+        reason: godwit_criu::vet::Refusal,
+    },
     /// Something that runs in the container cannot be checkpointed.
     #[error("{container} cannot be checkpointed: {reason}")]
     Unfit {
@@ -133,7 +143,9 @@ impl CheckpointError {
         match self {
             Self::Name(_) => Code::NotFound,
             Self::Store(e) => e.code(),
-            Self::OtherStore { .. } | Self::Refused(_) | Self::Budget(_) => Code::Refused,
+            Self::OtherStore { .. } | Self::Refused(_) | Self::Lost { .. } | Self::Budget(_) => {
+                Code::Refused
+            }
             Self::Shim(e) => e.code(),
             Self::Wire(e) => e.code(),
             Self::Fence(_) | Self::Spec(_) => Code::Corrupt,

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
+use godwit_criu::mounts::{MountPlan, restore as mount_sources};
 use godwit_criu::preflight::{self, Subject};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::CheckpointError;
+use super::dump::lasting;
 use super::members::{inhabited_below, own};
 use super::memory::pids;
 use super::work::{Source, freezer};
@@ -30,6 +32,9 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
         if let Some(below) = of_cgroups(&id, paths, &members) {
             return Err(CheckpointError::Refused(below));
         }
+        // What a restore would refuse is refused while it runs.
+        let sources = mount_sources::sources(&MountPlan::of(init, &spec)?, &spec);
+        lasting(&id, sources.err().unwrap_or_default())?;
         let pids: Vec<u32> = members.into_iter().filter_map(|p| p.try_into().ok()).collect();
         Ok::<_, CheckpointError>(preflight::check(Subject { init, pids: &pids, spec: &spec }))
     })

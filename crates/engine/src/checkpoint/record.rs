@@ -16,7 +16,7 @@ use godwit_ownership::SourceSpec;
 use godwit_store::TenantStore;
 use godwit_store::wrap::Counts;
 use godwit_store::{CommitStage, PackStage};
-use godwit_types::{Bytes, CheckpointId, CheckpointReport, Generation, Reads, Sizes};
+use godwit_types::{Bytes, CheckpointReport, Generation, Reads, Sizes};
 use jiff::Timestamp;
 
 use super::dump::Dumped;
@@ -37,9 +37,10 @@ pub(super) async fn write(
     source: Source,
     dumped: Dumped,
     captured: Captured,
-    parent: Option<CheckpointId>,
+    journal: &Journal,
 ) -> Result<(CommitStage, Manifest), CheckpointError> {
     let sizes = sizes(&captured, stage.accepted_bytes());
+    let parent = stage.parent().map(|parent| parent.id);
     let stage = stage.close().await?;
     let Captured { image, assembled, files, .. } = captured;
     let files = files.map(|files| files.index);
@@ -85,7 +86,7 @@ pub(super) async fn write(
         encryption: None,
         signature: None,
         sizes: Sizes { uploaded, ..sizes },
-        timings: Default::default(),
+        timings: journal.timings(),
     };
     let stage = stage.manifest(&manifest).await?;
     Ok((stage, manifest))

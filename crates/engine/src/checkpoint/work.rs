@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use godwit_capture::{Assembled, Baselines, MemoryStats};
-use godwit_image::{PackRegistry, PackSink};
+use godwit_image::PackRegistry;
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{ToAgent, ToShim};
 use godwit_store::TenantStore;
 use godwit_store::{CommitStage, PackStage};
-use godwit_types::{Bytes, CheckpointId, Outcome, Phase};
+use godwit_types::{CheckpointId, Outcome, Phase};
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::failpoint;
 use godwit_wire::shim_op::{Cgroup, Container};
@@ -21,14 +21,14 @@ use oci_spec::runtime::Spec;
 
 use super::compact::{Beside, compact};
 use super::dump::{Dump, Dumped, Scratch};
-use super::files::{self, Files};
-use super::memory::{Capture, Receiving, look};
+use super::files::Files;
+use super::memory::{Capture, Receiving};
 use super::outside::{Freeze, Outside};
 use super::parent::{Earlier, candidates, new_checkpoint};
 use super::peer::SourcePeer;
+use super::precopy::{Ahead, Read, Ready};
 use super::{CheckpointError, Step, record};
 use crate::blocking::blocking;
-use crate::budget::Reservation;
 use crate::containerd::{self, RootImage};
 use crate::driver::Peer as _;
 use crate::journal::{Journal, millis};
@@ -66,15 +66,6 @@ pub(super) struct Source {
     pub(super) spec_bytes: Vec<u8>,
 }
 
-/// The pre-copy's result.
-struct Ready {
-    capture: Arc<Capture>,
-    baselines: Option<Arc<Baselines>>,
-    pre_read: MemoryStats,
-    files: Option<Files>,
-    _reserved: (Reservation, Option<Reservation>),
-}
-
 /// Everything is ready for the freeze.
 struct Warm {
     source: Source,
@@ -106,18 +97,20 @@ impl Work<'_> {
         journal: &mut Journal,
     ) -> Result<Made, CheckpointError> {
         let warm = self.outside.given_up(None, self.prepare(source, peer, journal)).await?;
-        let Warm { source, image, stage, earlier, packs, ready, dump } = warm;
-        let Ready { capture, baselines, pre_read, files, _reserved } = ready;
+        let Warm { source, image, stage, earlier, packs, mut ready, dump } = warm;
 
         journal.enter(Phase::Freeze);
+        let files = ready.read.files.take();
         let frozen = self.freeze(dump, files, &stage, peer).await?;
+        ready.give_back(&frozen.dumped.received);
+        let Ready { capture, read, reserved: _held, spare: _spare } = ready;
+        let Read { baselines, stored: pre_read, .. } = read;
 
         journal.enter(Phase::Upload);
         let Frozen { dumped, files, since, frozen_ms } = frozen;
         let criu_frozen_ms = dumped.criu_frozen_ms;
         let upload = async {
             let name = source.container.id.clone();
-            let parent_id = earlier.as_ref().map(|e| e.id);
             let is_thawed = self.spec.outcome == Outcome::Run;
             let (assembled, dumped, files) = blocking(move || {
                 let files = files.map(godwit_files::Frozen::finish).transpose()?;
@@ -132,7 +125,7 @@ impl Work<'_> {
             })
             .await?;
             let memory = Captured { image, assembled, pre_read, files };
-            record::write(self, stage, &packs, source, dumped, memory, parent_id).await
+            record::write(self, stage, &packs, source, dumped, memory, journal).await
         };
         // One that is given away is still frozen.
         let freeze = self.spec.outcome.gives_away().then(|| self.frozen(since, peer));
@@ -156,8 +149,9 @@ impl Work<'_> {
         let packs = PackRegistry::new(self.spec.checkpoint, table);
 
         journal.enter(Phase::PreCopy);
-        let (ready, receiving) =
-            self.pre_copy(&source, earlier.as_ref(), &packs, stage.sink(), journal).await?;
+        let ahead =
+            Ahead { source: &source, earlier: earlier.as_ref(), packs: &packs, stage: &stage };
+        let (ready, receiving) = self.pre_copy(&ahead, journal).await?;
         let dump = self.warm_up(&source, receiving, peer).await?;
         Ok(Warm { source, image, stage, earlier, packs, ready, dump })
     }
@@ -175,60 +169,6 @@ impl Work<'_> {
         };
         let (id, op, owner) = (self.spec.checkpoint, self.spec.op, self.spec.pen.me.clone());
         Ok(self.tenant.begin(new_checkpoint(id, op, owner, at.lineage.clone(), parents)).await?)
-    }
-
-    /// Looks at the memory, waits for its share of the budget, and reads ahead where that is needed.
-    async fn pre_copy(
-        &self,
-        source: &Source,
-        earlier: Option<&Arc<Earlier>>,
-        packs: &Arc<PackRegistry>,
-        sink: Arc<dyn PackSink>,
-        journal: &Journal,
-    ) -> Result<(Ready, Receiving), CheckpointError> {
-        let stop = self.outside.stop();
-        let (whole, gives_away) = (self.node.budget.total(), self.spec.outcome.gives_away());
-        let for_files = files::share(whole);
-        let budget = Bytes(whole.0 - for_files.0);
-        let cgroup = freezer(&source.container)?;
-        let plan = (cgroup.clone(), Arc::clone(packs), Arc::clone(&sink), stop.clone());
-        let capture = blocking(move || {
-            let (cgroup, packs, sink, stop) = plan;
-            let seen = look(&cgroup, &stop)?;
-            Ok(Capture::plan(seen, budget, gives_away, packs, sink, stop)?)
-        })
-        .await?;
-        let capture = Arc::new(capture);
-        let need = Bytes(capture.need().0 + for_files.0);
-        let reservation = self.node.budget.reserve(need).await?;
-        // A process that forks until it is frozen brings all of its memory once more, for each child.
-        let spare = self.node.budget.spare(Bytes(2 * capture.private().0));
-        let room = spare.as_ref().map_or(Bytes(0), Reservation::bytes);
-        journal.gauge().expect(capture.private().0);
-        let (shared, earlier) = (Arc::clone(&capture), earlier.cloned());
-        let (container, packs, stop) = (source.container.clone(), Arc::clone(packs), stop.clone());
-        let (baselines, pre_read, files, receiving) = blocking(move || {
-            let name = &container.id;
-            let known = earlier.as_ref().and_then(|e| e.files(name));
-            let known = known.as_ref();
-            let files = Files::scan(&container, cgroup, for_files, known, &packs, sink, stop)?;
-            let parent = earlier.as_ref().and_then(|e| e.of(name));
-            let (baselines, stats) = match shared.pre_reads() {
-                true => shared.pre_read(parent).map(|(b, stats)| (Some(b), stats))?,
-                false => (None, MemoryStats::default()),
-            };
-            let receiving = shared.receive(baselines.as_ref(), room)?;
-            let files = match shared.pre_reads() {
-                // That took long: what was written meanwhile is read before the freeze, not in it.
-                true => files.map(Files::rescan).transpose()?,
-                false => files,
-            };
-            Ok((baselines, stats, files, receiving))
-        })
-        .await?;
-        journal.gauge().advance(capture.private().0);
-        let ready = Ready { capture, baselines, pre_read, files, _reserved: (reservation, spare) };
-        Ok((ready, receiving))
     }
 
     /// Starts CRIU and tells the shim of it before anything is frozen.

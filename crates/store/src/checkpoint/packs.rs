@@ -180,18 +180,24 @@ impl PackUploads {
     /// Waits until all accepted packs are durable; no more are accepted then.
     pub(super) async fn close(&self) -> Result<BTreeMap<PackName, StoredPack>, StoreError> {
         self.state().closed = true;
+        self.settled().await?;
+        Ok(std::mem::take(&mut self.state().stored))
+    }
+
+    /// Waits until all packs that were accepted so far are durable.
+    pub(super) async fn settled(&self) -> Result<(), StoreError> {
         loop {
             let idle = self.idle.notified();
             tokio::pin!(idle);
             // Registered before the look, so that no end is missed.
             idle.as_mut().enable();
             {
-                let mut state = self.state();
+                let state = self.state();
                 if let Some(source) = state.failed.clone() {
                     return Err(StoreError::Upload { id: self.id, source });
                 }
                 if state.in_flight == 0 {
-                    return Ok(std::mem::take(&mut state.stored));
+                    return Ok(());
                 }
             }
             idle.await;

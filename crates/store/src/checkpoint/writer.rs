@@ -155,6 +155,14 @@ impl PackStage {
         self.uploads.0.cancel();
     }
 
+    /// Waits until every pack that was accepted so far is durable. More may come.
+    ///
+    /// # Errors
+    /// [`StoreError::Upload`] with the first failure.
+    pub async fn settled(&self) -> Result<(), StoreError> {
+        self.uploads.0.settled().await
+    }
+
     /// Bytes of packs accepted so far.
     #[must_use]
     pub fn accepted_bytes(&self) -> u64 {

@@ -41,7 +41,8 @@ pub struct Container {
     /// The namespaces of its spec.
     #[prost(message, repeated, tag = "6")]
     pub namespaces: Vec<Namespace>,
-    /// Where file descriptors 0, 1 and 2 of its init point (`pipe:[123]`, `/dev/null`): what `descriptors.json` holds.
+    /// The pipes of its standard streams, which the shim made (`pipe:[123]`; empty: none), wherever its processes have them now: what
+    /// `descriptors.json` holds.
     #[prost(string, repeated, tag = "7")]
     pub stdio: Vec<String>,
     /// Whether it has a terminal.

@@ -104,22 +104,31 @@ impl BlobStore for Arc<Wire> {
     }
 }
 
-/// Uploads so many packs over a wire, with the tries that a store in production has.
-async fn upload(wire: &Arc<Wire>, packs: u32) -> Result<usize, StoreError> {
+/// The uploads of one checkpoint over a wire, with the tries that a store in production has.
+async fn uploads(wire: &Arc<Wire>) -> Arc<PackUploads> {
     let blobs = Retry::new(Arc::new(Arc::clone(wire)), RetryPolicy::default());
     let clock = Arc::new(ManualClock::new());
     let store = Store::over(Arc::new(blobs), clock, HORIZON).await.unwrap();
     wire.attempts.store(0, Ordering::Relaxed);
     let (tenant, id) = (store.tenant(&Tenant::node()), CheckpointId::mint());
-    let uploads = Arc::new(PackUploads::new(tenant.clone(), id, Age::begin(&tenant)));
+    Arc::new(PackUploads::new(tenant.clone(), id, Age::begin(&tenant)))
+}
+
+fn accept(uploads: &Arc<PackUploads>, index: u32) {
+    let name = PackName { checkpoint: uploads.id, kind: PackKind::Data, index: PackIndex(index) };
+    let pack = FinishedPack { name, footer: Digest::of(b""), bytes: vec![0; PACK] };
+    let _ = Sink(Arc::clone(uploads)).accept(pack);
+}
+
+/// Uploads so many packs.
+async fn upload(wire: &Arc<Wire>, packs: u32) -> Result<usize, StoreError> {
+    let uploads = uploads(wire).await;
     for index in 0..packs {
         // Where `accept` would block this thread, time would stand still.
         while uploads.state().in_flight == IN_FLIGHT && uploads.state().failed.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let name = PackName { checkpoint: id, kind: PackKind::Data, index: PackIndex(index) };
-        let pack = FinishedPack { name, footer: Digest::of(b""), bytes: vec![0; PACK] };
-        let _ = Sink(Arc::clone(&uploads)).accept(pack);
+        accept(&uploads, index);
     }
     uploads.close().await.map(|stored| stored.len())
 }
@@ -132,6 +141,18 @@ async fn packs_get_through_a_slow_wire_and_none_is_sent_twice() {
         assert_eq!(wire.attempts.load(Ordering::Relaxed), 10, "{megabits} Mbit/s");
         assert_eq!(wire.most.load(Ordering::Relaxed), FIRST_STREAMS, "{megabits} Mbit/s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_waited_for_is_durable_and_more_may_come() {
+    let wire = Wire::new(1_000_000);
+    let uploads = uploads(&wire).await;
+    accept(&uploads, 0);
+    accept(&uploads, 1);
+    uploads.settled().await.unwrap();
+    assert_eq!(uploads.state().in_flight, 0);
+    accept(&uploads, 2);
+    assert_eq!(uploads.close().await.unwrap().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
