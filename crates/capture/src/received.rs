@@ -120,6 +120,12 @@ impl Received {
         self.spaces.values().flatten().filter(held).map(|r| r.range.count).sum()
     }
 
+    /// The bytes that are held.
+    #[must_use]
+    pub fn held(&self) -> Bytes {
+        Bytes(self.held_pages() * PAGE as u64)
+    }
+
     /// Which header CRIU used; `None` if it sent nothing.
     #[must_use]
     pub fn layout(&self) -> Option<Layout> {
