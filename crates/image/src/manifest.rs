@@ -82,11 +82,12 @@ impl Manifest {
     /// Its bytes: indented JSON and a line's end.
     ///
     /// # Errors
-    /// It breaks a rule of [`Manifest::validate`].
+    /// It breaks a rule of [`Manifest::validate`], or is longer than any reader takes.
     pub fn encode(&self) -> Result<Vec<u8>, ImageError> {
         self.validate()?;
         let mut bytes = serde_json::to_vec_pretty(self).map_err(json)?;
         bytes.push(b'\n');
+        bounded(bytes.len())?;
         Ok(bytes)
     }
 
@@ -95,10 +96,7 @@ impl Manifest {
     /// # Errors
     /// Too long, another format, not JSON, or it breaks a rule of [`Manifest::validate`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
-        if bytes.len() > MAX_MANIFEST_BYTES {
-            let (size, limit) = (bytes.len() as u64, MAX_MANIFEST_BYTES as u64);
-            return Err(ImageError::Limit { what: "manifest", size, limit });
-        }
+        bounded(bytes.len())?;
         let format: FormatOnly = serde_json::from_slice(bytes).map_err(json)?;
         check_format(&format.format)?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(json)?;
@@ -118,6 +116,11 @@ impl Manifest {
 #[must_use]
 pub fn head_key(id: CheckpointId) -> String {
     format!("{id}/head")
+}
+
+fn bounded(length: usize) -> Result<(), ImageError> {
+    let (size, limit) = (length as u64, MAX_MANIFEST_BYTES as u64);
+    if size > limit { Err(ImageError::Limit { what: "manifest", size, limit }) } else { Ok(()) }
 }
 
 fn check_format(format: &str) -> Result<(), ImageError> {

@@ -111,6 +111,14 @@ fn rules_that_a_hostile_manifest_would_break_are_checked() {
 }
 
 #[test]
+fn a_manifest_that_no_reader_would_take_is_not_written() {
+    let mut manifest = sample();
+    manifest.source.pod = "p".repeat(MAX_MANIFEST_BYTES);
+    let refused = manifest.encode().unwrap_err();
+    assert!(matches!(refused, ImageError::Limit { what: "manifest", .. }), "{refused}");
+}
+
+#[test]
 fn packs_are_told_from_the_head() {
     let manifest = sample();
     let packs: Vec<String> = manifest.packs().map(|(name, _)| name.to_string()).collect();
