@@ -103,35 +103,38 @@ impl S3Store {
         Ok(all.freeze())
     }
 
+    /// The next objects after the name `after`, whatever that names, and where to go on if there are more.
     async fn list_page(
         &self,
         prefix: &str,
-        after: Option<&Key>,
+        after: Option<String>,
         limit: usize,
-    ) -> Result<(Vec<Listed>, bool), BlobError> {
+    ) -> Result<(Vec<Listed>, Option<String>), BlobError> {
         let action = || format!("list {prefix}");
         let page = i32::try_from(limit.min(LIST_PAGE)).unwrap_or(i32::MAX);
         let request = self.client.list_objects_v2().bucket(&self.bucket);
         let request = request.prefix(format!("{}{prefix}", self.prefix)).max_keys(page);
-        let sent = request.set_start_after(after.map(|k| self.full(k))).send().await;
+        let sent = request.set_start_after(after.clone()).send().await;
         let answer = sent.map_err(|e| self.failed(action(), meaning(e)))?;
         let mut found = Vec::new();
-        let mut last = None;
         for object in answer.contents() {
             let Some(name) = object.key().and_then(|k| k.strip_prefix(&self.prefix)) else {
                 return Err(self.unavailable(action(), "the answer holds a key of another prefix"));
             };
-            last = Some(name);
-            // What is not a key was not written by us.
+            // What is not a key was not written by us: say, a folder as consoles make them, before everything in it.
             let Ok(key) = Key::new(name) else { continue };
             found.push(self.listed(key, object.size(), object.last_modified(), &action())?);
         }
-        let more = answer.is_truncated().unwrap_or(false);
-        if more && found.is_empty() {
-            let why = format!("a page without a key of ours, up to {last:?}");
-            return Err(self.unavailable(action(), why));
+        if !answer.is_truncated().unwrap_or(false) {
+            return Ok((found, None));
         }
-        Ok((found, more))
+        let last = answer.contents().last().and_then(|object| object.key()).map(str::to_owned);
+        if last.is_none() || last <= after {
+            return Err(
+                self.unavailable(action(), "the answer says that more follows, and does not go on")
+            );
+        }
+        Ok((found, last))
     }
 
     fn listed(
@@ -234,13 +237,14 @@ impl BlobStore for S3Store {
         limit: usize,
     ) -> Result<Vec<Listed>, BlobError> {
         let mut all: Vec<Listed> = Vec::new();
+        let mut from = after.map(|k| self.full(k));
         while all.len() < limit {
-            let from = all.last().map(|l| &l.key).or(after);
-            let (page, more) = self.list_page(prefix, from, limit - all.len()).await?;
+            let (page, next) = self.list_page(prefix, from, limit - all.len()).await?;
             all.extend(page);
-            if !more {
+            if next.is_none() {
                 break;
             }
+            from = next;
         }
         Ok(all)
     }

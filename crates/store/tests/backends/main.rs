@@ -85,6 +85,26 @@ async fn a_store_is_opened_probed_and_recognised_on_every_backend() {
     }
 }
 
+/// As a console makes a folder, which sorts before everything in it: `newest` of a log asks for one object.
+#[tokio::test]
+async fn what_others_put_into_a_bucket_hides_nothing_of_ours() {
+    let server = s3::Server::start().await;
+    let store = S3Store::open(&server.config("suite")).await.unwrap();
+    for name in ["!1", "!2", "0!", "1 copy"] {
+        server.plant(&format!("suite/log/{name}"));
+    }
+    for name in ["log/0", "log/1", "log/2"] {
+        store.create(&suite::key(name), "x".into()).await.unwrap();
+    }
+    for limit in 1..5 {
+        let listed = store.list("log/", None, limit).await.unwrap();
+        let listed: Vec<&str> = listed.iter().map(|l| l.key.as_str()).collect();
+        assert_eq!(listed, ["log/0", "log/1", "log/2"][..limit.min(3)]);
+    }
+    server.plant("suite/strange/!1");
+    assert_eq!(store.list("strange/", None, 1).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn wrong_credentials_and_a_missing_bucket_are_refused_and_a_dead_server_is_unavailable() {
     use godwit_types::Code;

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Server {
     child: Child,
     port: u16,
-    _objects: tempfile::TempDir,
+    objects: tempfile::TempDir,
 }
 
 /// Where the lab keeps the server that it builds.
@@ -47,12 +47,19 @@ impl Server {
             let port = free_port();
             let mut child = spawn(&objects, port);
             if answers(&mut child, port, deadline).await {
-                return Self { child, port, _objects: objects };
+                return Self { child, port, objects };
             }
             let _ = child.kill();
             let _ = child.wait();
         }
         panic!("the S3 server did not start within {PATIENCE:?}");
+    }
+
+    /// An object that no client of ours wrote.
+    pub fn plant(&self, name: &str) {
+        let path = self.objects.path().join(BUCKET).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "x").unwrap();
     }
 
     pub fn config(&self, prefix: &str) -> StoreConfig {
