@@ -3,6 +3,7 @@
 //! One [`Journal`] per operation. It opens a tracing span per phase, tells the watchers, and ends as the `phases` of the
 //! report. [`Gauge`] counts bytes within a phase from any thread.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -126,6 +127,14 @@ impl Journal {
         millis(self.began)
     }
 
+    /// Milliseconds by phase so far, the one that runs included, which goes on: for the manifest.
+    #[must_use]
+    pub fn timings(&self) -> BTreeMap<String, f64> {
+        let current = self.current.map(|(phase, since)| PhaseTime { phase, ms: millis(since) });
+        let times = self.times.iter().copied().chain(current);
+        times.map(|time| (time.phase.name().to_owned(), time.ms)).collect()
+    }
+
     /// Ends the phase that runs and gives all times so far.
     pub fn times(&mut self) -> Vec<PhaseTime> {
         self.close();
@@ -165,6 +174,9 @@ mod tests {
         assert_eq!(journal.watched().progress(), watched.progress());
         journal.gauge().set(3, 7);
         assert_eq!(watched.progress(), Some(Progress { phase: Phase::Freeze, done: 3, total: 7 }));
+        let timings: Vec<String> = journal.timings().into_keys().collect();
+        assert_eq!(timings, ["freeze", "pre-copy"]);
+        assert_eq!(journal.phase(), Some(Phase::Freeze), "it goes on");
         let order: Vec<_> = journal.times().iter().map(|t| t.phase).collect();
         assert_eq!(order, [Phase::PreCopy, Phase::Freeze]);
     }
