@@ -57,7 +57,11 @@ impl Agent {
         let mut backlog = self.lock();
         backlog.deadline = backlog.deadline.max(deadline);
         backlog.sources.push(source);
-        backlog.sources.len() as u32 - 1
+        backlog.is_new = true;
+        let number = backlog.sources.len() as u32 - 1;
+        drop(backlog);
+        self.changed.notify_all();
+        number
     }
 
     fn lock(&self) -> MutexGuard<'_, Backlog> {

@@ -31,7 +31,7 @@ const GLANCE: Duration = Duration::from_secs(60);
 /// A lineage's log and the checkpoints of its tenant, as machines see them.
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// One LIST and one GET.
+    /// One LIST, and one GET of what is not known yet.
     async fn newest(&self) -> Read<Option<Box<Entry>>>;
     /// One GET.
     async fn slot(&self, seq: Seq) -> Read<Option<Box<Entry>>>;

@@ -1,14 +1,14 @@
 //! A start of one container that needs the log: restore, fork, or an ordinary start of a pod with a lineage.
 //!
 //! ```text
-//! check      which point, may it be continued, does it fit this node        nothing is written yet
+//! check      which point, may it be continued, does it fit this node        nothing is written yet but a pin
 //! stage      head → CRIU's images, vetted; relay's and pager's plans
 //! restore    the shim runs `runc restore` up to post-restore: every task is held
 //! take-over  one create-only entry: one winner. After it, and only then, the tasks run
 //! hydrate    the pager asks for frames (`frames`); the shim tells when all are there
 //! ```
 //! # Failure and cancellation
-//! Before the take-over nothing has been written: the shim kills what it held, and somebody else may try. From
+//! Before the take-over nothing has been written but the pin, which goes: the shim kills what it held, and somebody else may try. From
 //! `Committing` on only the settled slot decides; if this agent dies there, the next one finds the shim by `Attach`.
 
 mod ask;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -33,11 +34,13 @@ pub struct LineageLog {
     name: LineageName,
     /// Milliseconds since boot of the last look at the newest entry; 0 for never.
     looked: AtomicU64,
+    /// The newest entry that was read or written. What is in a slot never changes: it is not read again.
+    known: Mutex<Option<Entry>>,
 }
 
 impl LineageLog {
     pub(crate) fn new(tenant: TenantStore, name: LineageName) -> Self {
-        Self { tenant, name, looked: AtomicU64::new(0) }
+        Self { tenant, name, looked: AtomicU64::new(0), known: Mutex::default() }
     }
 
     /// Whose log it is.
@@ -46,7 +49,7 @@ impl LineageLog {
         &self.name
     }
 
-    /// The newest entry, `None` of an empty log: one LIST and one GET. Its state is the state of the lineage.
+    /// The newest entry, `None` of an empty log: one LIST, and one GET unless it is known already. Its state is the state of the lineage.
     ///
     /// # Errors
     /// The store does not answer in time, or the entry cannot be believed.
@@ -54,6 +57,9 @@ impl LineageLog {
         let before = self.since_boot();
         let read = async {
             let Some(seq) = self.newest_seq().await? else { return Ok(None) };
+            if let Some(known) = self.known(seq) {
+                return Ok(Some(known));
+            }
             // An entry that was listed exists: entries are never deleted while they are the newest.
             self.get(seq).await?.map(Some).ok_or_else(|| self.vanished(seq))
         };
@@ -83,7 +89,13 @@ impl LineageLog {
         }
         let create = self.tenant.blobs().create(&key, body.into());
         match tokio::time::timeout(APPEND_DEADLINE, create).await {
-            Ok(outcome) => Ok(outcome?),
+            Ok(outcome) => {
+                let outcome = outcome?;
+                if outcome == Creation::Created {
+                    self.remember(entry);
+                }
+                Ok(outcome)
+            }
             Err(_) => Ok(Creation::Unknown(format!("no answer within {APPEND_DEADLINE:?}"))),
         }
     }
@@ -142,7 +154,20 @@ impl LineageLog {
         if entry.seq != seq {
             return Err(StoreError::Misplaced { key, found: format!("entry {}", entry.seq) });
         }
+        self.remember(&entry);
         Ok(Some(entry))
+    }
+
+    fn known(&self, seq: Seq) -> Option<Entry> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().filter(|entry| entry.seq == seq).cloned()
+    }
+
+    fn remember(&self, entry: &Entry) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|known| known.seq < entry.seq) {
+            *known = Some(entry.clone());
+        }
     }
 
     async fn within<T>(

@@ -97,3 +97,29 @@ fn send(out: Outgoing) -> Result<(), WireError> {
     }
     out.socket.send(Need { urgent: out.batch.lane == Lane::Urgent, wants }, &[])
 }
+
+#[cfg(test)]
+mod tests {
+    use godwit_wire::Listener;
+    use godwit_wire::pager::frames::{FromFrames, ToFrames, ToFramesBody};
+
+    use super::super::Terms;
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_checkpoint_is_named_before_anything_of_it_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("frames.sock");
+        let listener = Listener::bind(&path).unwrap();
+        let agent = Agent::new(Terms { path, deadline: SOON, slots: 1 });
+        let number = agent.add_source(vec![7], None);
+        let served: godwit_wire::Socket<FromFrames, ToFrames> = listener.accept().unwrap();
+        served.greet(SOON).unwrap();
+        let first = served.recv_timeout(SOON).unwrap().unwrap();
+        assert!(matches!(first.body, ToFramesBody::Slots(_)), "{first:?}");
+        let second = served.recv_timeout(SOON).unwrap().unwrap();
+        assert_eq!(second.body, ToFramesBody::Source(Source { number, source: vec![7] }));
+    }
+}

@@ -56,6 +56,8 @@ impl Link {
 #[derive(Default)]
 pub(super) struct Backlog {
     pub(super) sources: Vec<Vec<u8>>,
+    /// One of them has come that no agent knows yet. It is told at once, so that the checkpoint is open when the first frame is wanted.
+    pub(super) is_new: bool,
     /// What plans say about the deadline.
     pub(super) deadline: Option<Duration>,
     urgent: VecDeque<Want>,
@@ -124,9 +126,12 @@ impl Backlog {
         queued.and_then(|at| self.prefetch.remove(at)).map(|w| self.urgent.push_back(w)).is_some()
     }
 
-    /// What is to be sent now, if there is a connection and a slot for it.
+    /// What is to be sent now, if there is a connection and a slot for it. Nothing wanted: only what an agent must be told.
     pub(super) fn next(&mut self) -> Option<Batch> {
         let link = self.link.as_mut()?;
+        if std::mem::take(&mut self.is_new) {
+            return Some(Batch { lane: Lane::Urgent, wants: Vec::new() });
+        }
         if !self.urged.is_empty() {
             let most = self.urged.len().min(MAX_WANTS);
             let wants = self.urged.drain(..most);

@@ -1,8 +1,9 @@
 //! Checkpoints of the agent's stores as sources of frames.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +32,38 @@ pub struct SourceWords {
     pub owner: Owner,
 }
 
+/// What a restore has open of its checkpoint: its pager asks for the same, and nothing of it needs to be read again.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) reader: CheckpointReader,
+    pub(crate) packs: Arc<PackTable>,
+    /// The restore's own.
+    pub(crate) pin: Pin,
+}
+
+/// What waits for pagers, by restore. Each is taken once; a pager that comes again opens its checkpoint by itself.
+#[derive(Debug, Default)]
+pub struct HandedOver(Mutex<BTreeMap<OpId, Handed>>);
+
+impl HandedOver {
+    pub(crate) fn put(&self, op: OpId, handed: Handed) {
+        self.lock().insert(op, handed);
+    }
+
+    /// The restore is over.
+    pub(crate) fn forget(&self, op: OpId) {
+        self.lock().remove(&op);
+    }
+
+    fn take(&self, words: &SourceWords) -> Option<Handed> {
+        self.lock().remove(&words.op).filter(|h| h.reader.manifest().id == words.checkpoint)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OpId, Handed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Opens checkpoints of a node's stores.
 #[derive(Debug)]
 pub struct StoreSources(pub Arc<Node>);
@@ -46,23 +79,35 @@ impl OpenSource for StoreSources {
         // It may be opened, or configured again, before the deadline of the container.
         let away = |e: NoStore| FrameError { code: Code::Unavailable, reason: e.to_string() };
         let store = store.map_err(away)?;
-        let opened = tried(&store, || opened(&store, &words)).await?;
-        Ok(Arc::new(opened))
+        Ok(Arc::new(opened(&store, &words, &self.0.handed).await?))
     }
 }
 
-async fn opened(store: &Store, words: &SourceWords) -> Result<Opened, StoreError> {
-    let tenant = store.tenant(&words.tenant);
-    let (pin, reader) = tenant.repin(words.checkpoint, words.op, &words.owner).await?;
-    let packs = reader.head().await?.packs;
+pub(crate) async fn opened(
+    store: &Store,
+    words: &SourceWords,
+    handed: &HandedOver,
+) -> Result<Opened, FrameError> {
+    let Handed { reader, packs, pin } = match handed.take(words) {
+        Some(handed) => handed,
+        None => tried(store, || found(store, words)).await?,
+    };
     let (store, keeper, away) = (store.clone(), keep(pin), AtomicBool::new(false));
     Ok(Opened { store, reader, packs, keeper, away })
 }
 
-struct Opened {
+/// The checkpoint of a pager whose restore was another agent's.
+async fn found(store: &Store, words: &SourceWords) -> Result<Handed, StoreError> {
+    let tenant = store.tenant(&words.tenant);
+    let (pin, reader) = tenant.repin(words.checkpoint, words.op, &words.owner).await?;
+    let packs = Arc::new(reader.head().await?.packs);
+    Ok(Handed { reader, packs, pin })
+}
+
+pub(crate) struct Opened {
     store: Store,
     reader: CheckpointReader,
-    packs: PackTable,
+    packs: Arc<PackTable>,
     /// Renews the pin; releases it when told to end.
     keeper: JoinHandle<()>,
     /// The last read failed; told once.

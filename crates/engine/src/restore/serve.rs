@@ -98,12 +98,15 @@ async fn begin_restore(
     let op: OpId = parse("op", &begin.op)?;
     let _listed = node.progress.enter(op, "restore", &begin.pod_key, watched);
     let name = begin.container.clone();
-    let resumed = restore(node, begin, spec, connection, &mut journal).await?;
+    let resumed = restore(node, begin, spec, connection, &mut journal).await;
+    let resumed = resumed.inspect_err(|_| node.handed.forget(op))?;
     let checkpoint = resumed.manifest.id;
     tracing::info!(container = name, %checkpoint, ms = journal.elapsed_ms(), "resumed");
     journal.enter(Phase::Hydrate);
     let hydrated = hydrate(&name, resumed.connection, resumed.pin);
-    stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(()))
+    let ended = stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(()));
+    node.handed.forget(op);
+    ended
 }
 
 /// Waits until the shim says that every page is there. This agent's end changes nothing about that.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::future::join;
+use godwit_image::Manifest;
 use godwit_types::{CheckpointId, OpId, Owner};
 use ulid::Ulid;
 
@@ -12,7 +14,9 @@ use crate::record::{self, PinRecord};
 use crate::store::TenantStore;
 
 /// A pin of ours. Dropping it does not remove it: [`Pin::release`] does, or time.
-#[derive(Debug)]
+///
+/// A clone is the same pin.
+#[derive(Debug, Clone)]
 pub struct Pin {
     tenant: TenantStore,
     id: CheckpointId,
@@ -44,6 +48,40 @@ impl TenantStore {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Pins a checkpoint and opens it at the same time. Whether it stays is known only from a look that begins after this
+    /// ([`TenantStore::presence`]): a sweep may have passed before it could see the pin.
+    ///
+    /// # Errors
+    /// As [`TenantStore::pin`].
+    pub async fn pin_and_open(
+        &self,
+        id: CheckpointId,
+        op: OpId,
+        owner: &Owner,
+    ) -> Result<(Pin, CheckpointReader), StoreError> {
+        let pin = self.new_pin(id, op, owner);
+        let (is_new, manifest) = join(pin.create(), self.manifest_at_once(id)).await;
+        let is_new = is_new?;
+        match manifest {
+            Ok(manifest) => Ok((pin, CheckpointReader::new(self.clone(), manifest))),
+            Err(error) => {
+                if is_new {
+                    pin.withdraw().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`TenantStore::manifest`], by two requests at the same time: of a checkpoint that a sweep deletes just then it may miss that.
+    async fn manifest_at_once(&self, id: CheckpointId) -> Result<Manifest, StoreError> {
+        let (tombstone, manifest) = join(self.tombstone(id), self.raw_manifest(id)).await;
+        if let Some(tombstone) = tombstone? {
+            return Err(StoreError::Absent { id, absence: tombstone.into() });
+        }
+        manifest?.ok_or(StoreError::Absent { id, absence: Absence::NoManifest })
     }
 
     /// Takes up a pin that this operation was given earlier and still holds, as a restarted agent does for a pager that

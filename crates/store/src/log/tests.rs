@@ -37,6 +37,27 @@ async fn the_newest_entry_is_found_and_the_log_folds_to_its_state() {
 }
 
 #[tokio::test]
+async fn an_entry_is_read_once_and_one_of_our_own_never() {
+    let world = World::new().await;
+    append(&world.tenant, start()).await;
+    let (store, counts) = world.tenant.store().metered();
+    let log = store.tenant(world.tenant.tenant()).lineage(&lineage());
+    let requests = || (counts.of(Operation::List).requests, counts.of(Operation::Get).requests);
+    let first = log.newest().await.unwrap().unwrap();
+    assert_eq!(log.newest().await.unwrap(), Some(first.clone()));
+    assert_eq!(requests(), (2, 1));
+    let pen = Pen { me: owner(), op: None, nonce: Nonce::mint(), at_ms: 0 };
+    let checkpoint = |id| Kind::Checkpoint { checkpoint: id };
+    let ours = Basis::of(Some(&first)).next(&pen, checkpoint(CheckpointId::mint())).unwrap();
+    assert_eq!(log.append(&ours).await.unwrap(), Creation::Created);
+    assert_eq!(log.newest().await.unwrap(), Some(ours));
+    assert_eq!(requests(), (3, 1));
+    let theirs = append(&world.tenant, checkpoint(CheckpointId::mint())).await;
+    assert_eq!(log.newest().await.unwrap(), Some(theirs));
+    assert_eq!(requests(), (4, 2), "somebody else's is read");
+}
+
+#[tokio::test]
 async fn of_two_writers_of_one_slot_the_second_is_told_that_it_exists() {
     let world = World::new().await;
     let log = world.tenant.lineage(&lineage());
