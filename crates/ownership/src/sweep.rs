@@ -46,7 +46,7 @@ pub enum Action {
     PutTombstone(CheckpointId),
     /// Read the whole log of its lineage.
     ReadLog(CheckpointId),
-    /// Delete the tombstone.
+    /// Take the tombstone back.
     Withdraw(CheckpointId),
     /// Delete manifest first, then the rest, tombstone last.
     Delete(CheckpointId),

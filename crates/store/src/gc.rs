@@ -15,6 +15,10 @@
 //! "Older than the list" needs care: an orphan is listed, its entry lands after all, and then somebody deletes it. So nothing
 //! that a checkpoint names goes before its tombstone is older than T, whatever an old list says.
 //!
+//! # Tombstones that are taken back
+//! By a sweep that finds an entry after its tombstone, and by a deletion that came too late: both write `withdrawn` over it, which
+//! counts as none (`checkpoint/delete.rs` says why it is not removed). A sweep removes it when it is older than T.
+//!
 //! # Two sweeps at once
 //! Are safe: a deletion is by key, keys are never used again, and no step depends on being alone.
 //!
@@ -92,6 +96,9 @@ impl Sweep<'_> {
         let mut report = SweepReport::default();
         let marks = self.mark(&mut report).await?;
         self.collect(&marks, &mut report).await?;
+        for id in marks.withdrawn.iter().filter(|_| !self.options.dry_run) {
+            self.tidy_up(*id).await?;
+        }
         tracing::info!(tenant = %self.tenant.tenant, ?report, "swept");
         Ok(report)
     }

@@ -70,8 +70,11 @@ pub struct Tombstone {
 pub enum TombstoneReason {
     /// The sweep found no entry for it, and withdraws the tombstone if one appears.
     Orphan,
-    /// A person or the retention rules; final.
+    /// A person or the retention rules; withdrawn at once if it came too late, else final.
     Deleted,
+    /// Whoever wrote one of the others took it back: it counts as none. It stays in its place for T, so that nothing that was
+    /// sent before it lands there.
+    Withdrawn,
 }
 
 /// Keeps a checkpoint from being deleted until it is taken away.

@@ -1,4 +1,17 @@
 //! Deleting a checkpoint: a tombstone, and nothing else. The sweep removes bytes, much later.
+//!
+//! ```text
+//! refused? ─► create tombstone{deleted} ─► refused now? ─┬─ no ──► deleted
+//!                                                        └─ yes ─► write tombstone{withdrawn} over it ─► refused
+//! ```
+//! # Late writes
+//! The create may have been sent more than once, and any of them may land until T/2 after it was sent. So a tombstone is never
+//! taken back by removing it: what is written over it keeps its place, and none of them lands any more. Readers take it for none.
+//! While it is there nothing creates another one, so only what nobody takes back, a deletion by force, is written over it. A
+//! sweep removes it when it is older than T and nothing from before it can land.
+//!
+//! A late `withdrawn` may land on a later deletion by force: then the checkpoint is there again, and whole, for its writer gave up
+//! after T/2 and no object goes before its tombstone is older than T.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,6 +51,8 @@ pub enum DeleteRefusal {
     },
     /// A sweep is deciding about it.
     BeingSwept,
+    /// A deletion of it was taken back, and something of that may still be on its way to the store.
+    TakenBack,
 }
 
 impl fmt::Display for DeleteRefusal {
@@ -58,6 +73,9 @@ impl fmt::Display for DeleteRefusal {
             ),
             Self::BeingWritten { op } => write!(f, "operation {op} is writing it: wait for its end"),
             Self::BeingSwept => f.write_str("a sweep is deciding about it: try again later"),
+            Self::TakenBack => f.write_str(
+                "a deletion of it was taken back not long ago: try again when a sweep has tidied that up (a day later), or force it",
+            ),
         }
     }
 }
@@ -84,16 +102,16 @@ impl TenantStore {
         options: &DeleteOptions,
     ) -> Result<(), StoreError> {
         let age = Age::begin(self);
-        match self.tombstone(id).await.map(|tombstone| tombstone.map(|t| t.reason)) {
-            Ok(Some(TombstoneReason::Deleted)) => return Ok(()),
-            Ok(Some(TombstoneReason::Orphan)) => return refused(id, DeleteRefusal::BeingSwept),
-            Ok(None) => {}
+        let withdrawn = match self.any_tombstone(id).await.map(|t| t.map(|t| t.reason)) {
+            Ok(None) => false,
+            Ok(Some(TombstoneReason::Withdrawn)) if options.force => true,
+            Ok(Some(reason)) => return done_already(id, reason),
             // Nobody can read why it was written: now it says so.
             Err(e) if options.force && e.code() == godwit_types::Code::Corrupt => {
-                return self.replace_tombstone(id, &options.why).await;
+                return self.replace_tombstone(id, TombstoneReason::Deleted, &options.why).await;
             }
             Err(e) => return Err(e),
-        }
+        };
         // A manifest that cannot be read is no reason to keep it for ever, but somebody has to say so.
         let manifest = match self.raw_manifest(id).await {
             Ok(Some(manifest)) => Some(manifest),
@@ -109,9 +127,16 @@ impl TenantStore {
             return refused(id, refusal);
         }
         age.check()?;
-        let won = self.write_tombstone(id, TombstoneReason::Deleted, &options.why).await?;
+        if withdrawn {
+            return self.replace_tombstone(id, TombstoneReason::Deleted, &options.why).await;
+        }
+        if !self.write_tombstone(id, TombstoneReason::Deleted, &options.why).await? {
+            // Somebody else's came between; gone since, it was withdrawn long ago.
+            let found = self.any_tombstone(id).await?;
+            return done_already(id, found.map_or(TombstoneReason::Withdrawn, |t| t.reason));
+        }
         match manifest {
-            Some(manifest) if won && !options.force => self.look_again(&manifest, &age).await,
+            Some(manifest) if !options.force => self.look_again(&manifest, &age).await,
             _ => Ok(()),
         }
     }
@@ -127,8 +152,17 @@ impl TenantStore {
         let Some(refusal) = refusal else { return Ok(()) };
         // A sweep may believe a tombstone that is older than T/2.
         age.check()?;
-        self.blobs().delete(&self.keys.tombstone(id)).await?;
+        self.withdraw_tombstone(id, &format!("a deletion came too late: {refusal}")).await?;
         refused(id, refusal)
+    }
+
+    /// Takes back a tombstone of ours that stands there since less than T/2. See the module for why it is not removed.
+    pub(crate) async fn withdraw_tombstone(
+        &self,
+        id: CheckpointId,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        self.replace_tombstone(id, TombstoneReason::Withdrawn, why).await
     }
 
     pub(crate) async fn write_tombstone(
@@ -141,9 +175,13 @@ impl TenantStore {
         record::create(self.blobs(), &self.keys.tombstone(id), &tombstone).await
     }
 
-    async fn replace_tombstone(&self, id: CheckpointId, why: &str) -> Result<(), StoreError> {
-        let (reason, at) = (TombstoneReason::Deleted, self.store.timestamp());
-        let tombstone = Tombstone { reason, why: why.to_owned(), at };
+    async fn replace_tombstone(
+        &self,
+        id: CheckpointId,
+        reason: TombstoneReason,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        let tombstone = Tombstone { reason, why: why.to_owned(), at: self.store.timestamp() };
         record::write(self.blobs(), &self.keys.tombstone(id), &tombstone).await
     }
 
@@ -236,6 +274,15 @@ impl TenantStore {
 impl From<Hold> for DeleteRefusal {
     fn from(hold: Hold) -> Self {
         Self::Held { who: hold.who, why: hold.why }
+    }
+}
+
+/// What a tombstone that is there already means for a deletion.
+fn done_already(id: CheckpointId, reason: TombstoneReason) -> Result<(), StoreError> {
+    match reason {
+        TombstoneReason::Deleted => Ok(()),
+        TombstoneReason::Orphan => refused(id, DeleteRefusal::BeingSwept),
+        TombstoneReason::Withdrawn => refused(id, DeleteRefusal::TakenBack),
     }
 }
 

@@ -53,8 +53,8 @@ struct Seen {
 }
 
 impl TenantStore {
-    /// All checkpoints that exist, oldest first, and those whose manifest cannot be read. One LIST of the tenant, one GET
-    /// for each manifest, and the logs of their lineages.
+    /// All checkpoints that exist, oldest first, and those whose manifest or tombstone cannot be read. One LIST of the tenant, one
+    /// GET for each manifest or tombstone, and the logs of their lineages.
     ///
     /// # Errors
     /// The store does not answer.
@@ -100,10 +100,10 @@ impl TenantStore {
         &self,
         seen: &BTreeMap<CheckpointId, Seen>,
     ) -> Result<(Vec<Manifest>, Vec<Unreadable>), StoreError> {
-        let ids = seen.iter().filter(|(_, s)| s.manifest && !s.tombstone).map(|(id, _)| *id);
-        let ids: Vec<CheckpointId> = ids.collect();
+        let ids = seen.iter().filter(|(_, s)| s.manifest).map(|(id, s)| (*id, s.tombstone));
+        let ids: Vec<(CheckpointId, bool)> = ids.collect();
         let mut reads = stream::iter(ids)
-            .map(|id| async move { (id, self.raw_manifest(id).await) })
+            .map(|(id, tombstone)| async move { (id, self.manifest_unless(tombstone, id).await) })
             .buffered(PARALLEL);
         let (mut manifests, mut unreadable) = (Vec::new(), Vec::new());
         while let Some((id, read)) = reads.next().await {
@@ -114,6 +114,18 @@ impl TenantStore {
             }
         }
         Ok((manifests, unreadable))
+    }
+
+    /// The manifest, unless a tombstone was seen and is not withdrawn.
+    async fn manifest_unless(
+        &self,
+        tombstone: bool,
+        id: CheckpointId,
+    ) -> Result<Option<Manifest>, StoreError> {
+        if tombstone && self.tombstone(id).await?.is_some() {
+            return Ok(None);
+        }
+        self.raw_manifest(id).await
     }
 
     async fn logs_of(

@@ -41,7 +41,7 @@ impl fmt::Display for Absence {
 impl From<Tombstone> for Absence {
     fn from(tombstone: Tombstone) -> Self {
         match tombstone.reason {
-            TombstoneReason::Orphan => Self::Doubted,
+            TombstoneReason::Orphan | TombstoneReason::Withdrawn => Self::Doubted,
             TombstoneReason::Deleted => Self::Deleted { why: tombstone.why },
         }
     }
@@ -106,11 +106,20 @@ impl TenantStore {
         Err(StoreError::Absent { id, absence: Absence::NotCommitted })
     }
 
-    /// The tombstone of a checkpoint, if there is one.
+    /// The tombstone of a checkpoint, if there is one that was not withdrawn.
     ///
     /// # Errors
     /// The store does not answer, or it is damaged.
     pub async fn tombstone(&self, id: CheckpointId) -> Result<Option<Tombstone>, StoreError> {
+        let found = self.any_tombstone(id).await?;
+        Ok(found.filter(|t| t.reason != TombstoneReason::Withdrawn))
+    }
+
+    /// What is in the place of a checkpoint's tombstone, withdrawn or not.
+    pub(crate) async fn any_tombstone(
+        &self,
+        id: CheckpointId,
+    ) -> Result<Option<Tombstone>, StoreError> {
         record::read(self.blobs(), &self.keys.tombstone(id)).await
     }
 

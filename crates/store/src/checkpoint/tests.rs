@@ -390,6 +390,61 @@ async fn a_damaged_manifest_can_be_deleted_by_force_only() {
     assert_eq!(error.code(), Code::Corrupt);
     let options = DeleteOptions { force: true, why: String::new() };
     world.tenant.delete_checkpoint(id, &options).await.unwrap();
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_taken_back_does_not_come_back_by_a_late_write() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    // The first PUT of the tombstone is on its way for long; while the second one is, somebody begins to hold the checkpoint.
+    let put = |fault| Rule::new(fault).on(Operation::Create).matching("tombstone");
+    world.faulty.add(put(Injected::Late));
+    world.faulty.add(put(Injected::Delay(Duration::from_secs(1))));
+    let options = DeleteOptions::default();
+    let deletion = world.tenant.delete_checkpoint(id, &options);
+    let (deleted, held) = tokio::join!(deletion, world.tenant.hold(id, "ann", "audit"));
+    held.unwrap();
+    assert!(deleted.unwrap_err().to_string().contains("ann holds it"));
+    assert_eq!(world.faulty.in_flight(), 1);
+    world.faulty.land().await.unwrap();
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Exists);
+    assert_eq!(world.tenant.list().await.unwrap().0.len(), 2);
+    world.tenant.committed_manifest(id).await.unwrap();
+    world.tenant.unhold(id).await.unwrap();
+    assert_eq!(refusal(&world, id).await, DeleteRefusal::TakenBack, "something may be in flight");
+    let sweep = async || world.tenant.sweep(crate::SweepOptions::default()).await.unwrap();
+    assert_eq!((sweep().await.kept, refusal(&world, id).await), (2, DeleteRefusal::TakenBack));
+    world.clock.advance(HORIZON);
+    assert_eq!(sweep().await.kept, 2);
+    assert_eq!(world.tenant.any_tombstone(id).await.unwrap(), None, "it has done its work");
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
+}
+
+#[tokio::test]
+async fn a_deletion_by_force_is_written_over_one_that_was_taken_back() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    world.tenant.withdraw_tombstone(id, "a deletion came too late").await.unwrap();
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Exists);
+    let options = DeleteOptions { force: true, why: "force".to_owned() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    assert_eq!(world.tenant.tombstone(id).await.unwrap().unwrap().why, "force");
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_a_sweep_comes_before_is_not_said_to_be_done() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    let slow = Rule::new(Injected::Delay(Duration::from_secs(1)));
+    world.faulty.add(slow.on(Operation::Create).matching("tombstone"));
+    let options = DeleteOptions::default();
+    let deletion = world.tenant.delete_checkpoint(id, &options);
+    let orphan = world.tenant.write_tombstone(id, TombstoneReason::Orphan, "sweep");
+    let (deleted, won) = tokio::join!(deletion, orphan);
+    assert!(won.unwrap());
+    assert!(deleted.unwrap_err().to_string().contains("a sweep is deciding"));
+}
+
     let tombstone = world.tenant.tombstone(id).await.unwrap().unwrap();
     assert_eq!(tombstone.reason, TombstoneReason::Deleted);
 }

@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use godwit_image::Manifest;
 use godwit_types::CheckpointId;
 
+use super::orphans::Logs;
 use super::{Sweep, SweepReport};
 use crate::blob::{Key, Listed, list_all};
 use crate::error::StoreError;
@@ -35,6 +36,8 @@ pub(super) struct Marks {
     needed: BTreeSet<Key>,
     /// What a checkpoint names that died less than T ago.
     dying: BTreeSet<Key>,
+    /// Checkpoints with a tombstone that was withdrawn.
+    pub(super) withdrawn: Vec<CheckpointId>,
 }
 
 impl Marks {
@@ -56,6 +59,7 @@ struct Roots {
     needed: Vec<Manifest>,
     /// Not needed, since less than T.
     dying: Vec<Manifest>,
+    withdrawn: Vec<CheckpointId>,
 }
 
 /// Who needs what, before any manifest is read.
@@ -76,7 +80,8 @@ impl Sweep<'_> {
         let found = self.find().await?;
         let roots = self.roots(&found, &users, report).await?;
         report.kept = roots.needed.len();
-        let mut marks = Marks { found, needed: users.signs, dying: BTreeSet::new() };
+        let (needed, dying) = (users.signs, BTreeSet::new());
+        let mut marks = Marks { found, needed, dying, withdrawn: roots.withdrawn };
         for id in &users.written {
             marks.need_all(*id);
         }
@@ -133,20 +138,25 @@ impl Sweep<'_> {
         report: &mut SweepReport,
     ) -> Result<Roots, StoreError> {
         let with_manifest = found.iter().filter(|(_, f)| f.part(&Part::Manifest).is_some());
-        let dead = self.dead(found).await?;
+        let reasons = self.reasons(found).await?;
+        let is = |id: &CheckpointId, reason| reasons.get(id) == Some(&reason);
         let (wanted, dead): (Vec<CheckpointId>, Vec<CheckpointId>) = with_manifest
             .map(|(id, _)| *id)
-            .partition(|id| users.used.contains(id) || !dead.contains(id));
+            .partition(|id| users.used.contains(id) || !is(id, TombstoneReason::Deleted));
+        let withdrawn = reasons.keys().filter(|id| is(id, TombstoneReason::Withdrawn));
         let read = |tenant: TenantStore, id| async move { tenant.raw_manifest(id).await };
         let manifests = self.read_each(wanted, read).await?;
-        let mut roots = Roots { needed: Vec::new(), dying: self.dying(found, dead).await? };
+        let (needed, dying) = (Vec::new(), self.dying(found, dead).await?);
+        let mut roots = Roots { needed, dying, withdrawn: withdrawn.copied().collect() };
+        let mut logs = Logs::default();
         // One that is gone by now was deleted by another sweep.
         for manifest in manifests.into_iter().flatten() {
             let id = manifest.id;
             let in_use = users.used.contains(&id) || users.written.contains(&id);
-            if in_use || !self.is_given_up(&manifest, &found[&id], report).await? {
+            let (found, reason) = (&found[&id], reasons.get(&id).copied());
+            if in_use || !self.is_given_up(&manifest, found, reason, &mut logs, report).await? {
                 roots.needed.push(manifest);
-            } else if !self.is_long_dead(&found[&id]) {
+            } else if !self.is_long_dead(found) {
                 roots.dying.push(manifest);
             }
         }
@@ -175,17 +185,16 @@ impl Sweep<'_> {
         Ok(manifests.await?.into_iter().flatten().collect())
     }
 
-    /// The checkpoints that were deleted for good.
-    async fn dead(
+    /// What the tombstones say.
+    async fn reasons(
         &self,
         found: &BTreeMap<CheckpointId, Found>,
-    ) -> Result<BTreeSet<CheckpointId>, StoreError> {
+    ) -> Result<BTreeMap<CheckpointId, TombstoneReason>, StoreError> {
         let tombs = found.iter().filter(|(_, f)| f.part(&Part::Tombstone).is_some());
         let ids = tombs.map(|(id, _)| *id).collect();
         let read = self.read_each(ids, |tenant, id| async move {
-            let tombstone = tenant.tombstone(id).await?;
-            let dead = tombstone.is_some_and(|t| t.reason == TombstoneReason::Deleted);
-            Ok(dead.then_some(id))
+            let tombstone = tenant.any_tombstone(id).await?;
+            Ok(tombstone.map(|t| (id, t.reason)))
         });
         Ok(read.await?.into_iter().flatten().collect())
     }
@@ -209,7 +218,7 @@ impl Sweep<'_> {
         let named = manifest.objects.iter().map(|object| self.tenant.keys.object(&object.key));
         let mut keys: Vec<Key> = named.collect::<Result<_, _>>()?;
         let Some(found) = marks.found.get(&manifest.id) else { return Ok(keys) };
-        // Around it: report, log, hold, tombstone. Not: packs that no manifest names, old intents and pins.
+        // Around it: report, hold, tombstone. Not: packs that no manifest names, old intents and pins.
         let around = found.objects.iter().filter(|(part, listed)| match part {
             Part::Manifest | Part::Tombstone | Part::Hold => true,
             Part::Intent | Part::Pin(_) => false,

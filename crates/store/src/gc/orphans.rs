@@ -1,9 +1,11 @@
 //! Checkpoints that no entry commits: carries out what `godwit_ownership::Sweep` decides.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use godwit_image::Manifest;
 use godwit_ownership::Read;
 use godwit_ownership::sweep::{Action, Event, Sweep as Decision, Swept, Tombstone};
-use godwit_types::CheckpointId;
+use godwit_types::{CheckpointId, LineageName};
 
 use super::marks::Found;
 use super::{Sweep, SweepReport};
@@ -13,6 +15,17 @@ use crate::record::TombstoneReason;
 
 const WHY: &str = "no entry of its lineage commits it";
 
+/// The checkpoints that logs were seen to commit, so that a sweep reads each log once.
+#[derive(Debug, Default)]
+pub(super) struct Logs(BTreeMap<LineageName, Named>);
+
+#[derive(Debug)]
+struct Named {
+    by_log: BTreeSet<CheckpointId>,
+    /// Whether all of the log was read, not the newest entry alone.
+    whole: bool,
+}
+
 impl Sweep<'_> {
     /// Whether the checkpoint is old, no entry commits it, and it is given up. Its objects are then not needed, but are
     /// deleted as everything else is: by a later sweep that comes to the same conclusion.
@@ -20,12 +33,15 @@ impl Sweep<'_> {
         &self,
         manifest: &Manifest,
         found: &Found,
+        reason: Option<TombstoneReason>,
+        logs: &mut Logs,
         report: &mut SweepReport,
     ) -> Result<bool, StoreError> {
         let Some(written) = found.part(&Part::Manifest) else { return Ok(false) };
-        let tombstone = found.part(&Part::Tombstone);
+        let counts = reason != Some(TombstoneReason::Withdrawn);
+        let tombstone = found.part(&Part::Tombstone).filter(|_| counts);
         let suspect = tombstone.is_some() || !self.tenant.is_young(written, self.now);
-        if !suspect || (tombstone.is_none() && self.is_named(manifest).await?) {
+        if !suspect || (tombstone.is_none() && self.was_named(manifest, logs).await?) {
             return Ok(false);
         }
         if self.options.dry_run {
@@ -69,20 +85,48 @@ impl Sweep<'_> {
         known(self.tenant.write_tombstone(id, TombstoneReason::Orphan, &why).await)
     }
 
-    async fn read_log(&self, manifest: &Manifest) -> Read<bool> {
-        known(self.is_named(manifest).await)
+    /// Whether an entry committed it when this sweep looked at its log: the newest entry often knows, else the whole log is read,
+    /// once. An entry is never undone; that there is none is read again after the tombstone.
+    async fn was_named(&self, manifest: &Manifest, logs: &mut Logs) -> Result<bool, StoreError> {
+        let (id, lineage) = (manifest.id, &manifest.lineage);
+        let log = self.tenant.lineage(lineage);
+        if !logs.0.contains_key(lineage) {
+            let newest = log.newest().await?;
+            let by_log =
+                newest.iter().flat_map(|e| e.state.good().iter().copied().chain(e.commits()));
+            let named = Named { by_log: by_log.collect(), whole: newest.is_none() };
+            logs.0.insert(lineage.clone(), named);
+        }
+        let Some(named) = logs.0.get_mut(lineage) else { return Ok(false) };
+        if !named.whole && !named.by_log.contains(&id) {
+            named.by_log.extend(log.commits().await?.into_keys());
+            named.whole = true;
+        }
+        Ok(named.by_log.contains(&id))
     }
 
-    async fn is_named(&self, manifest: &Manifest) -> Result<bool, StoreError> {
-        self.tenant.lineage(&manifest.lineage).names(manifest.id).await
+    async fn read_log(&self, manifest: &Manifest) -> Read<bool> {
+        known(self.tenant.lineage(&manifest.lineage).names(manifest.id).await)
     }
 
     async fn withdraw(&self, id: CheckpointId) -> Result<bool, StoreError> {
         // Another sweep may believe a tombstone that is older than T/2.
         self.age.check()?;
-        self.tenant.blobs().delete(&self.tenant.keys.tombstone(id)).await?;
+        self.tenant.withdraw_tombstone(id, "an entry commits it after all").await?;
         tracing::warn!(checkpoint = %id, "an entry commits it after all; its tombstone was withdrawn");
         Ok(true)
+    }
+
+    /// Removes a withdrawn tombstone that keeps nothing off any more: what was sent before it has landed or is lost.
+    pub(super) async fn tidy_up(&self, id: CheckpointId) -> Result<(), StoreError> {
+        let key = self.tenant.keys.tombstone(id);
+        // Looked at after it was read: so it is the one that was read.
+        let old = self.tenant.blobs().head(&key).await?;
+        if old.is_some_and(|listed| !self.tenant.is_young(&listed, self.now)) {
+            self.age.check()?;
+            self.tenant.blobs().delete(&key).await?;
+        }
+        Ok(())
     }
 }
 

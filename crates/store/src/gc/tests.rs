@@ -174,6 +174,45 @@ async fn an_entry_that_lands_between_tombstone_and_log_gets_its_checkpoint_back(
     assert!(world.tenant.verify(new.id, Depth::Frames, |_, _| ()).await.unwrap().is_sound());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tombstone_that_a_sweep_withdrew_does_not_come_back_by_a_late_write() {
+    let world = World::new().await;
+    append(&world.tenant, Kind::Start { forked_from: None }).await;
+    let new = new_checkpoint(&[]);
+    drop(store_checkpoint(&world.tenant, &new).await.unwrap());
+    world.clock.advance(HORIZON);
+    world.faulty.add(Rule::new(Fault::Late).on(Operation::Create).matching("tombstone"));
+    // The entry lands after the tombstone and before the log is read again.
+    let slow = Rule::new(Fault::Delay(Duration::from_secs(1)));
+    world.faulty.add(slow.on(Operation::List).matching("/log/").after(2));
+    let commit = append(&world.tenant, Kind::Checkpoint { checkpoint: new.id });
+    let (report, _) = tokio::join!(sweep(&world), commit);
+    assert_eq!((report.kept, report.orphans), (1, 0), "{report:?}");
+    assert_eq!(world.faulty.in_flight(), 1);
+    world.faulty.land().await.unwrap();
+    assert_eq!(world.tenant.presence(new.id).await.unwrap(), Presence::Exists);
+    assert_eq!(sweep(&world).await.kept, 1);
+    assert!(world.tenant.any_tombstone(new.id).await.unwrap().is_some(), "it keeps its place");
+    world.clock.advance(HORIZON);
+    assert_eq!(sweep(&world).await.kept, 1);
+    assert_eq!(world.tenant.any_tombstone(new.id).await.unwrap(), None);
+    assert!(world.tenant.verify(new.id, Depth::Frames, |_, _| ()).await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_sweep_reads_a_log_once_however_many_checkpoints_it_commits() {
+    let world = World::new().await;
+    let points = godwit_ownership::state::MAX_POINTS + 4;
+    for _ in 0..points {
+        committed(&world.tenant, &[]).await;
+    }
+    world.clock.advance(HORIZON);
+    let (newest, start) = (1, 1);
+    let read = Rule::new(Fault::Refuse).on(Operation::Get).matching("/log/");
+    world.faulty.add(read.after(newest + start + points));
+    assert_eq!(sweep(&world).await.kept, points);
+}
+
 #[tokio::test]
 async fn what_was_listed_as_an_orphan_is_not_deleted_at_once_when_it_is_deleted_after_all() {
     let world = World::new().await;

@@ -54,6 +54,8 @@ fn records_of_version_1_are_read_and_written_as_they_were() {
     golden(&deleted, include_str!("../../tests/golden/v1/tombstone.json"));
     let orphan = tombstone(TombstoneReason::Orphan, "no entry of its lineage commits it");
     golden(&orphan, include_str!("../../tests/golden/v1/tombstone_orphan.json"));
+    let withdrawn = tombstone(TombstoneReason::Withdrawn, "an entry commits it after all");
+    golden(&withdrawn, include_str!("../../tests/golden/v1/tombstone_withdrawn.json"));
     let hold = Hold { who: "ann".to_owned(), why: "audit".to_owned(), at: at() };
     golden(&hold, include_str!("../../tests/golden/v1/hold.json"));
     let keys = ["head", "packs/0000"];

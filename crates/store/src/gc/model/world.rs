@@ -21,6 +21,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::error::StoreError;
 use crate::fixture::{HORIZON, lineage, new_checkpoint, owner, store_checkpoint};
 use crate::gc::SweepOptions;
+use crate::record::{self, Tombstone, TombstoneReason};
 use crate::store::{Store, TenantStore};
 
 type Actor = Pin<Box<dyn Future<Output = ()>>>;
@@ -35,6 +36,8 @@ pub(super) struct Counted {
     pub(super) deleted_objects: usize,
     pub(super) crashed: usize,
     pub(super) orphans: usize,
+    /// Deletions that were refused after their tombstone was written.
+    pub(super) taken_back: usize,
 }
 
 impl Counted {
@@ -46,6 +49,7 @@ impl Counted {
         self.deleted_objects += other.deleted_objects;
         self.crashed += other.crashed;
         self.orphans += other.orphans;
+        self.taken_back += other.taken_back;
     }
 }
 
@@ -63,6 +67,8 @@ struct Shared {
     counted: Mutex<Counted>,
     known: Mutex<Vec<CheckpointId>>,
     relied: Mutex<Relied>,
+    /// Deletions that were refused, by the words of their tombstones.
+    refused: Mutex<Vec<(CheckpointId, String)>>,
 }
 
 /// One reliance; ends when dropped (a crash ends it too).
@@ -124,6 +130,7 @@ impl ModelWorld {
             counted: Mutex::default(),
             known: Mutex::default(),
             relied: Mutex::default(),
+            refused: Mutex::default(),
         });
         crate::fixture::append(&shared.tenant, Kind::Start { forked_from: None }).await;
         gate.take_deleted();
@@ -209,13 +216,28 @@ impl ModelWorld {
         }
     }
 
+    /// No tombstone of a deletion that was refused is there, or ever comes back.
+    pub(super) async fn check_refused(&self, seed: u64) {
+        let refused = self.shared.refused.lock().unwrap().clone();
+        for (id, why) in refused {
+            let tombstone = self.tombstone(id).await;
+            let effective = tombstone.is_some_and(|t| t.why == why);
+            assert!(!effective, "seed {seed}: {id} was not to be deleted ({why})");
+        }
+    }
+
+    async fn tombstone(&self, id: CheckpointId) -> Option<Tombstone> {
+        let read = record::read::<Tombstone>(&self.gate.inner, &self.keys().tombstone(id)).await;
+        read.unwrap().filter(|t| t.reason != TombstoneReason::Withdrawn)
+    }
+
     /// Committed, manifest, no tombstone.
     async fn existing(&self) -> Vec<CheckpointId> {
         let known = self.shared.known.lock().unwrap().clone();
         let mut existing = Vec::new();
         for id in known {
-            let head = async |key| self.gate.inner.head(&key).await.unwrap().is_some();
-            if head(self.keys().manifest(id)).await && !head(self.keys().tombstone(id)).await {
+            let manifest = self.gate.inner.head(&self.keys().manifest(id)).await.unwrap();
+            if manifest.is_some() && self.tombstone(id).await.is_none() {
                 existing.push(id);
             }
         }
@@ -246,7 +268,8 @@ impl ModelWorld {
         let listed = list_all(&self.gate.inner, &prefix).await.unwrap();
         let left = listed.iter().map(|l| &l.key.as_str()[prefix.len()..]);
         let garbage: Vec<&str> = left
-            .filter(|key| !key.ends_with("/tombstone") && !expected.iter().any(|e| e == key))
+            .filter(|key| !key.ends_with("/tombstone") && !key.ends_with("/hold"))
+            .filter(|key| !expected.iter().any(|e| e == key))
             .collect();
         assert!(garbage.is_empty(), "{garbage:?}");
     }
@@ -261,12 +284,13 @@ fn actor(shared: &Arc<Shared>, n: usize, rng: &mut StdRng) -> Actor {
     if n < SWEEPERS {
         return sweeper(shared).boxed_local();
     }
-    match rng.random_range(0..10) {
+    match rng.random_range(0..12) {
         0..5 => committer(shared, own).boxed_local(),
         5..7 => {
             let force = own.random_bool(0.5);
             deleter(shared, own, force).boxed_local()
         }
+        7..9 => holder(shared, own).boxed_local(),
         _ => restorer(shared, own).boxed_local(),
     }
 }
@@ -279,15 +303,19 @@ async fn sweeper(shared: Arc<Shared>) {
     }
 }
 
-fn any(shared: &Shared, rng: &mut StdRng) -> Option<CheckpointId> {
+/// Mostly recent ones: the old ones are gone.
+const RECENT: usize = 6;
+/// Who is to get in each other's way meets at these.
+const LATEST: usize = 2;
+
+fn any(shared: &Shared, rng: &mut StdRng, among: usize) -> Option<CheckpointId> {
     let known = shared.known.lock().unwrap();
-    // Mostly recent ones: the old ones are gone.
-    let from = known.len().saturating_sub(6);
+    let from = known.len().saturating_sub(among);
     (!known.is_empty()).then(|| known[rng.random_range(from..known.len())])
 }
 
 async fn committer(shared: Arc<Shared>, mut rng: StdRng) {
-    let parents: Vec<CheckpointId> = any(&shared, &mut rng).into_iter().collect();
+    let parents: Vec<CheckpointId> = any(&shared, &mut rng, RECENT).into_iter().collect();
     let new = new_checkpoint(&parents);
     let dies = rng.random_bool(0.1);
     match commit(&shared, &new, dies).await {
@@ -332,22 +360,41 @@ async fn commit(
 }
 
 async fn deleter(shared: Arc<Shared>, mut rng: StdRng, force: bool) {
-    let Some(id) = any(&shared, &mut rng) else { return };
-    let options = DeleteOptions { force, why: "model".to_owned() };
+    let among = if rng.random_bool(0.5) { LATEST } else { RECENT };
+    let Some(id) = any(&shared, &mut rng, among) else { return };
+    let why = format!("model {}", OpId::mint());
+    let options = DeleteOptions { force, why: why.clone() };
     match shared.tenant.delete_checkpoint(id, &options).await {
         Ok(()) => shared.counted.lock().unwrap().deleted_checkpoints += 1,
-        Err(
-            StoreError::DeleteRefused { .. }
-            | StoreError::Absent { .. }
-            | StoreError::TooOld { .. },
-        ) => {}
+        Err(StoreError::DeleteRefused { refusal, .. }) => {
+            shared.refused.lock().unwrap().push((id, why));
+            let there = shared.tenant.any_tombstone(id).await.unwrap();
+            let ours = there.is_some_and(|t| t.why.ends_with(&refusal.to_string()));
+            shared.counted.lock().unwrap().taken_back += usize::from(ours);
+        }
+        Err(StoreError::Absent { .. } | StoreError::TooOld { .. }) => {}
         Err(e) => panic!("{e:?}"),
+    }
+}
+
+/// Keeps a checkpoint from being deleted, now and then.
+async fn holder(shared: Arc<Shared>, mut rng: StdRng) {
+    let Some(id) = any(&shared, &mut rng, LATEST) else { return };
+    for _ in 0..rng.random_range(1..6) {
+        match shared.tenant.hold(id, "model", "").await {
+            Ok(()) | Err(StoreError::Absent { .. }) => {}
+            Err(e) => panic!("{e:?}"),
+        }
+        shared.tenant.unhold(id).await.unwrap();
+        for _ in 0..rng.random_range(0..12) {
+            shared.tenant.held(id).await.unwrap();
+        }
     }
 }
 
 /// Pins, reads everything a few times, renews in between; may fall asleep for days and must then be told.
 async fn restorer(shared: Arc<Shared>, mut rng: StdRng) {
-    let Some(id) = any(&shared, &mut rng) else { return };
+    let Some(id) = any(&shared, &mut rng, RECENT) else { return };
     let before = shared.clock.since_boot();
     let (mut pin, reader) = match shared.tenant.pin(id, OpId::mint(), &owner()).await {
         Ok(pinned) => pinned,
