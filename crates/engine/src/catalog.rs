@@ -276,11 +276,11 @@ async fn collect_tenant(
         max_age_seconds: gc.max_age_seconds,
         max_bytes: gc.max_bytes,
     };
-    if gc.dry_run {
+    if gc.dry_run && limits != Retention::default() {
         let (rows, _) = tenant.list().await?;
         let planned = limits.plan(&rows, Timestamp::now());
         collected.deleted.extend(planned.into_iter().map(|(id, _)| id));
-    } else {
+    } else if !gc.dry_run {
         let retired = tenant.retire(&limits).await?;
         collected.deleted.extend(retired.deleted);
         let refused = retired.refused.into_iter().map(|(id, why)| (id, why.to_string()));

@@ -83,13 +83,16 @@ impl Retention {
 }
 
 impl TenantStore {
-    /// Deletes what the limits say, one after the other.
+    /// Deletes what the limits say, one after the other. Without any limit it reads nothing.
     ///
     /// # Errors
     /// The store does not answer. A deletion that is refused is in the answer.
     pub async fn retire(&self, retention: &Retention) -> Result<Retired, StoreError> {
-        let (rows, _) = self.list().await?;
         let mut retired = Retired::default();
+        if *retention == Retention::default() {
+            return Ok(retired);
+        }
+        let (rows, _) = self.list().await?;
         for (id, why) in retention.plan(&rows, self.store.timestamp()) {
             let options = DeleteOptions { force: false, why };
             match self.delete_checkpoint(id, &options).await {
@@ -108,6 +111,7 @@ impl TenantStore {
 mod tests {
     use super::*;
     use crate::fixture::{World, committed, manifest, new_checkpoint};
+    use crate::wrap::{Fault, Rule};
 
     fn row(hour: i64, good: bool) -> CheckpointRow {
         let mut manifest = manifest(&new_checkpoint(&[]), None, Vec::new());
@@ -156,6 +160,10 @@ mod tests {
         for _ in 0..3 {
             committed(&world.tenant, &[]).await;
         }
+        world.faulty.add(Rule::new(Fault::Refuse));
+        let unlimited = world.tenant.retire(&Retention::default()).await.unwrap();
+        assert_eq!((unlimited.deleted.len(), unlimited.refused.len()), (0, 0), "it asks nothing");
+        world.faulty.heal();
         let nothing = Retention { keep_last: Some(0), ..Retention::default() };
         let retired = world.tenant.retire(&nothing).await.unwrap();
         assert_eq!((retired.deleted.len(), retired.refused.len()), (2, 0));
