@@ -71,14 +71,6 @@ impl TenantStore {
         Ok(self.blobs().put(&self.keys.report(id), json.into()).await?)
     }
 
-    /// CRIU's log, written beside the checkpoint, also of one that failed.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn put_criu_log(&self, id: CheckpointId, log: Vec<u8>) -> Result<(), StoreError> {
-        Ok(self.blobs().put(&self.keys.criu_log(id), log.into()).await?)
-    }
-
     /// The report of a checkpoint, if it was written.
     ///
     /// # Errors

@@ -71,10 +71,6 @@ impl TenantKeys {
         self.part(id, "report.json")
     }
 
-    pub(crate) fn criu_log(&self, id: CheckpointId) -> Key {
-        self.part(id, "criu.log")
-    }
-
     pub(crate) fn tombstone(&self, id: CheckpointId) -> Key {
         self.part(id, "tombstone")
     }
@@ -135,7 +131,7 @@ pub(crate) enum Part {
     Tombstone,
     Hold,
     Pin(OpId),
-    /// Packs, digests, the head, the report, CRIU's log, and what a later version may add.
+    /// Packs, digests, the head, the report, and what a later version may add.
     Other,
 }
 

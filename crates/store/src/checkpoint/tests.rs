@@ -231,7 +231,7 @@ async fn an_abandoned_checkpoint_leaves_nothing_unless_its_manifest_was_written(
     let new = new_checkpoint(&[]);
     let stage = world.tenant.begin(new.clone()).await.unwrap();
     drop(stage.close().await.unwrap().head(vec![1]).await.unwrap());
-    world.tenant.put_criu_log(new.id, b"Error (criu/mem.c)".to_vec()).await.unwrap();
+    world.tenant.put_report(new.id, b"{}".to_vec()).await.unwrap();
     world.tenant.abandon(new.id).await.unwrap();
     assert_eq!(keys_of(&world, new.id).await, Vec::<String>::new());
     let new = new_checkpoint(&[]);
