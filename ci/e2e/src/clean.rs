@@ -18,7 +18,7 @@ pub fn left(node: &Node) -> Result<String> {
         for dir in {shims} {images} {fences} {run}/restores {BUNDLES} /run/containerd/runc/default; do
             test ! -d $dir || find $dir -mindepth 1
         done
-        find /sys/fs/cgroup -mindepth 2 -type d -path '*/default/*'
+        find /sys/fs/cgroup -mindepth 2 -type d '(' -path '*/default/*' -o -path '*/godwit/*' ')'
         grep --extended-regexp 'io.containerd.runtime.v2.task|{run}/|{images}' /proc/self/mountinfo || true"
     );
     Ok(node.sh(&look)?)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_lab::{Image, Node, PodNetwork, wait};
+use godwit_lab::{Image, Node, PodNetwork, Spawned, wait};
 use godwit_types::CheckpointReport;
 
 use crate::clean;
@@ -79,17 +79,31 @@ impl Container {
     }
 
     fn start(&self, node: &Node, annotation: &[&str]) -> Result<()> {
-        let mut all = vec!["run", "--detach", "--runtime", RUNTIME];
+        node.run(&self.ctr_run(node, &[&["--detach"], annotation].concat()))?;
+        Ok(())
+    }
+
+    /// Runs it with its streams attached to the child that is returned: anew, or continued from a checkpoint.
+    ///
+    /// # Errors
+    /// `ctr` cannot be started.
+    pub fn attach(&self, node: &Node, checkpoint: Option<&str>) -> Result<Spawned> {
+        let continued = checkpoint.map(|id| format!("godwit.dev/restore-from={id}"));
+        let how: Vec<&str> = continued.iter().flat_map(|c| ["--annotation", c.as_str()]).collect();
+        Ok(node.spawn(&self.ctr_run(node, &how))?)
+    }
+
+    fn ctr_run<'a>(&'a self, node: &Node, how: &[&'a str]) -> Vec<&'a str> {
+        let mut all = vec!["ctr", "run", "--runtime", RUNTIME];
         if !node.has_limits() {
             // `ctr` gives shares of the processor to everybody else.
             all.extend(["--cpu-shares", "0"]);
         }
-        all.extend(annotation);
+        all.extend(how);
         all.extend(self.options.iter().map(String::as_str));
         all.extend([self.image.reference(), &self.id]);
         all.extend(self.words.iter().map(String::as_str));
-        node.ctr(&all)?;
-        Ok(())
+        all
     }
 
     /// `godwit checkpoint` with these flags.

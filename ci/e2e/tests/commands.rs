@@ -1,6 +1,7 @@
 //! Every command of `godwit`, as people and programs use it: through the agent and straight at the store, as tables and as JSON, with
 //! each exit code that can be provoked. (4 is what a store answers to two writers of one name: no command of today gets it.)
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::Output;
 
@@ -305,15 +306,25 @@ fn interrupts(bed: &Bed, server: &S3, id: &str) -> Result<()> {
         let ended = Ended::from(verify.wait_with_output()?).with(9)?;
         ended.complains("nothing was changed")?;
     }
-    let checkpoint = bed.start(Way::Agent, &["checkpoint", "web"])?;
+    let mut checkpoint = bed.start(Way::Agent, &["checkpoint", "web"])?;
+    let mut said = BufReader::new(checkpoint.child().stderr.take().context("its errors")?);
     wait::until("status to list the checkpoint", SOON, || match listed(bed) {
         Ok(operations) if !operations.is_empty() => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
     bed.interrupt()?;
+    let mut err = String::new();
+    // A store that answers before it was cancelled lets it succeed.
+    while !err.contains("cancelling: waiting") {
+        ensure!(
+            said.read_line(&mut err)? > 0,
+            "it ended without a word about the interrupt: {err}"
+        );
+    }
     server.resume();
+    said.read_to_string(&mut err)?;
     let ended = Ended::from(checkpoint.wait_with_output()?).with(9)?;
-    ended.complains("cancelled")?;
+    Ended { err, ..ended }.complains("cancelled")?;
     ensure!(bed.web.listed(&bed.node)? == "RUNNING");
     ensure!(listed(bed)?.is_empty());
     bed.web.checkpoint(&bed.node, &[]).map(drop).context("after a checkpoint that was cancelled")

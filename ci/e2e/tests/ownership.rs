@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
+use godwit_e2e::clean;
 use godwit_e2e::container::{Container, SOON};
+use godwit_e2e::events::Events;
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 use godwit_types::names;
 
@@ -173,6 +175,39 @@ fn who_is_forced_away_from_a_dead_node_runs_once_also_when_it_comes_back() -> Re
     runs_only_on(&bed.n1, &bed.n2, &web)?;
     web.remove(&bed.n2)?;
     web.remove(&bed.n1)
+}
+
+#[test]
+fn a_container_that_the_kernel_kills_for_want_of_memory_is_continued_elsewhere_once() -> Result<()>
+{
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let script = "i=0; while :; do i=$((i+1)); echo $i >/next; mv /next /progress; sleep 0.05
+                  if [ -e /eat ]; then x=$(head -c 200000000 /dev/zero | tr '\\0' x); fi; done";
+    let web = Container::new("web", Image::Shell, &["bash", "-c", script]);
+    let web = web.with(&["--memory-limit", "67108864"]);
+    let events = Events::of(&bed.n1)?;
+    web.run(&bed.n1)?;
+    web.wait_beyond(&bed.n1, 3)?;
+    web.checkpoint(&bed.n1, &[])?;
+    let point = web.checkpoint(&bed.n1, &[])?.checkpoint.to_string();
+    let at = web.progress(&bed.n1)?;
+    web.exec(&bed.n1, &["touch", "/eat"])?;
+    events.wait_for("/tasks/exit", "web")?;
+    let dead = || web.listed(&bed.n1).is_ok_and(|state| state == "STOPPED");
+    wait::until_true("web to be killed", SOON, dead)?;
+    web.remove(&bed.n1)?;
+    clean::wait(&bed.n1)?;
+    // Nobody has asked for that end: the log has its death, and where it goes on from.
+    let shown = bed.n2.run(&["godwit", "show", &point])?;
+    ensure!(shown.contains("now         stopped"), "{shown}");
+    web.restore(&bed.n2, &point)?;
+    ensure!(web.progress(&bed.n2)? <= at, "it was not continued from its last checkpoint");
+    web.wait_beyond(&bed.n2, at)?;
+    let refused = web.restore(&bed.n1, &point).unwrap_err().to_string();
+    ensure!(refused.contains("runs on n2"), "{refused}");
+    web.remove(&bed.n1)?;
+    runs_only_on(&bed.n2, &bed.n1, &web)?;
+    web.remove(&bed.n2)
 }
 
 #[test]

@@ -75,13 +75,25 @@ impl S3 {
     /// # Errors
     /// With the end of its log when it does not serve in time.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts it for readers: whoever writes is refused, as one without the right to.
+    ///
+    /// # Errors
+    /// As [`S3::start`].
+    pub fn start_for_readers(&self) -> Result<()> {
+        self.start_with(&["--readonly"])
+    }
+
+    fn start_with(&self, options: &[&str]) -> Result<()> {
         if self.is_up() {
             return Ok(());
         }
         let server = ensure_built()?;
         places::make_dir(&self.objects())?;
         self.groups.create()?;
-        let process = self.spawn(&server)?;
+        let process = self.spawn(&server, options)?;
         process.store(&self.record())?;
         let up = self.connect(process);
         if up.is_err() {
@@ -159,7 +171,7 @@ impl S3 {
         run(&mut host(&[&start.concat()[..], &[&user], more, &[&url]].concat()))
     }
 
-    fn spawn(&self, server: &Path) -> Result<Recorded> {
+    fn spawn(&self, server: &Path, options: &[&str]) -> Result<Recorded> {
         let path = self.log_path();
         let log = File::create(&path).map_err(LabError::io("creating", &path))?;
         let errors = log.try_clone().map_err(LabError::io("opening", &path))?;
@@ -169,7 +181,9 @@ impl S3 {
             .args(["unshare", "--net"])
             .arg(server)
             .args(["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--region", REGION])
-            .args(["--port", &format!(":{PORT}"), "--quiet", "--keep-alive", "posix"])
+            .args(["--port", &format!(":{PORT}"), "--quiet", "--keep-alive"])
+            .args(options)
+            .arg("posix")
             .arg(self.objects())
             .stdin(Stdio::null())
             .stdout(log)

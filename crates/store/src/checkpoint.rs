@@ -104,6 +104,17 @@ impl TenantStore {
         }
         Ok(self.blobs().delete(&intent).await?)
     }
+
+    /// Removes all that an operation of ours has written for a checkpoint that no log names, nor ever will: the store has refused its
+    /// entry, and nothing of it can land any more. Call it when nothing of the operation runs any more.
+    ///
+    /// # Errors
+    /// The store does not answer; the sweep finds the rest.
+    pub async fn discard(&self, id: CheckpointId) -> Result<(), StoreError> {
+        // First: without it there is no checkpoint.
+        self.blobs().delete(&self.keys.manifest(id)).await?;
+        self.abandon(id).await
+    }
 }
 
 #[cfg(test)]

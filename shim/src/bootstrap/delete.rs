@@ -20,6 +20,7 @@ use crate::op::{Places, settle_orphaned};
 use crate::options::Options;
 use crate::pod::PodIdentity;
 use crate::reaper::{Exit, Reaper};
+use crate::restore::pager::cgroups;
 use crate::restore::work_dir::WorkDir;
 use crate::restore::{dead, place};
 use crate::runc::Runc;
@@ -67,7 +68,11 @@ async fn clean_up(arguments: &Arguments) -> Result<DeleteResponse> {
     warn_on("delete runc's state", runc.delete(true).await);
     warn_on("unmount the root file system", mounts::unmount_all(&bundle.join(ROOTFS)).await);
     warn_on("remove what its restores have left", WorkDir::sweep());
-    warn_on("settle what its operations have left", settle(arguments, &bundle, &reaper).await);
+    let (settled, ended) = tokio::join!(settle(arguments, &bundle, &reaper), cgroups::orphaned());
+    warn_on("settle what its operations have left", settled);
+    if !ended {
+        eprintln!("its pager has not ended yet; its cgroup is removed by the next restore");
+    }
     reaping.abort();
     let exit = Exit::now(KILLED);
     Ok(DeleteResponse {

@@ -4,6 +4,7 @@
 //! it is finished, or until [`Pager`] is dropped. Whoever drops it before [`Pager::outcome`] said `Ok` has proved the tasks dead
 //! first: a kernel that loses the last descriptor serves zeros.
 
+pub mod cgroups;
 mod messages;
 mod process;
 

@@ -89,6 +89,9 @@ impl Root {
             io::ErrorKind::PermissionDenied
             | io::ErrorKind::ReadOnlyFilesystem
             | io::ErrorKind::InvalidInput => BlobError::Denied { store, action, source: e.into() },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                BlobError::Full { store, action, source: e.into() }
+            }
             _ => BlobError::Unavailable { store, action, source: e.into() },
         }
     }
@@ -212,5 +215,24 @@ impl BlobStore for FileStore {
                 .map_err(|e| root.failed(&format!("delete {key}"), e))
         });
         run.await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_room_or_no_right_is_told_so_and_does_not_try_again() {
+        let root = Root { name: "file:///s".to_owned(), path: PathBuf::from("/s") };
+        let told = |kind: io::ErrorKind| root.failed("write x", kind.into());
+        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(matches!(told(full), BlobError::Full { .. }), "{full}");
+            assert!(told(full).to_string().contains("make room"), "{full}");
+        }
+        for denied in [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied] {
+            assert!(matches!(told(denied), BlobError::Denied { .. }), "{denied}");
+        }
+        assert!(matches!(told(io::ErrorKind::TimedOut), BlobError::Unavailable { .. }));
     }
 }

@@ -238,6 +238,9 @@ async fn an_abandoned_checkpoint_leaves_nothing_unless_its_manifest_was_written(
     drop(store_checkpoint(&world.tenant, &new).await.unwrap());
     world.tenant.abandon(new.id).await.unwrap();
     assert_eq!(keys_of(&world, new.id).await, ["head", "manifest.json", "packs/0000"]);
+    // Its entry was refused: no log will name it.
+    world.tenant.discard(new.id).await.unwrap();
+    assert_eq!(keys_of(&world, new.id).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

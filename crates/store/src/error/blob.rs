@@ -42,6 +42,16 @@ pub enum BlobError {
         /// The store's answer.
         source: Cause,
     },
+    /// There is no room for it. Nothing changes before somebody has made some.
+    #[error("cannot {action} in {store}: it is full: make room there, then try again")]
+    Full {
+        /// The store's name.
+        store: String,
+        /// What was attempted, with the key.
+        action: String,
+        /// What was seen.
+        source: Cause,
+    },
     /// An answer did not come in time.
     #[error("cannot {action} in {store} within {limit:?}")]
     Deadline {
@@ -85,7 +95,7 @@ impl BlobError {
     pub fn code(&self) -> Code {
         match self {
             Self::NotFound { .. } => Code::NotFound,
-            Self::Unavailable { .. } => Code::Unavailable,
+            Self::Unavailable { .. } | Self::Full { .. } => Code::Unavailable,
             Self::Denied { .. } => Code::Refused,
             Self::Deadline { .. } => Code::Cancelled,
             Self::TooLarge { .. } | Self::OutOfRange { .. } => Code::Corrupt,

@@ -1,20 +1,16 @@
-//! The pager's process: a child of the shim in a cgroup of its own, so that what is done to the shim's or the container's cgroup
-//! does not reach it.
+//! The pager's process: a child of the shim in a cgroup of its own.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use godwit_types::names;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use tracing::{debug, info};
+use tracing::info;
 
+use super::cgroups;
 use crate::error::{Error, Result};
 use crate::reaper::Reaper;
 use crate::sys;
-
-/// Hierarchies of v1 in which a process is killed, frozen or starved with its neighbours.
-const V1: [&str; 4] = ["freezer", "memory", "pids", "systemd"];
 
 /// Starts a pager; gives our end of the socket.
 pub(super) fn spawn(container: &str, reaper: &Reaper) -> Result<OwnedFd> {
@@ -28,7 +24,7 @@ pub(super) fn spawn(container: &str, reaper: &Reaper) -> Result<OwnedFd> {
         .spawn(&mut command)
         .map_err(Error::io(format!("start {} (is Godwit installed?)", names::PAGER_PATH)))?;
     let pid = child.pid();
-    let cgroups = own_cgroups(pid);
+    let cgroups = cgroups::enter(pid);
     info!(container, pid, "pager started");
     let container = container.to_owned();
     tokio::spawn(async move {
@@ -40,24 +36,4 @@ pub(super) fn spawn(container: &str, reaper: &Reaper) -> Result<OwnedFd> {
         }
     });
     Ok(ours)
-}
-
-/// Moves the pager into cgroups of its own where that is possible; returns what was made.
-fn own_cgroups(pid: u32) -> Vec<PathBuf> {
-    let roots: Vec<PathBuf> = if crate::cgroup::unified() {
-        vec![PathBuf::from("/sys/fs/cgroup")]
-    } else {
-        V1.iter().map(|name| Path::new("/sys/fs/cgroup").join(name)).collect()
-    };
-    let mut made = Vec::new();
-    for root in roots.iter().filter(|root| root.is_dir()) {
-        let dir = root.join("godwit").join(format!("pager-{pid}"));
-        let entered = std::fs::create_dir_all(&dir)
-            .and_then(|()| std::fs::write(dir.join("cgroup.procs"), pid.to_string()));
-        match entered {
-            Ok(()) => made.push(dir),
-            Err(why) => debug!(%why, dir = %dir.display(), "the pager stays in the shim's cgroup"),
-        }
-    }
-    made
 }
