@@ -41,6 +41,8 @@ fn is_frozen(node: &Node, container: &Container) -> Result<bool> {
 fn small_programs_move_there_and_back() -> Result<()> {
     let bed = bed(&[Image::Mem])?;
     counter("counter").there_and_back(&bed.n1, &bed.n2).context("a static program")?;
+    let plain = Container::new("plain", Image::Mem, &["ccounter", PROGRESS]);
+    plain.there_and_back(&bed.n1, &bed.n2).context("a static program in C")?;
     let tree = Container::new("tree", Image::Mem, &["forktree", "--file", PROGRESS]);
     // As containers of Kubernetes see their groups.
     let tree = tree.with(&["--mount", GROUPS]);

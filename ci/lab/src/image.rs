@@ -31,7 +31,7 @@ pub enum Image {
     Shell,
     /// Redis 8 without persistence, reachable from outside. Runs `redis-server`.
     Redis,
-    /// `counter`, `memwriter`, `forktree`, `hold`. Runs `counter`.
+    /// `counter`, `ccounter`, `memwriter`, `forktree`, `hold`. Runs `counter`.
     Mem,
 }
 

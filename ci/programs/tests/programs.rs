@@ -54,6 +54,28 @@ fn memory_is_right_after_every_disturbance_in_every_thread() {
 }
 
 #[test]
+fn memory_is_right_that_is_disturbed_while_it_is_checked() {
+    let output = run(
+        env!("CARGO_BIN_EXE_memwriter"),
+        &[
+            "--mib",
+            "4",
+            "--rounds",
+            "2",
+            "--pause-ms",
+            "0",
+            "--disturb",
+            "dontneed,munmap,mremap",
+            "--disturb-every",
+            "32",
+        ],
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // 1024 pages: once when a round begins, 31 times within it.
+    assert!(text(&output.stdout).trim_end().ends_with(" disturbed 64"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn the_processes_of_the_tree_agree() {
     let output = run(
         env!("CARGO_BIN_EXE_forktree"),

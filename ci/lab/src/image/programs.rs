@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::run_shown;
-use crate::error::Result;
+use crate::command::{host, run_shown};
+use crate::error::{LabError, Result};
 use crate::places;
 
 const PROGRAMS: [&str; 4] = ["counter", "forktree", "hold", "memwriter"];
@@ -24,5 +24,17 @@ pub(super) fn build() -> Result<Vec<PathBuf>> {
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     run_shown(&mut cargo)?;
     let built = target_dir.join(triple).join("debug");
-    Ok(PROGRAMS.iter().map(|name| built.join(name)).collect())
+    let programs = PROGRAMS.iter().map(|name| built.join(name));
+    Ok(programs.chain([build_c(&target_dir)?]).collect())
+}
+
+/// The one in C: nothing of Rust's runtime is in it.
+fn build_c(target_dir: &Path) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../programs/c/ccounter.c");
+    let built = target_dir.join("ccounter");
+    let half = target_dir.join(format!("ccounter.{}", std::process::id()));
+    let mut cc = host(&["cc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]);
+    run_shown(cc.arg(&half).arg(source))?;
+    std::fs::rename(&half, &built).map_err(LabError::io("renaming", &half))?;
+    Ok(built)
 }

@@ -37,6 +37,9 @@ struct Arguments {
     /// Ways to disturb a run of pages, one per round and thread, in turn.
     #[arg(long, value_enum, value_delimiter = ',')]
     disturb: Vec<Disturbance>,
+    /// Disturb within a round too, whenever a thread has checked so many pages; 0 means never.
+    #[arg(long, default_value_t = 0)]
+    disturb_every: usize,
     /// Milliseconds of rest after each round.
     #[arg(long, default_value_t = 10)]
     pause_ms: u64,
@@ -53,7 +56,7 @@ struct Arguments {
     progress: Progress,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Disturbance {
     /// `MADV_DONTNEED`.
     Dontneed,
@@ -188,19 +191,29 @@ impl Writer {
 
     fn round(&mut self, arguments: &Arguments, counts: &Counts) -> anyhow::Result<()> {
         self.wait_for_child()?;
-        if !arguments.disturb.is_empty() {
-            let way = arguments.disturb[self.turn % arguments.disturb.len()];
-            self.turn += 1;
-            self.disturb(way)?;
-            counts.disturbed.fetch_add(1, Relaxed);
-        }
+        self.disturb_next(arguments, counts)?;
         for page in 0..self.region.pages() {
+            if page > 0 && page.checked_rem(arguments.disturb_every) == Some(0) {
+                self.disturb_next(arguments, counts)?;
+            }
             self.stamp(page).check(self.region.page(page))?;
             counts.checked.fetch_add(1, Relaxed);
             if self.choose.below(1000) < arguments.write_per_mille {
                 self.write(page);
                 counts.written.fetch_add(1, Relaxed);
             }
+        }
+        Ok(())
+    }
+
+    /// The next way in turn. A child is forked only when there is none.
+    fn disturb_next(&mut self, arguments: &Arguments, counts: &Counts) -> anyhow::Result<()> {
+        let Some(turn) = self.turn.checked_rem(arguments.disturb.len()) else { return Ok(()) };
+        self.turn += 1;
+        let way = arguments.disturb[turn];
+        if way != Disturbance::Fork || self.child.is_none() {
+            self.disturb(way)?;
+            counts.disturbed.fetch_add(1, Relaxed);
         }
         Ok(())
     }
