@@ -175,9 +175,9 @@ fn look(bed: &Bed, way: Way, ids: &[String]) -> Result<()> {
     ])?;
     let shown = bed.json(way, &["show", newest])?;
     ensure!(shown["manifest"]["id"] == newest && shown["held"] == Value::Null, "{shown}");
-    ensure!(shown["log"].as_array().is_some_and(|log| log.len() > ids.len()), "{shown}");
     let froze = shown["manifest"]["timings"]["freeze"].as_f64();
     ensure!(froze.is_some_and(|ms| ms > 0.0), "{shown}");
+    ensure!(shown["log"].as_array().is_some_and(|log| log.len() > ids.len()), "{shown}");
 
     bed.godwit(way, &["verify", newest])?.with(0)?.says(&[&format!("{newest}: sound (")])?;
     let verified = bed.json(way, &["verify", newest])?;

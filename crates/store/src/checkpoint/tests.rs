@@ -295,6 +295,27 @@ async fn a_pin_of_a_deleted_checkpoint_is_refused_and_removed() {
 }
 
 #[tokio::test]
+async fn a_pin_that_is_made_while_its_checkpoint_is_opened_stays_only_if_there_is_one() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    let (op, again) = (OpId::mint(), OpId::mint());
+    let (_, reader) = world.tenant.pin_and_open(id, op, &owner()).await.unwrap();
+    assert_eq!(reader.manifest().id, id);
+    assert_eq!(world.tenant.pins(id).await.unwrap(), [op]);
+    let options = DeleteOptions { force: true, why: "test".to_owned() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    let refused = world.tenant.pin_and_open(id, again, &owner()).await.unwrap_err();
+    assert!(refused.to_string().contains("was deleted (test)"), "{refused}");
+    // A try of the same operation does not lose what an earlier one has.
+    world.tenant.pin_and_open(id, op, &owner()).await.unwrap_err();
+    assert_eq!(world.tenant.pins(id).await.unwrap(), [op]);
+    let never = CheckpointId::mint();
+    let refused = world.tenant.pin_and_open(never, again, &owner()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert_eq!(world.tenant.pins(never).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_pager_that_goes_on_finds_its_pinned_checkpoint_although_it_was_deleted() {
     let world = World::new().await;
     let id = committed(&world.tenant, &[]).await;
@@ -369,30 +390,6 @@ async fn a_deletion_and_a_hold_at_the_same_time_do_not_both_succeed() {
     assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Exists);
 }
 
-#[tokio::test]
-async fn a_damaged_tombstone_is_replaced_by_force_only() {
-    let world = World::new().await;
-    let id = committed(&world.tenant, &[]).await;
-    world.tenant.blobs().put(&world.tenant.keys.tombstone(id), "{".into()).await.unwrap();
-    let gently = DeleteOptions::default();
-    let error = world.tenant.delete_checkpoint(id, &gently).await.unwrap_err();
-    assert_eq!(error.code(), Code::Corrupt);
-    let options = DeleteOptions { force: true, why: "damaged".to_owned() };
-    world.tenant.delete_checkpoint(id, &options).await.unwrap();
-    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
-}
-
-#[tokio::test]
-async fn a_damaged_manifest_can_be_deleted_by_force_only() {
-    let world = World::new().await;
-    let id = committed(&world.tenant, &[]).await;
-    let key = world.tenant.keys.manifest(id);
-    world.tenant.blobs().put(&key, "{".into()).await.unwrap();
-    let options = DeleteOptions::default();
-    let error = world.tenant.delete_checkpoint(id, &options).await.unwrap_err();
-    assert_eq!(error.code(), Code::Corrupt);
-    let options = DeleteOptions { force: true, why: String::new() };
-    world.tenant.delete_checkpoint(id, &options).await.unwrap();
 #[tokio::test(start_paused = true)]
 async fn a_deletion_that_was_taken_back_does_not_come_back_by_a_late_write() {
     let world = World::new().await;
@@ -448,6 +445,30 @@ async fn a_deletion_that_a_sweep_comes_before_is_not_said_to_be_done() {
     assert!(deleted.unwrap_err().to_string().contains("a sweep is deciding"));
 }
 
+#[tokio::test]
+async fn a_damaged_tombstone_is_replaced_by_force_only() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    world.tenant.blobs().put(&world.tenant.keys.tombstone(id), "{".into()).await.unwrap();
+    let gently = DeleteOptions::default();
+    let error = world.tenant.delete_checkpoint(id, &gently).await.unwrap_err();
+    assert_eq!(error.code(), Code::Corrupt);
+    let options = DeleteOptions { force: true, why: "damaged".to_owned() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_can_be_deleted_by_force_only() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    let key = world.tenant.keys.manifest(id);
+    world.tenant.blobs().put(&key, "{".into()).await.unwrap();
+    let options = DeleteOptions::default();
+    let error = world.tenant.delete_checkpoint(id, &options).await.unwrap_err();
+    assert_eq!(error.code(), Code::Corrupt);
+    let options = DeleteOptions { force: true, why: String::new() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
     let tombstone = world.tenant.tombstone(id).await.unwrap().unwrap();
     assert_eq!(tombstone.reason, TombstoneReason::Deleted);
 }
