@@ -14,6 +14,7 @@ use godwit_types::CheckpointReport;
 use crate::bed::{Bed, Store};
 use crate::clean;
 use crate::container::{BUNDLES, Container, SOON};
+use crate::fences::Fences;
 use crate::redis::{self, Client, Load, Seen};
 
 pub use report::{Chain, Fork, Incremental, Move, Proof, Report};
@@ -129,7 +130,7 @@ impl Stage<'_> {
         let before = self.seen.reconnects;
         let load = Load::go_on(self.addresses(), std::mem::take(&mut self.seen));
         works(&load)?;
-        let disk = bed.disk_bytes_written()?;
+        let (disk, fences) = (bed.disk_bytes_written()?, Fences::watch(bed)?);
         let begun = Instant::now();
         let checkpoint = redis.checkpoint(from, &["--stop"])?;
         let stopped = Instant::now();
@@ -141,6 +142,7 @@ impl Stage<'_> {
         redis.wait_state(to, "running")?;
         let (resident, whole) = (stopped.elapsed(), begun.elapsed());
         let disk = bed.disk_bytes_written()?.checked_sub(disk).context("a process has ended")?;
+        let fences = fences.bytes()?;
         works(&load)?;
         let copies = clean::processes(from, PROCESS)? + clean::processes(to, PROCESS)?;
         ensure!(copies == 1, "{copies} copies run");
@@ -158,6 +160,7 @@ impl Stage<'_> {
             whole_ms: millis(whole),
             sizes: checkpoint.sizes,
             disk_bytes: disk,
+            fence_bytes: fences,
             requests: checkpoint.requests,
             reconnects,
         })

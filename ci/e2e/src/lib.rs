@@ -6,6 +6,7 @@ pub mod clean;
 pub mod container;
 pub mod demo;
 pub mod events;
+pub mod fences;
 pub mod redis;
 pub mod runc;
 pub mod versions;

@@ -27,14 +27,17 @@ pub(super) fn run(bed: &Bed, config: &str, mib: u64) -> Result<Chain> {
     let begun = Instant::now();
     let frozen = source.checkpoint("images")?;
     source.sh(&format!("tar --create images | zstd --quiet --threads=0 -o {SHARED}"))?;
+    let archived = begun.elapsed();
     target.sh(&format!(
         "cp {SHARED} chain.tar.zst; zstd --decompress --stdout --quiet chain.tar.zst | tar --extract"
     ))?;
+    let asked = Instant::now();
     target.restore("images")?;
     let mut client = connect(networks.1.address)?;
-    let downtime = begun.elapsed();
+    let (first_reply, downtime) = (asked.elapsed(), begun.elapsed());
     let wrong = redis::check_fill(&mut client, keys)?;
     ensure!(wrong.is_empty(), "{} values are wrong after the usual chain", wrong.len());
+    let memory = target.sh("cat images/pages-*.img | wc --bytes")?.trim().parse()?;
     let images = target.bytes("images")?;
     let archive = target.bytes("chain.tar.zst")?;
     source.remove()?;
@@ -42,6 +45,9 @@ pub(super) fn run(bed: &Bed, config: &str, mib: u64) -> Result<Chain> {
     Ok(Chain {
         frozen_ms: millis(frozen),
         downtime_ms: millis(downtime),
+        archived_ms: millis(archived),
+        first_reply_ms: millis(first_reply),
+        memory_bytes: memory,
         archive_bytes: archive,
         disk_bytes: 2 * (images + archive),
     })

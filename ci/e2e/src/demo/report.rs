@@ -45,6 +45,8 @@ pub struct Move {
     pub sizes: Sizes,
     /// Written to local disks by our processes and CRIU on both nodes.
     pub disk_bytes: u64,
+    /// Of that, fences: who may run a pod is on disk before it is in the log.
+    pub fence_bytes: u64,
     /// Requests to the store for the checkpoint.
     pub requests: u64,
     /// How often the client lost its connection.
@@ -91,6 +93,12 @@ pub struct Chain {
     pub frozen_ms: f64,
     /// From the request to checkpoint to the first correct reply.
     pub downtime_ms: f64,
+    /// From the request to checkpoint until the archive is where both nodes see it; nobody waits for a disk.
+    pub archived_ms: f64,
+    /// From the start of `runc restore` to the first correct reply; all memory is there before it.
+    pub first_reply_ms: f64,
+    /// CRIU's images of memory. It does not look for zeros.
+    pub memory_bytes: u64,
     /// What was copied.
     pub archive_bytes: u64,
     /// Images and archives on both nodes' disks.
@@ -108,14 +116,16 @@ impl fmt::Display for Report {
         };
         line("frozen for memory and CRIU", ms(moved.frozen_ms), chain(|c| ms(c.frozen_ms)))?;
         line("no correct reply for", ms(moved.downtime_ms), chain(|c| ms(c.downtime_ms)))?;
-        line("restore: first correct reply", ms(moved.first_reply_ms), "-".to_owned())?;
-        line("restore: all memory there", ms(moved.resident_ms), "-".to_owned())?;
-        line("checkpoint durable after", ms(moved.durable_ms), "-".to_owned())?;
-        line("memory", moved.sizes.memory.to_string(), "-".to_owned())?;
+        let first_reply = chain(|c| ms(c.first_reply_ms));
+        line("restore: first correct reply", ms(moved.first_reply_ms), first_reply.clone())?;
+        line("restore: all memory there", ms(moved.resident_ms), first_reply)?;
+        line("checkpoint stored after", ms(moved.durable_ms), chain(|c| ms(c.archived_ms)))?;
+        line("memory", moved.sizes.memory.to_string(), chain(|c| bytes(c.memory_bytes)))?;
         line("  of it zero, not stored", moved.sizes.zero.to_string(), "-".to_owned())?;
         line("stored", moved.sizes.stored.to_string(), chain(|c| bytes(c.archive_bytes)))?;
         line("uploaded", moved.sizes.uploaded.to_string(), chain(|c| bytes(c.archive_bytes)))?;
         line("written to local disks", bytes(moved.disk_bytes), chain(|c| bytes(c.disk_bytes)))?;
+        line("  of it fences", bytes(moved.fence_bytes), chain(|_| bytes(0)))?;
         writeln!(
             f,
             "\nMoved back: frozen {}, no correct reply for {}, all memory there after {}.",
