@@ -7,7 +7,8 @@ use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::clean;
 use godwit_e2e::container::{Container, PROGRESS, SOON};
 use godwit_e2e::demo::Demo;
-use godwit_lab::{Image, LabOptions, Node, Spawned, wait};
+use godwit_lab::{AgentOptions, Image, LabOptions, Node, Spawned, wait};
+use godwit_types::names;
 
 fn there_and_back(bed: &Bed, container: &Container) -> Result<()> {
     container.there_and_back(&bed.n1, &bed.n2)
@@ -22,8 +23,36 @@ fn small_programs_move_there_and_back() -> Result<()> {
     there_and_back(&bed, &shell).context("a shell counter")?;
     let counter = Container::new("counter", Image::Mem, &["counter", "--file", PROGRESS]);
     there_and_back(&bed, &counter).context("a static program")?;
+    let plain = Container::new("plain", Image::Mem, &["ccounter", PROGRESS]);
+    there_and_back(&bed, &plain).context("a static program in C")?;
     let tree = Container::new("tree", Image::Mem, &["forktree", "--file", PROGRESS]);
     there_and_back(&bed, &tree).context("a tree of processes")
+}
+
+/// Says on its first standard output, which it has moved away, what it reads from a file that is deleted.
+const MOVED_STREAMS: &str = r#"
+exec 3>&1 >/dev/null; echo kept >/gone; exec 4</gone; rm /gone; i=0
+while :; do
+    i=$((i+1)); echo $i >/progress.new; mv /progress.new /progress
+    if [ -e /tell ]; then rm /tell; read -r word <&4; echo "still $word" >&3; fi
+    sleep 0.05
+done"#;
+
+#[test]
+fn streams_that_were_moved_and_files_that_were_deleted_go_along() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let (log, uri) = ("/run/streams.log", "file:///run/streams.log");
+    let web = Container::new("streams", Image::Shell, &["sh", "-c", MOVED_STREAMS])
+        .with(&["--log-uri", uri]);
+    web.run(&bed.n1)?;
+    web.wait_beyond(&bed.n1, 3)?;
+    web.move_to(&bed.n1, &bed.n2)?;
+    web.exec(&bed.n2, &["touch", "/tell"])?;
+    wait::until("what the deleted file held", SOON, || match bed.n2.read_file(log) {
+        Ok(text) if text == "still kept\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    Ok(())
 }
 
 #[test]
@@ -37,10 +66,64 @@ fn memory_that_is_written_discarded_and_forked_while_it_hydrates_is_right() -> R
         "2",
         "--disturb",
         "dontneed,munmap,mremap,fork",
+        "--disturb-every",
+        "256",
         "--file",
         PROGRESS,
     ];
-    there_and_back(&bed, &Container::new("writer", Image::Mem, &words))
+    let writer = Container::new("writer", Image::Mem, &words);
+    writer.run(&bed.n1)?;
+    writer.wait_beyond(&bed.n1, 3)?;
+    let quick = bed.n2.read_file(names::AGENT_CONFIG)?;
+    configure(&bed.n2, &format!("{quick}{SLOW}"))?;
+    writer.move_to(&bed.n1, &bed.n2)?;
+    disturbed_while_it_hydrates(&writer, &bed.n2)?;
+    configure(&bed.n2, &quick)?;
+    is_whole(&writer, &bed.n2)?;
+    clean::wait(&bed.n1)?;
+    writer.move_to(&bed.n2, &bed.n1)?;
+    is_whole(&writer, &bed.n1)?;
+    clean::wait(&bed.n2)?;
+    writer.remove(&bed.n1)?;
+    clean::wait(&bed.n1)
+}
+
+/// So slow that memory is on its way for as long as a test needs.
+const SLOW: &str = "max_bytes_per_second = 4194304\n";
+/// Two threads, each with each way of `memwriter`.
+const EACH_WAY: u64 = 2 * 4;
+
+/// Changes an agent's configuration, whose last section is the store's.
+fn configure(node: &Node, text: &str) -> Result<()> {
+    node.write_file(names::AGENT_CONFIG, text)?;
+    node.kill_agent()?;
+    Ok(node.start_agent(&AgentOptions::default())?)
+}
+
+/// Waits until it has disturbed its memory some more, and all of that was before its memory was there.
+fn disturbed_while_it_hydrates(writer: &Container, node: &Node) -> Result<()> {
+    let disturbed = || {
+        let line = writer.progress_line(node)?;
+        let count = line.split_whitespace().last().and_then(|word| word.parse::<u64>().ok());
+        count.with_context(|| format!("no number at the end of {line:?}"))
+    };
+    let enough = disturbed()? + EACH_WAY;
+    wait::until("memory to be disturbed", SOON, || match disturbed() {
+        Ok(now) if now >= enough => Ok(()),
+        other => Err(format!("{other:?} of {enough}")),
+    })?;
+    let state = writer.state(node)?;
+    ensure!(state == "hydrating", "it is {state}: memory was not slow enough for this test");
+    Ok(())
+}
+
+/// Waits until all memory is there and was looked at.
+fn is_whole(writer: &Container, node: &Node) -> Result<()> {
+    writer.wait_state(node, "running")?;
+    let now = writer.progress(node)?;
+    // Two whole rounds of both threads.
+    writer.wait_beyond(node, now + 2 * 2)?;
+    Ok(())
 }
 
 #[test]
