@@ -28,6 +28,7 @@ pub mod pod;
 pub mod process;
 pub mod reaper;
 pub mod restore;
+mod rootless;
 pub mod runc;
 pub mod service;
 pub mod spec;

@@ -13,6 +13,7 @@ use crate::events::event::Created;
 use crate::io::{Prepared, Stdio};
 use crate::mounts::{self, Mount};
 use crate::options::Options;
+use crate::rootless;
 use crate::runc::Streams;
 use crate::spec::Spec;
 use crate::state::Step;
@@ -40,6 +41,7 @@ impl Pod {
     /// # Errors
     /// Nothing of the container is left then.
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<u32> {
+        rootless::refuse()?;
         let spec = Spec::read(&request.bundle)?;
         spec.check_annotations()?;
         let container = Container::new(self.container_identity(&request), spec, self.reaper());
