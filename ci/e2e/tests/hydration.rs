@@ -159,6 +159,16 @@ impl Scene {
         self.is_complete()
     }
 
+    /// Waits until no restore holds the checkpoint in the store.
+    fn is_let_go(&self) -> Result<()> {
+        let pins = format!("find {STORE} -path '*/pins/*' -type f");
+        wait::until("the pins to go", SOON, || match self.node().sh(&pins) {
+            Ok(left) if left.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        Ok(())
+    }
+
     /// All memory is there, and it works with it.
     fn is_complete(&self) -> Result<()> {
         self.writer.wait_state(self.node(), "running").with_context(|| self.told())?;
@@ -260,7 +270,8 @@ fn an_agent_that_is_restarted_is_asked_again_and_every_page_is_right() -> Result
         told.contains("lost the agent; connecting again"),
         "what the pager says is lost: {told}"
     );
-    scene.is_right()
+    scene.is_right()?;
+    scene.is_let_go()
 }
 
 #[test]
