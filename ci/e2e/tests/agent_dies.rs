@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::bed::{Bed, Store};
-use godwit_e2e::container::{Container, SOON};
+use godwit_e2e::container::{Container, PROGRESS, SOON};
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
 use godwit_wire::failpoint::VARIABLE;
 
 /// So short that a sealed pod outlives it in a test.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(4);
 
-/// Steps of a checkpoint that stops, before the seal: the container runs on without any agent.
-const UNSEALED_SITES: [&str; 11] = [
+/// Steps of a checkpoint that stops, before the freeze: the container runs on without any agent.
+const UNFROZEN_SITES: [&str; 7] = [
     "phase-preflight",
+    "begin.sent",
     "begin.answered",
     "phase-prepare",
     "phase-pre-copy",
+    "criu-started.answered",
     "phase-freeze",
-    "frozen",
-    "dumped",
-    "kept",
-    "phase-upload",
-    "phase-commit",
-    "seal.before",
 ];
+
+/// Steps of it from the freeze to the seal: the same.
+const FROZEN_SITES: [&str; 7] =
+    ["freeze.sent", "frozen", "dumped", "kept", "phase-upload", "phase-commit", "seal.before"];
 
 /// Steps of it after the seal: the container stays as it is until an agent has settled the slot.
 const SEALED_SITES: [&str; 5] =
@@ -120,14 +120,116 @@ fn at_each_with(
 
 #[test]
 fn at_every_step_of_a_checkpoint_before_the_seal() -> Result<()> {
-    at_each(&UNSEALED_SITES, |bed, web, site| {
+    let sites = [&UNFROZEN_SITES[..], &FROZEN_SITES[..]].concat();
+    at_each(&sites, |bed, web, site| {
+        let before = bed.n1.log("containerd")?.len();
         checkpoint_dies(bed, web, site, &["--stop"])?;
-        // Nobody but its shim lets it run.
-        let then = web.progress(&bed.n1)?;
-        web.wait_beyond(&bed.n1, then)?;
-        ensure!(bed.n1.agent_pid().is_none(), "an agent helped");
+        runs_on(bed, web)?;
+        if FROZEN_SITES.contains(&site) {
+            thawed_for_its_agent(bed, web, before)?;
+        }
         moves_on(bed, web)
     })
+}
+
+/// As a container of some size does it: in its freeze there is more to put back.
+#[test]
+fn a_larger_container_in_its_freeze() -> Result<()> {
+    let settings = "freeze_deadline = \"2min\"\n";
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &[Image::Mem])?;
+    let words = ["memwriter", "--mib", "256", "--threads", "2", "--file", PROGRESS];
+    let writer = Container::new("writer", Image::Mem, &words);
+    let before = bed.n1.log("containerd")?.len();
+    checkpoint_dies(&bed, &writer, "dumped", &[])?;
+    runs_on(&bed, &writer)?;
+    thawed_for_its_agent(&bed, &writer, before)
+}
+
+/// Nobody but its shim lets it run.
+fn runs_on(bed: &Bed, web: &Container) -> Result<()> {
+    let then = web.progress(&bed.n1)?;
+    web.wait_beyond(&bed.n1, then)?;
+    ensure!(bed.n1.agent_pid().is_none(), "an agent helped");
+    Ok(())
+}
+
+/// It was thawed because its agent was gone, and neither the deadline nor a CRIU that hung was waited for. `before`: so long was the
+/// log when it began.
+fn thawed_for_its_agent(bed: &Bed, web: &Container, before: usize) -> Result<()> {
+    let log = wait::until("its shim to tell of the thaw", SOON, || {
+        let log = bed.n1.log("containerd").map_err(|error| error.to_string())?;
+        let since = log.get(before..).unwrap_or_default();
+        let pod = format!("pod=\"default+{}\"", web.id);
+        let of_pod: Vec<&str> = since.lines().filter(|line| line.contains(&pod)).collect();
+        let told = of_pod.join("\n");
+        if told.contains("thawed") { Ok(told) } else { Err(since.to_owned()) }
+    })?;
+    let gone = log.find("the agent of a checkpoint is gone").context("its end was not heard")?;
+    ensure!(log.rfind("thawed") > Some(gone), "{log}");
+    ensure!(!log.contains("freeze deadline"), "{log}");
+    Ok(())
+}
+
+/// containerd is killed and started again: it finds the container as it is, and lets it be.
+fn restart_containerd(container: &Container, node: &Node, listed: &str) -> Result<()> {
+    let look = || Ok::<_, anyhow::Error>((container.listed(node)?, has_pids(container, node)?));
+    let before = look()?;
+    ensure!(before == (listed.to_owned(), true), "{before:?}");
+    node.kill_containerd()?;
+    node.start_containerd()?;
+    let after = look()?;
+    ensure!(after == before, "{before:?} became {after:?}");
+    Ok(())
+}
+
+/// containerd takes a task without a process for one whose shim was forgotten.
+fn has_pids(container: &Container, node: &Node) -> Result<bool> {
+    let list = node.ctr(&["task", "ps", &container.id])?;
+    Ok(list.lines().any(|line| line.split_whitespace().next().is_some_and(is_pid)))
+}
+
+fn is_pid(word: &str) -> bool {
+    word.parse::<u32>().is_ok_and(|pid| pid > 0)
+}
+
+#[test]
+fn and_containerd_with_it_while_a_container_is_sealed_held_or_hydrating() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let web = counter("sealed");
+    checkpoint_dies(&bed, &web, "seal.sent", &["--stop"])?;
+    restart_containerd(&web, &bed.n1, "RUNNING")?;
+    moves_on(&bed, &web)?;
+    for (site, listed) in [("put-take-over.answered", "CREATED"), ("phase-hydrate", "RUNNING")] {
+        let web = counter(listed);
+        both_die_in_a_restore(&bed, &web, site, listed).with_context(|| format!("at {site}"))?;
+    }
+    Ok(())
+}
+
+/// The entry stands when the agent dies: it runs there, whoever started it, and nowhere else.
+fn both_die_in_a_restore(bed: &Bed, web: &Container, site: &str, listed: &str) -> Result<()> {
+    web.run(&bed.n1)?;
+    let id = web.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    web.remove(&bed.n1)?;
+    restart_agent(&bed.n2, Some(site))?;
+    std::thread::scope(|scope| {
+        let restore = scope.spawn(|| web.restore(&bed.n2, &id));
+        wait_agent_dead(&bed.n2, site)?;
+        wait::until("it to be where it waits", SOON, || match web.listed(&bed.n2) {
+            Ok(now) if now == listed => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        restart_containerd(web, &bed.n2, listed)?;
+        // Its own connection to containerd may have broken in the middle.
+        drop(restore.join());
+        restart_agent(&bed.n2, None)
+    })?;
+    ensure!(settled(web, &bed.n2)?, "it does not run");
+    web.wait_beyond(&bed.n2, web.progress(&bed.n2)?)?;
+    ensure!(web.restore(&bed.n1, &newest(web, &bed.n1)?).is_err(), "it runs twice");
+    web.remove(&bed.n1)?;
+    web.checkpoint(&bed.n2, &["--stop"])?;
+    web.remove(&bed.n2)
 }
 
 #[test]
