@@ -46,14 +46,15 @@ pub async fn orphaned() -> bool {
 
 /// Removes what pagers have left whose shims were killed; whether all of it is gone.
 fn sweep() -> bool {
-    parents().iter().fold(true, |all, parent| sweep_below(parent, lives) && all)
+    // All of them, whatever the first comes to.
+    parents().iter().filter(|parent| !sweep_below(parent, lives)).count() == 0
 }
 
 fn sweep_below(parent: &Path, lives: impl Fn(u32) -> bool) -> bool {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     let dirs = entries.map(|entry| entry.path());
     let orphans = dirs.filter(|dir| shim_of(dir).is_some_and(|shim| !lives(shim)));
-    orphans.fold(true, |all, dir| is_removed(&dir) && all)
+    orphans.filter(|dir| !is_removed(dir)).count() == 0
 }
 
 /// One with a process in it cannot be removed.
