@@ -281,7 +281,7 @@ fn mixed(of: [u64; 3]) -> u64 {
 fn scrambled(seed: u64, round: u64) -> Memory {
     let last = |p| (0..=round).rev().find(|r| *r == 0 || mixed([seed, p, *r]) % 8 < 6);
     let contents = |p| 1 + p as u32 + 1000 * last(p).unwrap_or(0) as u32;
-    let lazy = |p| mixed([seed, p, 1000 + round]) % 4 > 0;
+    let lazy = |p| !mixed([seed, p, 1000 + round]).is_multiple_of(4);
     let pages = (0..512).map(|p| (p, (contents(p), lazy(p))));
     BTreeMap::from([(Space::Task(1), pages.collect())])
 }
