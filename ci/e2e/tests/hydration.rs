@@ -1,6 +1,10 @@
 //! What happens to a container whose memory is still on its way when a part of the node, or the store, is lost: it goes on with the
 //! right memory, or it is killed and that is told. It never sees a page that is not its own: the program in it looks at every page.
 
+mod hydration {
+    mod order;
+}
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -57,17 +61,12 @@ impl Scene {
         &self.bed.n2
     }
 
-    /// Changes how fast the agent of that node may read; the store's section is the last one of its configuration.
     fn read_at(&self, from: &str, to: &str) -> Result<()> {
-        let text = self.node().read_file(names::AGENT_CONFIG)?;
-        let text = text.strip_suffix(from).context("the end of the configuration")?;
-        self.node().write_file(names::AGENT_CONFIG, format!("{text}{to}"))?;
-        self.restart_agent()
+        read_at(self.node(), from, to)
     }
 
     fn restart_agent(&self) -> Result<()> {
-        self.node().kill_agent()?;
-        Ok(self.node().start_agent(&AgentOptions::default())?)
+        restart_agent(self.node())
     }
 
     /// Continues it; it works and its memory is on its way when this returns.
@@ -181,6 +180,19 @@ impl Scene {
         ensure!(left.is_empty(), "{left}");
         Ok(())
     }
+}
+
+/// Changes how fast the agent of a node may read; the store's section is the last one of its configuration.
+fn read_at(node: &Node, from: &str, to: &str) -> Result<()> {
+    let text = node.read_file(names::AGENT_CONFIG)?;
+    let text = text.strip_suffix(from).context("the end of the configuration")?;
+    node.write_file(names::AGENT_CONFIG, format!("{text}{to}"))?;
+    restart_agent(node)
+}
+
+fn restart_agent(node: &Node) -> Result<()> {
+    node.kill_agent()?;
+    Ok(node.start_agent(&AgentOptions::default())?)
 }
 
 fn kill(node: &Node, program: &str) -> Result<()> {
