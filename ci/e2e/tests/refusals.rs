@@ -13,15 +13,35 @@ fn sleeper(id: &str) -> Container {
     Container::new(id, Image::Shell, &["sleep", "infinity"])
 }
 
-/// Every file of the store: logs, intents, pins, manifests, packs. But for the first entry of a log (they are numbered
-/// downward), which says that this node runs the container: its first checkpoint begins with it, whatever comes of that.
+/// Every file of the store: logs, intents, pins, manifests, packs.
 fn stored(node: &Node) -> Result<String> {
-    let first_entry = u64::MAX - 1;
-    Ok(node.sh(&format!("find {STORE} -type f | grep -v '/log/{first_entry}$' | sort"))?)
+    Ok(node.sh(&format!("find {STORE} -type f | sort"))?)
 }
 
-/// The sentence with which a checkpoint is refused. The container runs on, the store is as it was.
+/// The same, but for the first entry of each log (they are numbered downward): what is found only while a checkpoint is made is found
+/// after its lineage has begun.
+fn stored_later(node: &Node) -> Result<String> {
+    let first_entry = format!("/log/{}", u64::MAX - 1);
+    let all = stored(node)?;
+    Ok(all.lines().filter(|path| !path.ends_with(&first_entry)).collect::<Vec<_>>().join("\n"))
+}
+
+/// The sentence with which a checkpoint is refused before anything is done. The container runs on, the store is as it was.
 fn refused(container: &Container, node: &Node, flags: &[&str]) -> Result<String> {
+    refused_as(container, node, flags, stored)
+}
+
+/// The sentence with which a checkpoint is refused while it is made.
+fn refused_later(container: &Container, node: &Node, flags: &[&str]) -> Result<String> {
+    refused_as(container, node, flags, stored_later)
+}
+
+fn refused_as(
+    container: &Container,
+    node: &Node,
+    flags: &[&str],
+    stored: impl Fn(&Node) -> Result<String>,
+) -> Result<String> {
     let before = stored(node)?;
     let told = container.checkpoint(node, flags);
     let sentence = match told {
@@ -82,13 +102,36 @@ fn what_a_process_has_open_or_is() -> Result<()> {
             &["--mount", PEER],
             "unix socket /run/containerd/containerd.sock of a process outside",
         ),
-        ("vfork", &[], "(hold) is in state D"),
     ] {
         let held = holds(&bed, what, options)?;
         expect(&refused(&held, &bed.n1, &[])?, words)?;
         expect(&refused(&held, &bed.n1, &["--stop"])?, words)?;
     }
-    Ok(())
+    let held = holds(&bed, "vfork", &[])?;
+    let words = "(hold) is in state D";
+    expect(&refused_later(&held, &bed.n1, &[])?, words)?;
+    expect(&refused_later(&held, &bed.n1, &["--stop"])?, words)
+}
+
+/// The pid of a container's first process.
+fn pid_of(node: &Node, id: &str) -> Result<u32> {
+    let tasks = node.ctr(&["task", "ls"])?;
+    let line = tasks.lines().find(|line| line.starts_with(id)).context("a line")?;
+    Ok(line.split_whitespace().nth(1).context("a pid")?.parse()?)
+}
+
+#[test]
+fn what_could_be_stopped_and_not_be_continued() -> Result<()> {
+    let images = [Image::Shell, Image::Mem];
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &images)?;
+    let plugged = sleeper("plugged");
+    plugged.run(&bed.n1)?;
+    let netns = pid_of(&bed.n1, "plugged")?;
+    bed.n1.sh(&format!("ip link add plugged0 type veth peer name eth0 netns {netns}"))?;
+    expect(&refused(&plugged, &bed.n1, &["--stop"])?, "has the interface eth0")?;
+
+    let held = holds(&bed, "mount", &["--privileged"])?;
+    expect(&refused(&held, &bed.n1, &["--stop"])?, "a mount at /held-mount")
 }
 
 #[test]
@@ -111,12 +154,15 @@ fn what_a_container_shares_or_is_doing() -> Result<()> {
 
     let first = sleeper("first");
     first.run(&bed.n1)?;
-    let pid = bed.n1.ctr(&["task", "ls"])?;
-    let line = pid.lines().find(|line| line.starts_with("first")).context("a line")?;
-    let pid = line.split_whitespace().nth(1).context("a pid")?;
+    let pid = pid_of(&bed.n1, "first")?;
     let second = sleeper("second").with(&["--with-ns", &format!("pid:/proc/{pid}/ns/pid")]);
     second.run(&bed.n1)?;
     expect(&refused(&second, &bed.n1, &[])?, "shares its pid namespace")?;
+
+    let stopped = pid_of(&bed.n1, "first")?;
+    bed.n1.sh(&format!("kill -STOP {stopped}"))?;
+    expect(&refused(&first, &bed.n1, &["--stop"])?, "is stopped")?;
+    bed.n1.sh(&format!("kill -CONT {stopped}"))?;
 
     let exec = ["ctr", "task", "exec", "--exec-id", "long", "first", "sleep", "60"];
     let _session = bed.n1.spawn(&exec)?;
@@ -229,8 +275,8 @@ fn what_does_not_fit() -> Result<()> {
     let images = [Image::Shell, Image::Mem];
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &images)?;
     let large = writer(&bed, "large", 512)?;
-    expect(&refused(&large, &bed.n1, &[])?, "raise the memory budget")?;
-    expect(&refused(&large, &bed.n1, &["--stop"])?, "raise the memory budget")?;
+    expect(&refused_later(&large, &bed.n1, &[])?, "raise the memory budget")?;
+    expect(&refused_later(&large, &bed.n1, &["--stop"])?, "raise the memory budget")?;
     large.remove(&bed.n1)?;
 
     let small = writer(&bed, "small", 32)?;

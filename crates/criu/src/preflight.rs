@@ -65,6 +65,12 @@ pub enum Refusal {
         /// Who traces it.
         tracer: u32,
     },
+    /// A process that was stopped: CRIU waits for it without end.
+    #[error("process {pid} is stopped (SIGSTOP, SIGTSTP); continue it first (kill -CONT)")]
+    Stopped {
+        /// The process.
+        pid: u32,
+    },
     /// A process that did not grow out of the container's init: an exec session.
     #[error("process {pid} ({command}) was started by exec; wait for it to end")]
     ExecSession {
@@ -105,7 +111,7 @@ pub enum Refusal {
     },
     /// A terminal.
     #[error(
-        "the container has a terminal; containers with a tty or an attached stdin cannot be moved; start it without"
+        "the container has a terminal, whose other end cannot follow; start it without a tty"
     )]
     Terminal,
     /// The node's pid namespace, or that of another container.

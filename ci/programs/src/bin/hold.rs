@@ -32,6 +32,8 @@ enum What {
     MappedDevice,
     /// A FUSE file system at `/fuse` that it serves (and never answers for).
     Fuse,
+    /// A temporary file system at `/held-mount`, of which its container's spec says nothing.
+    Mount,
     /// A connection to the gRPC server at the unix socket `/peer.sock`.
     UnixPeer,
     /// A thread that waits in `vfork` for a child which executes nothing.
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         What::Device => held::device(),
         What::MappedDevice => held::mapped_device(),
         What::Fuse => held::fuse(),
+        What::Mount => held::mount(),
         What::UnixPeer => held::unix_peer(),
         What::Vfork => held::vfork(),
     };

@@ -137,6 +137,20 @@ pub fn fuse() -> io::Result<Held> {
     }
 }
 
+/// A temporary file system at `/held-mount`.
+///
+/// # Errors
+/// The kernel's.
+pub fn mount() -> io::Result<Held> {
+    std::fs::create_dir("/held-mount")?;
+    let (source, target, kind) = (c"hold".as_ptr(), c"/held-mount".as_ptr(), c"tmpfs".as_ptr());
+    // SAFETY: all strings end with a zero byte and outlive the call; a tmpfs needs no options.
+    match unsafe { libc::mount(source, target, kind, 0, std::ptr::null()) } {
+        0 => Ok(Held(None)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A connection to a gRPC server, which has greeted: the other end is surely accepted.
 ///
 /// # Errors

@@ -8,6 +8,9 @@ use super::Refusal;
 pub(super) fn check(pid: u32, init: u32, members: &BTreeSet<u32>) -> Vec<Refusal> {
     let Some(status) = Status::of(pid) else { return Vec::new() };
     let mut refusals = Vec::new();
+    if status.state == 'T' {
+        refusals.push(Refusal::Stopped { pid });
+    }
     if status.tracer != 0 {
         refusals.push(Refusal::Traced { pid, tracer: status.tracer });
     }
@@ -88,6 +91,21 @@ mod tests {
         end(child);
         assert!(matches!(&outside[0], Refusal::ExecSession { pid: p, .. } if *p == pid));
         assert_eq!(inside, []);
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_is_named() {
+        let child = sleeper();
+        let (pid, me) = (child.id(), std::process::id());
+        let found = || check(pid, me, &BTreeSet::from([me, pid]));
+        let raw = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while found() != [Refusal::Stopped { pid }] {
+            assert!(std::time::Instant::now() < until, "{:?}", found());
+            std::thread::yield_now();
+        }
+        end(child);
     }
 
     #[test]

@@ -26,25 +26,22 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
     let (init, spec, cgroup) =
         (source.container.pid, source.spec.clone(), freezer(&source.container)?);
     let (id, cgroups) = (source.container.id.clone(), source.container.cgroups.clone());
-    let found = blocking(move || {
+    blocking(move || {
         let members = pids(&cgroup)?;
         let paths = cgroups.iter().map(|cgroup| Path::new(&cgroup.path));
         if let Some(below) = of_cgroups(&id, paths, &members) {
             return Err(CheckpointError::Refused(below));
         }
+        let pids: Vec<u32> = members.into_iter().filter_map(|p| p.try_into().ok()).collect();
+        let found = preflight::check(Subject { init, pids: &pids, spec: &spec });
+        if let Some(reason) = found.into_iter().next() {
+            return Err(CheckpointError::Unfit { container: id, reason });
+        }
         // What a restore would refuse is refused while it runs.
         let sources = mount_sources::sources(&MountPlan::of(init, &spec)?, &spec);
-        lasting(&id, sources.err().unwrap_or_default())?;
-        let pids: Vec<u32> = members.into_iter().filter_map(|p| p.try_into().ok()).collect();
-        Ok::<_, CheckpointError>(preflight::check(Subject { init, pids: &pids, spec: &spec }))
+        lasting(&id, sources.err().unwrap_or_default())
     })
-    .await?;
-    match found.into_iter().next() {
-        Some(reason) => {
-            Err(CheckpointError::Unfit { container: source.container.id.clone(), reason })
-        }
-        None => Ok(()),
-    }
+    .await
 }
 
 /// The restored container has one cgroup with the limits of its spec: those that it made below would be lost. In a hierarchy that runc
