@@ -110,9 +110,7 @@ pub enum Refusal {
         wchan: String,
     },
     /// A terminal.
-    #[error(
-        "the container has a terminal, whose other end cannot follow; start it without a tty"
-    )]
+    #[error("the container has a terminal, whose other end cannot follow; start it without a tty")]
     Terminal,
     /// The node's pid namespace, or that of another container.
     #[error(
