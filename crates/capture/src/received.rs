@@ -74,7 +74,7 @@ pub(crate) fn append(runs: &mut Vec<FrozenRun>, run: FrozenRun) {
 }
 
 /// Everything that CRIU sent for one container, by address space; complete and acknowledged.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Received {
     pub(crate) spaces: BTreeMap<Space, Vec<FrozenRun>>,
     pub(crate) spans: Vec<Span>,

@@ -87,6 +87,14 @@ impl Budget {
         Ok(Reservation { bytes, _permit: permit })
     }
 
+    /// Reserves all of this if it is free, without waiting.
+    #[must_use]
+    pub fn reserve_now(&self, bytes: Bytes) -> Option<Reservation> {
+        let units = u32::try_from(bytes.0.div_ceil(UNIT)).ok()?;
+        let permit = Arc::clone(&self.units).try_acquire_many_owned(units).ok()?;
+        Some(Reservation { bytes, _permit: permit })
+    }
+
     /// Reserves what is free, at most this much, without waiting: for what may be needed and is not expected.
     #[must_use]
     pub fn spare(&self, most: Bytes) -> Option<Reservation> {
@@ -113,6 +121,8 @@ mod tests {
         drop(first);
         let second = second.await.unwrap();
         assert_eq!(second.bytes(), Bytes(4 << 20));
+        assert!(budget.reserve_now(Bytes(7 << 20)).is_none());
+        assert_eq!(budget.reserve_now(Bytes(6 << 20)).unwrap().bytes(), Bytes(6 << 20));
         let spare = budget.spare(Bytes(2 << 20)).unwrap();
         assert_eq!(spare.bytes(), Bytes(2 << 20));
         assert_eq!(budget.spare(Bytes(99 << 20)).map(|rest| rest.bytes()), Some(Bytes(4 << 20)));

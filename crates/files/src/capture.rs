@@ -112,6 +112,14 @@ impl Layer {
         self.round(&scan.index.entries, &scan.places, scan.contents)
     }
 
+    /// Hands all that was stored so far to the sink: whoever waits for the sink then waits for nothing of it in the freeze.
+    ///
+    /// # Errors
+    /// The sink refused it.
+    pub fn hand_on(&self, scan: &mut Scan) -> Result<(), FilesError> {
+        scan.contents.hand_on()
+    }
+
     fn round(
         &self,
         before: &[Entry],

@@ -57,12 +57,13 @@ impl Files {
         Ok(Some(Self { layer, scan, cgroup, budget }))
     }
 
-    /// A further round.
+    /// A further round, all of which is handed to the sink.
     ///
     /// # Errors
     /// [`CheckpointError`].
     pub(super) fn rescan(self) -> Result<Self, CheckpointError> {
-        let scan = self.layer.rescan(self.scan)?;
+        let mut scan = self.layer.rescan(self.scan)?;
+        self.layer.hand_on(&mut scan)?;
         Ok(Self { scan, ..self })
     }
 

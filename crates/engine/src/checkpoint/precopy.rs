@@ -1,7 +1,7 @@
 //! What is read and stored while the pod still runs, and the memory that is set aside for its freeze.
 //!
-//! A pod that is given away, or is larger than the budget, is read ahead, and what was read is durable before memory is
-//! reserved and before anything is frozen: neither the freeze nor anybody else's checkpoint waits for that upload.
+//! Memory is set aside first: it may be waited for, and what was read before would be old then. A pod that is given away, or is larger
+//! than the budget, is read ahead, and what was read is durable before anything is frozen.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,13 +36,15 @@ pub(super) struct Ready {
     pub(super) capture: Arc<Capture>,
     pub(super) read: Read,
     /// Held until all of it is stored.
-    pub(super) reserved: Reservation,
+    pub(super) reserved: Share,
     /// For the unexpected.
     pub(super) spare: Option<Reservation>,
 }
 
+/// A share of the budget, and what was taken beside it.
+pub(super) type Share = (Reservation, Option<Reservation>);
+
 /// What was read while the pod ran.
-#[derive(Default)]
 pub(super) struct Read {
     /// What is known of its memory, if that was read ahead.
     pub(super) baselines: Option<Arc<Baselines>>,
@@ -50,6 +52,14 @@ pub(super) struct Read {
     pub(super) stored: MemoryStats,
     /// Its files.
     pub(super) files: Option<Files>,
+}
+
+impl Read {
+    /// A further round of its files, handed on to the store.
+    fn rescan(self) -> Result<Self, CheckpointError> {
+        let files = self.files.map(Files::rescan).transpose()?;
+        Ok(Self { files, ..self })
+    }
 }
 
 impl Ready {
@@ -60,43 +70,50 @@ impl Ready {
 }
 
 impl Work<'_> {
-    /// Reads ahead where that is needed, waits for a share of the budget, and makes the receiver ready.
+    /// Waits for a share of the budget, reads ahead where that is needed, and makes the receiver ready.
     pub(super) async fn pre_copy(
         &self,
         ahead: &Ahead<'_>,
         journal: &Journal,
     ) -> Result<(Ready, Receiving), CheckpointError> {
-        let mut capture = self.plan(ahead).await?;
+        let (capture, reserved) = self.reserve(ahead).await?;
         journal.gauge().expect(capture.private().0);
-        let mut read = Read { files: self.files(ahead).await?, ..Read::default() };
-        let reserved = loop {
-            self.read_ahead(ahead, &capture, &mut read).await?;
-            let asked = Instant::now();
-            let reserved = self.node.budget.reserve(self.need(&capture)).await?;
-            if asked.elapsed() < FRESH {
-                break reserved;
-            }
-            capture = self.plan(ahead).await?;
-            if self.need(&capture).0 <= reserved.bytes().0 {
-                break reserved;
-            }
-        };
+        let mut read = self.read(ahead, &capture).await?;
+        if read.baselines.is_some() {
+            // That took long: what was written meanwhile is read before the freeze, not in it.
+            ahead.stage.settled().await?;
+            read = blocking(move || read.rescan()).await?;
+            ahead.stage.settled().await?;
+        }
         // A process that forks until it is frozen brings all of its memory once more, for each child.
         let spare = self.node.budget.spare(Bytes(2 * capture.private().0));
         let room = spare.as_ref().map_or(Bytes(0), Reservation::bytes);
-        let shared = Arc::clone(&capture);
-        let (read, receiving) = blocking(move || {
-            let receiving = shared.receive(read.baselines.as_ref(), room)?;
-            let files = match read.baselines.is_some() {
-                // That took long: what was written meanwhile is read before the freeze, not in it.
-                true => read.files.map(Files::rescan).transpose()?,
-                false => read.files,
-            };
-            Ok::<_, CheckpointError>((Read { files, ..read }, receiving))
-        })
-        .await?;
+        let (shared, baselines) = (Arc::clone(&capture), read.baselines.clone());
+        let receiving = blocking(move || Ok(shared.receive(baselines.as_ref(), room)?)).await?;
         journal.gauge().advance(capture.private().0);
         Ok((Ready { capture, read, reserved, spare }, receiving))
+    }
+
+    /// Looks at the memory and waits for its share of the budget. What grew while it waited is taken beside it, if it is free; else
+    /// all of it is asked for again.
+    async fn reserve(&self, ahead: &Ahead<'_>) -> Result<(Arc<Capture>, Share), CheckpointError> {
+        let budget = &self.node.budget;
+        let mut capture = self.plan(ahead).await?;
+        loop {
+            let asked = Instant::now();
+            let reserved = budget.reserve(self.need(&capture)).await?;
+            if asked.elapsed() < FRESH {
+                return Ok((capture, (reserved, None)));
+            }
+            capture = self.plan(ahead).await?;
+            let grown = Bytes(self.need(&capture).0.saturating_sub(reserved.bytes().0));
+            if grown.0 == 0 {
+                return Ok((capture, (reserved, None)));
+            }
+            if let Some(more) = budget.reserve_now(grown) {
+                return Ok((capture, (reserved, Some(more))));
+            }
+        }
     }
 
     fn for_files(&self) -> Bytes {
@@ -121,38 +138,29 @@ impl Work<'_> {
         .await
     }
 
-    /// The first round of its files.
-    async fn files(&self, ahead: &Ahead<'_>) -> Result<Option<Files>, CheckpointError> {
-        let container = ahead.source.container.clone();
-        let cgroup = freezer(&container)?;
-        let (earlier, for_files) = (ahead.earlier.cloned(), self.for_files());
-        let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
-        let stop = self.outside.stop().clone();
-        blocking(move || {
-            let known = earlier.as_ref().and_then(|e| e.files(&container.id));
-            Files::scan(&container, cgroup, for_files, known.as_ref(), &packs, sink, stop)
-        })
-        .await
-    }
-
-    /// Reads and stores its memory, if it is to be compared in the freeze and was not read yet.
-    async fn read_ahead(
+    /// The first round of its files, and its memory, if that is to be compared in the freeze.
+    async fn read(
         &self,
         ahead: &Ahead<'_>,
         capture: &Arc<Capture>,
-        read: &mut Read,
-    ) -> Result<(), CheckpointError> {
-        if !capture.pre_reads() || read.baselines.is_some() {
-            return Ok(());
-        }
+    ) -> Result<Read, CheckpointError> {
+        let container = ahead.source.container.clone();
+        let cgroup = freezer(&container)?;
         let (capture, earlier) = (Arc::clone(capture), ahead.earlier.cloned());
-        let name = ahead.source.container.id.clone();
-        let (baselines, stored) = blocking(move || {
-            let parent = earlier.as_ref().and_then(|e| e.of(&name));
-            Ok::<_, CheckpointError>(capture.pre_read(parent)?)
+        let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
+        let (for_files, stop) = (self.for_files(), self.outside.stop().clone());
+        blocking(move || {
+            let name = &container.id;
+            let known = earlier.as_ref().and_then(|e| e.files(name));
+            let known = known.as_ref();
+            let files = Files::scan(&container, cgroup, for_files, known, &packs, sink, stop)?;
+            let parent = earlier.as_ref().and_then(|e| e.of(name));
+            let (baselines, stored) = match capture.pre_reads() {
+                true => capture.pre_read(parent).map(|(known, stored)| (Some(known), stored))?,
+                false => (None, MemoryStats::default()),
+            };
+            Ok::<_, CheckpointError>(Read { baselines, stored, files })
         })
-        .await?;
-        (read.baselines, read.stored) = (Some(baselines), stored);
-        Ok(ahead.stage.settled().await?)
+        .await
     }
 }

@@ -103,7 +103,7 @@ impl Work<'_> {
         let files = ready.read.files.take();
         let frozen = self.freeze(dump, files, &stage, peer).await?;
         ready.give_back(&frozen.dumped.received);
-        let Ready { capture, read, reserved: _held, spare: _spare } = ready;
+        let Ready { capture, read, reserved, spare } = ready;
         let Read { baselines, stored: pre_read, .. } = read;
 
         journal.enter(Phase::Upload);
@@ -115,8 +115,11 @@ impl Work<'_> {
             let (assembled, dumped, files) = blocking(move || {
                 let files = files.map(godwit_files::Frozen::finish).transpose()?;
                 let earlier = earlier.as_deref();
-                let (mut assembled, dumped) =
+                let (mut assembled, mut dumped) =
                     assemble(&capture, dumped, baselines.as_deref(), earlier, &name)?;
+                // All of it is in packs: others may have the memory.
+                drop(std::mem::take(&mut dumped.received));
+                drop((reserved, spare));
                 if let Some(earlier) = earlier.filter(|_| is_thawed) {
                     let beside = Beside { pre_read: &pre_read, files: files.as_ref() };
                     compact(&capture, &mut assembled, &beside, earlier)?;

@@ -45,6 +45,12 @@ impl Contents {
         Ok(Self { writer, frames, open: None, kept: Vec::new(), room: None, stats })
     }
 
+    /// Hands all that was written so far to the sink.
+    pub(super) fn hand_on(&mut self) -> Result<(), FilesError> {
+        self.close()?;
+        Ok(self.writer.hand_on()?)
+    }
+
     /// From now on so many bytes are kept in memory rather than written.
     pub(super) fn enter_freeze(&mut self, room: u64) {
         self.room = Some(room);

@@ -157,12 +157,20 @@ impl PackWriter {
         self.stored
     }
 
+    /// Hands the open, partly filled pack to the sink; what comes later begins another one.
+    ///
+    /// # Errors
+    /// The sink refused it.
+    pub fn hand_on(&mut self) -> Result<(), WriteError> {
+        close(&self.registry, &*self.sink, self.open.take())
+    }
+
     /// Hands the last, partly filled pack to the sink.
     ///
     /// # Errors
     /// The sink refused it.
     pub fn finish(mut self) -> Result<(), WriteError> {
-        close(&self.registry, &*self.sink, self.open.take())
+        self.hand_on()
     }
 }
 
