@@ -1,6 +1,6 @@
 //! Which frames are worth rewriting, and which of them there is room for.
 
-use godwit_image::{FrameRef, FrameUsage, PackKind, PackRecord, PackSlot};
+use godwit_image::{FrameRef, FrameUsage, PackKind, PackRecord, PackSlot, SpaceHead};
 
 use super::{Compaction, PAGE, bound, reading_bound};
 
@@ -49,12 +49,15 @@ impl Room {
 pub(super) fn frames(request: &Compaction<'_>) -> Vec<FrameRef> {
     let mut usage = FrameUsage::default();
     request.spaces.iter().for_each(|s| s.map.count_usage(&mut usage));
+    let by_space: Vec<FrameUsage> = request.spaces.iter().map(|s| usage_of(s)).collect();
     let table = request.packs.table();
     let earlier = table.iter().filter(|(slot, record)| {
         record.name.kind == PackKind::Data && !request.packs.is_own(*slot)
     });
     let candidates = earlier.flat_map(|(slot, record)| {
-        Pack { slot, record, usage: &usage, others: request.others }.candidates()
+        let pack =
+            Pack { slot, record, usage: &usage, by_space: &by_space, others: request.others };
+        pack.candidates()
     });
     let candidates = candidates.collect();
     let increment = request.increment;
@@ -66,11 +69,18 @@ pub(super) fn frames(request: &Compaction<'_>) -> Vec<FrameRef> {
     chosen
 }
 
+fn usage_of(space: &SpaceHead) -> FrameUsage {
+    let mut usage = FrameUsage::default();
+    space.map.count_usage(&mut usage);
+    usage
+}
+
 /// A pack of an earlier checkpoint.
 struct Pack<'a> {
     slot: PackSlot,
     record: &'a PackRecord,
     usage: &'a FrameUsage,
+    by_space: &'a [FrameUsage],
     others: &'a FrameUsage,
 }
 
@@ -100,12 +110,14 @@ impl Pack<'_> {
     fn frame(&self, frame: u32, pages: u32) -> Option<Candidate> {
         let record = self.record.frames.get(frame)?;
         let at = FrameRef { pack: self.slot, frame };
+        // It is read once for each space that uses it.
+        let readers = self.by_space.iter().filter(|usage| usage.of_frame(at) > 0).count();
         let used = u64::from(pages) * PAGE as u64 * 1000 / u64::from(record.raw).max(1);
         (self.others.of_frame(at) == 0).then(|| Candidate {
             used,
             frames: vec![at],
             write: record.stored_for(pages).0,
-            read: record.stored.into(),
+            read: u64::from(record.stored) * readers as u64,
             parts: Vec::new(),
         })
     }
