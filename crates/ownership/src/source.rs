@@ -377,6 +377,11 @@ impl Machine for Source {
             (Step::Committing(_) | Step::Checking(_) | Step::WaitingToCheck(_), Event::Cancel) => {
                 vec![Action::Done(Ending::GivenUp(Refusal::Cancelled))]
             }
+            // Nothing was PUT: a fence that this operation wrote names a lineage that there is not.
+            (Step::Examining(start), Event::Cancel) => {
+                let unfence = start.is_some() && self.spec.fence.is_none();
+                self.tells(ToShim::Cancel { unfence }, Ending::GivenUp(Refusal::Cancelled))
+            }
             (_, Event::Cancel) => self.cancel(Refusal::Cancelled),
             (Step::Telling(_), event) => self.advance(event),
             (_, Event::Shim(ToAgent::Refused(refusal))) => {

@@ -114,7 +114,7 @@ fn a_pod_that_cannot_be_checkpointed_begins_no_lineage() {
     source.step(Event::Newest(Read::Known(None)));
     assert_eq!(source.step(Event::Shim(ToAgent::Begun)), [Action::Examine]);
     let told = source.step(Event::Cancel);
-    assert_eq!(told, [Action::Tell(ToShim::Cancel { unfence: false })]);
+    assert_eq!(told, [Action::Tell(ToShim::Cancel { unfence: true })]);
     let ended = source.step(Event::Shim(ToAgent::Done));
     assert_eq!(ended, [Action::Done(Ending::GivenUp(Refusal::Cancelled))]);
 }
