@@ -9,7 +9,7 @@ use godwit_criu::launch::Launcher;
 use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
 use godwit_engine::frames::source::HandedOver;
-use godwit_engine::node::{NO_CLUSTER, Operations};
+use godwit_engine::node::{NO_CLUSTER, Operations, Restored};
 use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat};
 use godwit_types::{MachineId, names};
@@ -86,6 +86,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         restores: Semaphore::new(config.operations),
         handed: HandedOver::default(),
         progress: Operations::default(),
+        restored: Restored::default(),
     })
 }
 

@@ -20,7 +20,7 @@ at once; a deletion is carried through; gc ends where a later one goes on. A sec
 JSON: one document for each command. checkpoint: its report · list: {checkpoints, unreadable} · show: {manifest, state, owner, \
 held, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
 [ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed, failed} · status: \
-{version, node, criu, stores, pods, operations, budget} · version: {version}. On standard error, a failure: {code, message, causes}
+{version, node, criu, stores, pods, operations, restored, budget} · version: {version}. On standard error, a failure: {code, message, causes}
 
 READS in list and show is the read amplification (JSON: read_amplification): stored bytes of all frames that a restore fetches for \
 memory, divided by the part of them that holds this checkpoint's pages. 1.00x is ideal; increments raise it, checkpoints that leave \
@@ -30,7 +30,7 @@ Restore and fork with containerd's own client, on any node whose agent has the s
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/restore-from=ID IMAGE NAME
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/fork-from=ID IMAGE NAME
 Beside either: --annotation godwit.dev/store=NAME · --annotation godwit.dev/volumes=DESTINATION,… for writable bind mounts whose \
-files you have brought there · beside restore-from, if the container's node is dead: \
+files you have brought there · --annotation godwit.dev/hydrate=before-start to run it only when all of its memory is there · beside restore-from, if the container's node is dead: \
 --annotation godwit.dev/force=REASON";
 
 /// Move running containers without landing them on a disk.
@@ -240,7 +240,9 @@ mod tests {
 
     #[test]
     fn the_help_names_every_annotation() {
-        for annotation in ["restore-from=", "fork-from=", "store=", "volumes=", "force="] {
+        for annotation in
+            ["restore-from=", "fork-from=", "store=", "volumes=", "hydrate=", "force="]
+        {
             assert!(AFTER_HELP.contains(&format!("--annotation godwit.dev/{annotation}")));
         }
     }

@@ -227,7 +227,23 @@ pub(crate) fn status(status: &AgentStatus) -> String {
     if !status.operations.is_empty() {
         parts.push(format!("\n{}", operations(status)));
     }
+    if !status.restored.is_empty() {
+        parts.push(format!("\n{}", restored(status)));
+    }
     parts.join("\n")
+}
+
+fn restored(status: &AgentStatus) -> Table {
+    let mut restored = table(&["RESTORED", "CONTAINER", "RAN AFTER", "ALL MEMORY AFTER", "FAULTS"]);
+    for r in &status.restored {
+        let (whole, faults) = match r.hydrated {
+            Some(h) => (format!("{} ms", h.ms), h.faults.to_string()),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        let ran = format!("{:.0} ms", r.resumed_ms);
+        restored.add_row([r.checkpoint.to_string(), r.container.clone(), ran, whole, faults]);
+    }
+    restored
 }
 
 fn operations(status: &AgentStatus) -> Table {

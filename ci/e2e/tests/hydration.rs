@@ -2,6 +2,7 @@
 //! right memory, or it is killed and that is told. It never sees a page that is not its own: the program in it looks at every page.
 
 mod hydration {
+    mod before_start;
     mod order;
 }
 

@@ -29,6 +29,25 @@ fn small_programs_move_there_and_back() -> Result<()> {
     there_and_back(&bed, &tree).context("a tree of processes")
 }
 
+/// Waits until the agent reports its restore, with all memory there.
+fn is_reported(container: &Container, node: &Node) -> Result<()> {
+    let last = || {
+        let status = node.run(&["godwit", "status", "--output", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        Ok::<_, anyhow::Error>(status["restored"][0].clone())
+    };
+    wait::until("the report of the restore", SOON, || match last() {
+        Ok(report) if report["hydrated"]["pages"].as_u64() > Some(0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let report = last()?;
+    let phases = report["phases"].as_array().into_iter().flatten();
+    let names: Vec<_> = phases.filter_map(|time| time["phase"].as_str()).collect();
+    ensure!(names == ["check", "stage", "restore", "take-over"], "{report}");
+    ensure!(report["container"] == container.id.as_str(), "{report}");
+    Ok(())
+}
+
 /// Says on its first standard output, which it has moved away, what it reads from a file that is deleted.
 const MOVED_STREAMS: &str = r#"
 exec 3>&1 >/dev/null; echo kept >/gone; exec 4</gone; rm /gone; i=0
@@ -52,7 +71,7 @@ fn streams_that_were_moved_and_files_that_were_deleted_go_along() -> Result<()> 
         Ok(text) if text == "still kept\n" => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    Ok(())
+    is_reported(&web, &bed.n2)
 }
 
 #[test]

@@ -68,6 +68,8 @@ impl ContainerdError {
             Self::Told { status, .. } => match status.code() {
                 tonic::Code::NotFound => Code::NotFound,
                 tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Code::Unavailable,
+                // What containerd says has no source; the end of its connection has.
+                _ if std::error::Error::source(&**status).is_some() => Code::Unavailable,
                 _ => Code::Internal,
             },
         }
@@ -137,5 +139,20 @@ mod tests {
         let error = error.unwrap_err();
         assert_eq!(error.code(), Code::Unavailable);
         assert!(error.to_string().contains("/nowhere/containerd.sock"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_containerd_that_ends_while_it_is_asked_is_asked_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("containerd.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let asked = tokio::spawn(async move { image_of(&socket, "default", "web").await });
+        let (mut connection, _) = listener.accept().await.unwrap();
+        // It has begun to talk.
+        let mut preface = [0; 24];
+        tokio::io::AsyncReadExt::read_exact(&mut connection, &mut preface).await.unwrap();
+        drop((connection, listener));
+        let error = asked.await.unwrap().unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{error:?}");
     }
 }

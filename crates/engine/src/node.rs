@@ -1,6 +1,6 @@
 //! What all operations of one node share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use godwit_criu::launch::Launcher;
 use godwit_criu_rpc::CriuVersion;
 use godwit_image::manifest::Compat;
 use godwit_store::Store;
-use godwit_types::{OpId, Owner};
+use godwit_types::{Hydration, OpId, Owner, RestoreReport};
 use godwit_wire::NodeIdentity;
 use godwit_wire::api::OperationStatus;
 use tokio::sync::Semaphore;
@@ -55,6 +55,8 @@ pub struct Node {
     pub handed: HandedOver,
     /// What is in progress.
     pub progress: Operations,
+    /// What was restored last.
+    pub restored: Restored,
 }
 
 impl Node {
@@ -77,6 +79,46 @@ impl Node {
             incarnation,
         }
     }
+}
+
+/// How many reports of restores are kept.
+const REPORTS: usize = 16;
+
+/// Reports of the last restores.
+#[derive(Debug, Default)]
+pub struct Restored(Mutex<VecDeque<RestoreReport>>);
+
+impl Restored {
+    /// A restore is through, as its log tells as well.
+    pub fn note(&self, report: RestoreReport) {
+        log(&report);
+        let mut last = self.lock();
+        last.truncate(REPORTS - 1);
+        last.push_front(report);
+    }
+
+    /// All of its memory is there.
+    pub fn hydrated(&self, op: OpId, hydration: Hydration) {
+        if let Some(report) = self.lock().iter_mut().find(|report| report.op == op) {
+            report.hydrated = Some(hydration);
+            log(report);
+        }
+    }
+
+    /// All that are kept, newest first.
+    #[must_use]
+    pub fn last(&self) -> Vec<RestoreReport> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<RestoreReport>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log(report: &RestoreReport) {
+    let text = serde_json::to_string(report).unwrap_or_default();
+    tracing::info!(report = text, "restore");
 }
 
 /// The operations in progress.

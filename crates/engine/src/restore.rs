@@ -147,12 +147,21 @@ async fn carry_through(
                         continue;
                     }
                 };
-                let staged =
-                    prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned).await;
+                let work = prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned);
+                // A shim that is gone waits for nothing, and takes nobody's turn.
+                let staged = tokio::select! {
+                    biased;
+                    staged = work => staged,
+                    heard = driver.peer().hear() => {
+                        event = heard.map_or(Event::Ended, Event::Shim);
+                        continue;
+                    }
+                };
                 drop(turn);
                 event = match staged {
                     Ok(mut staged) => {
                         staged.plan.checkpoint = checkpoint.to_string();
+                        staged.plan.whole = ask::is_whole(&begin.annotations);
                         staged.plan.at = Some(lineage_at(&target.at));
                         driver.peer().plan = Some((staged.plan, staged.fds));
                         driver.peer().enter(Phase::Restore);
@@ -306,12 +315,14 @@ async fn check_volumes(
     Ok(volumes::check(start, &manifest.volumes)?)
 }
 
-/// One that cannot be released ends by age.
-pub(crate) async fn release(pin: Pin) {
+/// Whether it was released. One that cannot be ends by age.
+pub(crate) async fn release(pin: Pin) -> bool {
     let checkpoint = pin.checkpoint();
-    if let Err(error) = pin.release().await {
+    let released = pin.release().await;
+    if let Err(error) = &released {
         tracing::info!(%checkpoint, error = %error, "a pin is left to its age");
     }
+    released.is_ok()
 }
 
 fn make_dir(path: &std::path::Path) -> Result<PathBuf, RestoreError> {

@@ -24,6 +24,7 @@ pub async fn of(node: &Node) -> AgentStatus {
         stores: node.stores.status(),
         pods,
         operations: node.progress.status(),
+        restored: node.restored.last(),
         budget: (node.budget.used().0, node.budget.total().0),
     }
 }

@@ -6,13 +6,16 @@ use crate::names;
 /// What ours begin with.
 const PREFIX: &str = "godwit.dev/";
 /// All there are, and with which others each is for.
-const KNOWN: [(&str, &[&str]); 5] = [
+const KNOWN: [(&str, &[&str]); 6] = [
     (names::RESTORE_FROM, &[]),
     (names::FORK_FROM, &[]),
     (names::FORCE, &[names::RESTORE_FROM]),
     (names::STORE, &[names::RESTORE_FROM, names::FORK_FROM]),
     (names::VOLUMES, &[names::RESTORE_FROM, names::FORK_FROM]),
+    (names::HYDRATE, &[names::RESTORE_FROM, names::FORK_FROM]),
 ];
+/// What [`names::HYDRATE`] may say.
+const WHEN: [&str; 2] = [names::AFTER_START, names::BEFORE_START];
 
 /// Why a spec's annotations are not obeyed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +31,14 @@ pub enum Misused {
     Empty {
         /// Which.
         name: String,
+    },
+    /// Its value is none of those that there are.
+    #[error("the annotation {name} is {}, not {value:?}", WHEN.join(" or "))]
+    Value {
+        /// Which.
+        name: String,
+        /// What it was given.
+        value: String,
     },
     /// It means nothing by itself.
     #[error("the annotation {name} means nothing without {}", with.join(" or "))]
@@ -54,6 +65,9 @@ pub fn check<'a>(all: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()
         };
         if value.trim().is_empty() {
             return Err(Misused::Empty { name: owned() });
+        }
+        if *name == names::HYDRATE && !WHEN.contains(value) {
+            return Err(Misused::Value { name: owned(), value: (*value).to_owned() });
         }
         if !with.is_empty() && !with.iter().any(is_given) {
             return Err(Misused::Alone { name: owned(), with });
@@ -89,6 +103,12 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_there_is_not_is_refused_with_those_that_there_are() {
+        let refused = told(&[(names::RESTORE_FROM, "X"), (names::HYDRATE, "eager")]);
+        assert!(refused.ends_with("is after-start or before-start, not \"eager\""), "{refused}");
+    }
+
+    #[test]
     fn what_means_nothing_alone_is_refused_alone() {
         let refused = told(&[(names::FORCE, "n1 burnt"), (names::FORK_FROM, "X")]);
         assert!(refused.ends_with("means nothing without godwit.dev/restore-from"), "{refused}");
@@ -101,6 +121,7 @@ mod tests {
             (names::RESTORE_FROM, "X"),
             (names::FORCE, "n1 burnt"),
             (names::STORE, "main"),
+            (names::HYDRATE, "before-start"),
             ("io.kubernetes.cri.sandbox-id", ""),
             ("example.com/godwit.dev/x", ""),
         ];

@@ -16,5 +16,5 @@ pub use ids::{
 };
 pub use owner::{Incarnation, Outcome, Owner};
 pub use phase::Phase;
-pub use report::{CheckpointReport, PhaseTime, Reads, Sizes};
+pub use report::{CheckpointReport, Hydration, PhaseTime, Reads, RestoreReport, Sizes};
 pub use sizes::{Bytes, InvalidSize, PAGE_SIZE, PageNumber, PageRange};

@@ -11,6 +11,12 @@ pub const STORE: &str = "godwit.dev/store";
 /// Annotation of a restore: destinations of writable bind mounts, separated by commas, whose files are those of the checkpoint
 /// because somebody else sees to it (shared storage, a copy).
 pub const VOLUMES: &str = "godwit.dev/volumes";
+/// Annotation of a restore or fork: when its memory comes, [`AFTER_START`] (as without it) or [`BEFORE_START`].
+pub const HYDRATE: &str = "godwit.dev/hydrate";
+/// Value of [`HYDRATE`]: the container runs at once, and its memory follows.
+pub const AFTER_START: &str = "after-start";
+/// Value of [`HYDRATE`]: the container runs when all of its memory is there, so that nothing of store or agent concerns it any more.
+pub const BEFORE_START: &str = "before-start";
 /// Annotation of containerd's CRI: groups the containers of one pod.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 /// Annotation of containerd's CRI: the pod's uid.

@@ -89,3 +89,33 @@ pub struct CheckpointReport {
     /// Time by phase, in order.
     pub phases: Vec<PhaseTime>,
 }
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// The operation.
+    pub op: OpId,
+    /// The checkpoint that it read.
+    pub checkpoint: CheckpointId,
+    /// Whose checkpoint it is: the lineage that goes on, or of which this is a copy.
+    pub lineage: LineageName,
+    /// Name of the container.
+    pub container: String,
+    /// Milliseconds from the shim's request until its tasks ran.
+    pub resumed_ms: f64,
+    /// Time by phase, in order, until then.
+    pub phases: Vec<PhaseTime>,
+    /// How its memory came. `None`: it is on its way, or the container ended before all of it was there.
+    pub hydrated: Option<Hydration>,
+}
+
+/// How the memory of a restored container came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hydration {
+    /// Milliseconds from when it ran until all of it was there.
+    pub ms: u64,
+    /// Pages that were placed.
+    pub pages: u64,
+    /// Page faults that somebody waited for.
+    pub faults: u64,
+}

@@ -230,6 +230,9 @@ pub struct Plan {
     /// Pids of the container, as seen inside it, that must exist at post-restore; empty: not checked.
     #[prost(uint32, repeated, tag = "9")]
     pub tasks: Vec<u32>,
+    /// Whether all memory must be there before [`Held`] is said.
+    #[prost(bool, tag = "10")]
+    pub whole: bool,
 }
 
 /// There is nothing to restore, and the lineage's owner may start it from its image: the entry stands in the log.

@@ -8,7 +8,7 @@
 //! A request is bounded by [`MAX_REQUEST`]. An answer grows with the store, and is bounded by [`MAX_REPLY`]. The socket is root's
 //! alone.
 
-use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase};
+use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase, RestoreReport};
 use serde::{Deserialize, Serialize};
 
 /// Longest line of a request in bytes.
@@ -160,6 +160,9 @@ pub struct AgentStatus {
     pub pods: Vec<PodStatus>,
     /// Operations in progress.
     pub operations: Vec<OperationStatus>,
+    /// The last restores, newest first.
+    #[serde(default)]
+    pub restored: Vec<RestoreReport>,
     /// Bytes of capture memory in use and at most.
     pub budget: (u64, u64),
 }

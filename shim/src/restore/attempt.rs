@@ -227,6 +227,10 @@ impl Scene {
             Stop::Ended(said) => return Err(ended_early(said)),
         };
         let taken = self.take_stock(plan, root, criu, lazy.as_mut()).await;
+        let taken = match taken {
+            Ok(tasks) if plan.whole => self.filled(&mut forward, decision).await.map(|()| tasks),
+            other => other,
+        };
         let decided = match taken {
             Ok(tasks) => {
                 // A receiver that is gone has dropped its decision too.
@@ -271,6 +275,25 @@ impl Scene {
         }
         site("restore.held");
         Ok(tasks)
+    }
+
+    /// Held: waits until all memory is there. Whoever asked may give it up.
+    async fn filled(
+        &self,
+        forward: &mut Forward,
+        decision: &mut oneshot::Receiver<Decision>,
+    ) -> Result<()> {
+        let Some(pager) = &self.pager else { return Ok(()) };
+        info!(container = self.container.id(), "all memory is waited for before it runs");
+        tokio::select! {
+            filled = pager.outcome() => filled.map(|_totals| ()).map_err(|why| Error::Unavailable(why.reason)),
+            // Nobody lets it run before it was told that it is held.
+            _ = decision => Err(aborted()),
+            stop = forward.run() => match stop? {
+                Stop::Ended(said) => Err(ended_early(said)),
+                _ => Err(Error::Refused("CRIU went on without an answer".into())),
+            },
+        }
     }
 
     async fn decided(

@@ -79,7 +79,7 @@ fn what_was_written_last_is_there_before_the_rest() -> Result<()> {
     let script = format!(
         "much=$(head -c 60000000 /dev/urandom | base64 -w 0); echo 1 >{PROGRESS}
         while [ ! -e /more ]; do sleep 0.05; done
-        more=$(head -c 9000000 /dev/urandom | base64 -w 0); echo 2 >{PROGRESS}
+        more=$(head -c 20000000 /dev/urandom | base64 -w 0); echo 2 >{PROGRESS}
         sleep infinity; echo $much $more"
     );
     let writer = Container::new("writer", Image::Shell, &["sh", "-c", &script]);

@@ -40,6 +40,11 @@ pub(super) fn annotation<'a>(all: &'a [Annotation], name: &str) -> Option<&'a st
     all.iter().find(|a| a.name == name).map(|a| a.value.as_str())
 }
 
+/// Whether all of its memory must be there before it runs.
+pub(super) fn is_whole(all: &[Annotation]) -> bool {
+    annotation(all, names::HYDRATE) == Some(names::BEFORE_START)
+}
+
 /// The machine's specification of a restore.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use godwit_ownership::Target;
 use godwit_ownership::{Ending, Event};
 use godwit_store::Pin;
-use godwit_types::{Code, OpId, Phase, Tenant};
+use godwit_types::{Code, Hydration, OpId, Phase, RestoreReport, Tenant};
 use godwit_wire::agent_op::{
     AskStart, Hydrated, HydrationFailed, HydrationOver, Noted, Settled, TaskGone, ToAgentBody,
 };
@@ -100,26 +100,47 @@ async fn begin_restore(
     let name = begin.container.clone();
     let resumed = restore(node, begin, spec, connection, &mut journal).await;
     let resumed = resumed.inspect_err(|_| node.handed.forget(op))?;
-    let checkpoint = resumed.manifest.id;
-    tracing::info!(container = name, %checkpoint, ms = journal.elapsed_ms(), "resumed");
+    node.restored.note(RestoreReport {
+        op,
+        checkpoint: resumed.manifest.id,
+        lineage: resumed.manifest.lineage.clone(),
+        container: name.clone(),
+        resumed_ms: journal.elapsed_ms(),
+        phases: journal.times(),
+        hydrated: None,
+    });
     journal.enter(Phase::Hydrate);
     let hydrated = hydrate(&name, resumed.connection, resumed.pin);
-    let ended = stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(()));
+    let ended = stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(None));
     node.handed.forget(op);
-    ended
+    if let Some(hydration) = ended? {
+        node.restored.hydrated(op, hydration);
+    }
+    Ok(())
 }
 
 /// Waits until the shim says that every page is there. This agent's end changes nothing about that.
-async fn hydrate(container: &str, connection: Connection, pin: Pin) -> Result<(), RestoreError> {
-    let Some(message) = connection.recv().await? else { return Ok(()) };
-    match message.body {
-        ToAgentBody::Hydrated(hydrated) => note_hydrated(container, &hydrated),
-        ToAgentBody::HydrationFailed(failed) => note_failed(container, failed),
+async fn hydrate(
+    container: &str,
+    connection: Connection,
+    pin: Pin,
+) -> Result<Option<Hydration>, RestoreError> {
+    let Some(message) = connection.recv().await? else { return Ok(None) };
+    let hydration = match message.body {
+        ToAgentBody::Hydrated(Hydrated { after_ms, pages, faults, .. }) => {
+            Some(Hydration { ms: after_ms, pages, faults })
+        }
+        ToAgentBody::HydrationFailed(failed) => {
+            note_failed(container, failed);
+            None
+        }
         other => return Err(other.unexpected("Hydrated or HydrationFailed").into()),
+    };
+    // A shim that hears nothing says it again, until somebody lets go of the checkpoint.
+    if release(pin).await {
+        connection.send(Noted {}, &[]).await?;
     }
-    release(pin).await;
-    connection.send(Noted {}, &[]).await?;
-    Ok(())
+    Ok(hydration)
 }
 
 fn note_hydrated(container: &str, hydrated: &Hydrated) {
