@@ -18,6 +18,8 @@ struct Load {
 }
 /// Storing it in the freeze takes longer than the freeze may last, and than the shim waits for a CRIU that was told to end.
 const IN_FREEZE: Load = Load { changes: 256, stored: 12 };
+/// The same for long enough that containerd starts again meanwhile.
+const LONG_IN_FREEZE: Load = Load { changes: 256, stored: 6 };
 /// It fits the budget, and takes long to store afterwards.
 const AFTERWARDS: Load = Load { changes: 14, stored: 2 };
 
@@ -152,7 +154,7 @@ impl Scene {
 #[test]
 fn a_checkpoint_that_is_cancelled_leaves_the_container_running_whatever_containerd_does()
 -> Result<()> {
-    let scene = Scene::new("2min", IN_FREEZE)?;
+    let scene = Scene::new("2min", LONG_IN_FREEZE)?;
     let restart = |scene: &Scene| {
         scene.restart_containerd()?;
         scene.cancel()

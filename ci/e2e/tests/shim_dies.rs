@@ -87,6 +87,7 @@ fn goes_on_once(web: &Container, node: &Node, other: &Node, point: &str) -> Resu
     web.wait_beyond(node, web.progress(node)?)?;
     ensure!(web.restore(other, point).is_err(), "it runs twice");
     web.remove(other)?;
+    web.wait_state(node, "running")?;
     // The log agrees: it is this node's to stop.
     web.checkpoint(node, &["--stop"])?;
     web.remove(node)?;

@@ -33,7 +33,7 @@ const LONGEST_FREEZE: Duration = Duration::from_secs(600);
 /// How long handing over what is in the stdio pipes may take.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long signals that are being sent may take: a run of runc.
-const SIGNALS: Duration = Duration::from_secs(2);
+const SIGNALS: Duration = Duration::from_secs(10);
 /// How long a cgroup that was told to freeze by CRIU may take to read FROZEN.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Most tasks that are named after a freeze that timed out.
@@ -432,9 +432,9 @@ impl Checkpoint {
             }
             signals
         };
-        let signals = tokio::time::timeout(SIGNALS, arrived)
-            .await
-            .map_err(|_| failed(&"a signal that was sent to the container does not arrive"))?;
+        let signals = tokio::time::timeout(SIGNALS, arrived).await.map_err(|_| {
+            failed(&"a signal that was sent to the container does not arrive: try again")
+        })?;
         let mut freezers = Vec::new();
         for container in &self.containers {
             let freezer = freezer(container).map_err(|why| failed(&why.chain()))?;

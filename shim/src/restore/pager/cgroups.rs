@@ -12,7 +12,7 @@ use tracing::debug;
 /// Hierarchies of v1 in which a process is killed, frozen or starved with its neighbours.
 const V1: [&str; 4] = ["freezer", "memory", "pids", "systemd"];
 /// How long a pager may take to end after its shim: it kills all tasks first. containerd gives the whole clean-up five seconds.
-const END: Duration = Duration::from_secs(2);
+const END: Duration = Duration::from_secs(4);
 /// Pause between two looks at them; emptying has no event on v1.
 const LOOK: Duration = Duration::from_millis(5);
 
