@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
@@ -32,6 +33,13 @@ struct Away {
 
 // SAFETY: the region is owned like a Box<[u8]>; nothing in it belongs to a thread.
 unsafe impl Send for Region {}
+
+/// Held while there is a hole in a region, and by whoever lets the kernel choose a place: that must not be another thread's hole.
+static HOLE: Mutex<()> = Mutex::new(());
+
+fn hole() -> MutexGuard<'static, ()> {
+    HOLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Region {
     /// Maps `pages` pages; all read as zeros.
@@ -90,10 +98,11 @@ impl Region {
     pub fn map_again(&mut self, pages: Range<usize>) -> io::Result<()> {
         self.bring_back()?;
         let (at, length) = self.place(&pages);
+        let _hole = hole();
         // SAFETY: pages of ours without references to them.
         unsafe { rustix::mm::munmap(at, length) }?;
         self.seams.extend([pages.start, pages.end]);
-        // Not FIXED: another thread may have mapped something there, then this fails instead of destroying it.
+        // Not FIXED: whatever else were mapped there would be destroyed.
         map(NonNull::new(at.cast()), length, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE)
             .map(drop)
     }
@@ -110,9 +119,9 @@ impl Region {
         let pages = pages.start..seam.map_or(pages.end, |seam| pages.end.min(*seam));
         self.seams.extend([pages.start, pages.end]);
         let (at, length) = self.place(&pages);
+        let _hole = hole();
         let target = map(None, length, MapFlags::PRIVATE)?;
         move_to(at, length, target)?;
-        // The hole is filled at once: another thread's mapping must not land in it.
         let hole =
             map(NonNull::new(at.cast()), length, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE);
         self.away = Some(Away { pages, base: target });
