@@ -6,8 +6,6 @@ mod hydration {
     mod order;
 }
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, PROGRESS, SOON};
@@ -253,8 +251,7 @@ fn an_s3_server_that_is_away_for_less_than_the_deadline_costs_nothing_but_time()
     let scene = Scene::with(Store::S3, LONG)?;
     scene.hydrate()?;
     scene.bed.lab.s3_server().kill()?;
-    // No condition: a server that is gone says nothing, and the container shall go on waiting.
-    std::thread::sleep(Duration::from_secs(5));
+    scene.asks_in_vain()?;
     scene.is_hydrating()?;
     scene.bed.lab.s3_server().start()?;
     scene.is_right()

@@ -12,7 +12,7 @@ use crate::blob::s3::S3Store;
 use crate::blob::{BlobStore, SharedStore};
 use crate::clock::{Clock, SystemClock};
 use crate::config::StoreConfig;
-use crate::error::StoreError;
+use crate::error::{BlobError, StoreError};
 use crate::identity::{DEFAULT_HORIZON, Identity};
 use crate::layout::TenantKeys;
 use crate::log::LineageLog;
@@ -195,9 +195,21 @@ async fn identify(
     let found = Identity::read(&**blobs).await?;
     let found = found.ok_or_else(|| StoreError::NotAStore { store: store() })?;
     if access == Access::Write {
-        probe::run(&**blobs).await?;
+        readable(probe::run(&**blobs).await)?;
     }
     Ok(found)
+}
+
+/// A store that exists and takes no writes now can be read, which is what containers whose memory is on its way need. Whoever writes is
+/// told by the write.
+fn readable(probed: Result<(), StoreError>) -> Result<(), StoreError> {
+    match probed {
+        Err(StoreError::Blob(why @ (BlobError::Full { .. } | BlobError::Denied { .. }))) => {
+            tracing::warn!(error = %why, "the store can only be read");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// One tenant's lineages and checkpoints. Cheap to clone.
