@@ -1,18 +1,13 @@
 //! For this crate's tests: a store in memory, and checkpoints of a few frames in it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_image::manifest::{
-    ByteRange, Compat, Container, FORMAT, Network, Object, Source, TcpMode,
-};
-use godwit_image::{Digest, FrameRef, Head, Manifest, PackKind, PackRegistry, PackTable};
+use godwit_image::manifest::Object;
+use godwit_image::{FrameRef, Head, Manifest, PackKind, PackRegistry, PackTable};
 use godwit_store::blob::memory::MemoryStore;
 use godwit_store::{CommitStage, NewCheckpoint, Store, SystemClock, TenantStore};
-use godwit_types::{
-    CheckpointId, Generation, Incarnation, LineageName, OpId, Outcome, Owner, Sizes, Tenant,
-};
+use godwit_types::{CheckpointId, Generation, Incarnation, LineageName, OpId, Owner, Tenant};
 
 /// The part of a new store that tests use.
 pub(crate) async fn tenant() -> TenantStore {
@@ -76,47 +71,12 @@ pub(crate) async fn point(tenant: &TenantStore, frames: &[Vec<u8>]) -> Point {
 
 fn manifest(id: CheckpointId, op: OpId, objects: Vec<Object>) -> Manifest {
     Manifest {
-        format: FORMAT.to_owned(),
         id,
-        tenant: Tenant::node(),
         lineage: lineage(),
         generation: Generation(0),
         parent: None,
         op,
-        created: jiff::Timestamp::UNIX_EPOCH,
-        outcome: Outcome::Stop,
-        source: Source {
-            cluster: "_none".to_owned(),
-            node: "n1".to_owned(),
-            pod: "web".to_owned(),
-            uid: "default+web".to_owned(),
-        },
-        containers: vec![Container {
-            name: "web".to_owned(),
-            image: String::new(),
-            image_digest: "sha256:00".to_owned(),
-            spec_digest: Digest::of(b""),
-            processes: 1,
-            pages: 1,
-            head: ByteRange { offset: 0, length: 1 },
-        }],
-        init_done: Vec::new(),
         objects,
-        compat: Compat {
-            arch: "x86_64".to_owned(),
-            cpu_features: Vec::new(),
-            xsave_bytes: 0,
-            kernel: "6.18".to_owned(),
-            criu: "4.2".to_owned(),
-            page_size: 4096,
-            cgroup_version: 2,
-            runtime: "runc".to_owned(),
-        },
-        network: Network { tcp: TcpMode::Close, ips: Vec::new() },
-        volumes: Vec::new(),
-        encryption: None,
-        signature: None,
-        sizes: Sizes::default(),
-        timings: BTreeMap::new(),
+        ..godwit_image::fixture::manifest()
     }
 }

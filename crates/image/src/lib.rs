@@ -13,6 +13,8 @@ mod digest;
 mod digests;
 mod error;
 mod exchange;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 mod frame;
 mod head;
 pub mod header;

@@ -1,17 +1,13 @@
 //! Worlds for this crate's tests: a memory store behind faults, a clock that stands still, checkpoints of a few bytes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_image::manifest::{
-    ByteRange, Compat, Container, FORMAT, Network, Object, Source, TcpMode,
-};
-use godwit_image::{Digest, FrameRef, Head, Manifest, PackKind, PackRegistry, PackTable};
+use godwit_image::manifest::Object;
+use godwit_image::{FrameRef, Head, Manifest, PackKind, PackRegistry, PackTable};
 use godwit_ownership::{Basis, Entry, Pen, state::Kind};
 use godwit_types::{
-    CheckpointId, Code, Generation, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Sizes,
-    Tenant,
+    CheckpointId, Code, Generation, Incarnation, LineageName, Nonce, OpId, Outcome, Owner, Tenant,
 };
 
 use crate::blob::memory::MemoryStore;
@@ -72,48 +68,14 @@ pub(crate) fn manifest(
     let mut objects = objects;
     objects.sort_by(|a, b| a.key.cmp(&b.key));
     Manifest {
-        format: FORMAT.to_owned(),
         id: new.id,
-        tenant: Tenant::node(),
         lineage: new.lineage.clone(),
         generation: Generation(0),
         parent,
         op: new.op,
-        created: jiff::Timestamp::UNIX_EPOCH,
         outcome: Outcome::Run,
-        source: Source {
-            cluster: "_none".to_owned(),
-            node: "node-1".to_owned(),
-            pod: "web".to_owned(),
-            uid: "default+web".to_owned(),
-        },
-        containers: vec![Container {
-            name: "web".to_owned(),
-            image: String::new(),
-            image_digest: "sha256:00".to_owned(),
-            spec_digest: Digest::of(b""),
-            processes: 1,
-            pages: 1,
-            head: ByteRange { offset: 0, length: 1 },
-        }],
-        init_done: Vec::new(),
         objects,
-        compat: Compat {
-            arch: "x86_64".to_owned(),
-            cpu_features: Vec::new(),
-            xsave_bytes: 0,
-            kernel: "6.18".to_owned(),
-            criu: "4.2".to_owned(),
-            page_size: 4096,
-            cgroup_version: 2,
-            runtime: "runc".to_owned(),
-        },
-        network: Network { tcp: TcpMode::Close, ips: Vec::new() },
-        volumes: Vec::new(),
-        encryption: None,
-        signature: None,
-        sizes: Sizes::default(),
-        timings: BTreeMap::new(),
+        ..godwit_image::fixture::manifest()
     }
 }
 

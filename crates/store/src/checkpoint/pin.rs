@@ -38,16 +38,7 @@ impl TenantStore {
     ) -> Result<(Pin, CheckpointReader), StoreError> {
         let pin = self.new_pin(id, op, owner);
         let is_new = pin.create().await?;
-        match self.open_checkpoint(id).await {
-            Ok(reader) => Ok((pin, reader)),
-            Err(absent @ StoreError::Absent { .. }) => {
-                if is_new {
-                    pin.withdraw().await;
-                }
-                Err(absent)
-            }
-            Err(e) => Err(e),
-        }
+        self.opened(pin, is_new, self.manifest(id).await).await
     }
 
     /// Pins a checkpoint and opens it at the same time. Whether it stays is known only from a look that begins after this
@@ -63,16 +54,20 @@ impl TenantStore {
     ) -> Result<(Pin, CheckpointReader), StoreError> {
         let pin = self.new_pin(id, op, owner);
         let (is_new, manifest) = join(pin.create(), self.manifest_at_once(id)).await;
-        let is_new = is_new?;
-        match manifest {
-            Ok(manifest) => Ok((pin, CheckpointReader::new(self.clone(), manifest))),
-            Err(error) => {
-                if is_new {
-                    pin.withdraw().await;
-                }
-                Err(error)
-            }
+        self.opened(pin, is_new?, manifest).await
+    }
+
+    /// A pin of what cannot be opened is for nothing.
+    async fn opened(
+        &self,
+        pin: Pin,
+        is_new: bool,
+        manifest: Result<Manifest, StoreError>,
+    ) -> Result<(Pin, CheckpointReader), StoreError> {
+        if manifest.is_err() && is_new {
+            pin.clone().withdraw().await;
         }
+        Ok((pin, CheckpointReader::new(self.clone(), manifest?)))
     }
 
     /// As [`TenantStore::manifest`], by two requests at the same time: of a checkpoint that a sweep deletes just then it may miss that.
