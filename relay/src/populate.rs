@@ -3,12 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use godwit_criu_rpc::relay_plan::{Entry, EntryKind, Extent};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
+use godwit_criu_rpc::relay_plan::{Entry, EntryKind, Extent, Xattr, is_kept};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 
 use crate::error::Error;
 use crate::sources::Contents;
@@ -120,11 +122,12 @@ impl Filler<'_> {
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
         let (dir, name) = self.place(entry);
         rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        if matches!(entry.kind, EntryKind::Symlink { .. }) {
-            return Ok(());
+        // After the owner: chown clears set-user-id and file capabilities.
+        if !matches!(entry.kind, EntryKind::Symlink { .. }) {
+            let mode = Mode::from_raw_mode(entry.mode & 0o7777);
+            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
         }
-        // After the owner: chown clears set-user-id.
-        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(entry.mode & 0o7777), AtFlags::empty())
+        set_xattrs(dir, name, &entry.xattrs)
     }
 
     fn set_time(&self, entry: &Entry) -> rustix::io::Result<()> {
@@ -147,6 +150,18 @@ impl Filler<'_> {
             _ => (&self.root, OsStr::new(".")),
         }
     }
+}
+
+fn set_xattrs(dir: &OwnedFd, name: &OsStr, xattrs: &[Xattr]) -> rustix::io::Result<()> {
+    // The name was just made by us, in a file system that nobody else has.
+    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    for Xattr { name, value } in xattrs {
+        if !is_kept(name) {
+            return Err(rustix::io::Errno::PERM);
+        }
+        rustix::fs::lsetxattr(&path, name.as_str(), value, XattrFlags::empty())?;
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -195,7 +210,8 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, mode: u32, kind: EntryKind) -> Entry {
-        Entry { path: RawPath::from(path), mode, uid: 12, gid: 34, mtime: (1_000_000, 7), kind }
+        let (path, xattrs) = (RawPath::from(path), Vec::new());
+        Entry { path, mode, uid: 12, gid: 34, mtime: (1_000_000, 7), xattrs, kind }
     }
 
     fn filled(entries: &[Entry]) -> (tempfile::TempDir, Result<(), Error>) {
@@ -233,6 +249,21 @@ mod tests {
         assert!(meta("p").file_type().is_fifo());
         let null = meta("null");
         assert_eq!((null.rdev(), null.mode() & 0o7777), (rustix::fs::makedev(1, 3), 0o666));
+    }
+
+    #[test]
+    fn attributes_are_those_of_a_file_and_no_others() {
+        let cap = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let with = |name: &str, value: &[u8]| Entry {
+            xattrs: vec![Xattr { name: name.into(), value: value.into() }],
+            ..entry("f", 0o644, EntryKind::File { size: 0, extents: Vec::new() })
+        };
+        let (dir, made) = filled(&[with("security.capability", &cap)]);
+        made.unwrap();
+        let mut value = [0; 64];
+        let got = rustix::fs::getxattr(dir.path().join("f"), "security.capability", &mut value);
+        assert_eq!(&value[..got.unwrap()], cap);
+        assert!(filled(&[with("security.selinux", b"x")]).1.is_err());
     }
 
     #[test]

@@ -77,9 +77,7 @@ fn expect(told: &str, words: &str) -> Result<()> {
 fn holds(bed: &Bed, what: &str, options: &[&str]) -> Result<Container> {
     let held = Container::new(what, Image::Mem, &["hold", what, "--file", "/ready"]).with(options);
     held.run(&bed.n1)?;
-    let ready = format!("{BUNDLES}/{what}/rootfs/ready");
-    wait::until("the program to be ready", SOON, || bed.n1.read_file(&ready))
-        .with_context(|| format!("hold {what} is {:?}", held.listed(&bed.n1)))?;
+    is_ready(bed, what).with_context(|| format!("hold {what} is {:?}", held.listed(&bed.n1)))?;
     Ok(held)
 }
 
@@ -256,9 +254,15 @@ fn writer(bed: &Bed, id: &str, mib: u64) -> Result<Container> {
     let words = ["memwriter", "--mib", &mib.to_string(), "--file", "/ready"];
     let writer = Container::new(id, Image::Mem, &words);
     writer.run(&bed.n1)?;
-    let ready = format!("{BUNDLES}/{id}/rootfs/ready");
-    wait::until("the writer to be ready", SOON, || bed.n1.read_file(&ready))?;
+    is_ready(bed, id)?;
     Ok(writer)
+}
+
+/// Waits for the file with which a program says that it is ready.
+fn is_ready(bed: &Bed, id: &str) -> Result<()> {
+    let ready = format!("{BUNDLES}/{id}/rootfs/ready");
+    wait::until("the program to be ready", SOON, || bed.n1.read_file(&ready))?;
+    Ok(())
 }
 
 /// The manifest of a checkpoint, as the store has it.
@@ -278,6 +282,15 @@ fn what_does_not_fit() -> Result<()> {
     expect(&refused_later(&large, &bed.n1, &[])?, "raise the memory budget")?;
     expect(&refused_later(&large, &bed.n1, &["--stop"])?, "raise the memory budget")?;
     large.remove(&bed.n1)?;
+
+    let fill = "head -c 257M /dev/zero > /scratch/large; touch /ready; exec sleep infinity";
+    let scratch = "type=tmpfs,src=tmpfs,dst=/scratch,options=size=512m";
+    let filled =
+        Container::new("filled", Image::Shell, &["sh", "-c", fill]).with(&["--mount", scratch]);
+    filled.run(&bed.n1)?;
+    is_ready(&bed, "filled")?;
+    expect(&refused_later(&filled, &bed.n1, &["--stop"])?, "more than 256 MiB with /scratch")?;
+    filled.remove(&bed.n1)?;
 
     let small = writer(&bed, "small", 32)?;
     let id = small.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();

@@ -137,8 +137,29 @@ pub struct Entry {
     pub gid: u32,
     /// Time of the last change of the content: seconds and nanoseconds since the epoch.
     pub mtime: (i64, u32),
+    /// Extended attributes that belong to the file ([`is_kept`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xattrs: Vec<Xattr>,
     /// What it is.
     pub kind: EntryKind,
+}
+
+/// An extended attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xattr {
+    /// Its whole name (`user.origin`).
+    pub name: String,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// Whether attributes of this name belong to a file of a tmpfs: the user's and root's own, POSIX ACLs and file
+/// capabilities. Labels of a security module come from the new container.
+#[must_use]
+pub fn is_kept(name: &str) -> bool {
+    const WHOLE: [&str; 3] =
+        ["security.capability", "system.posix_acl_access", "system.posix_acl_default"];
+    name.starts_with("user.") || name.starts_with("trusted.") || WHOLE.contains(&name)
 }
 
 /// What a file of a tmpfs is.
@@ -375,6 +396,7 @@ mod tests {
                     uid: 0,
                     gid: 0,
                     mtime: (1, 2),
+                    xattrs: vec![Xattr { name: "user.a".into(), value: vec![0, 255] }],
                     kind: EntryKind::CharDevice { major: 1, minor: 3 },
                 }],
             },

@@ -10,11 +10,13 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use godwit_criu_rpc::relay_plan::{CONTENTS_FILE, Entry, EntryKind, Extent, RawPath};
+use godwit_criu_rpc::relay_plan::{CONTENTS_FILE, Entry, EntryKind, Extent, RawPath, Xattr};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
 
 use super::{MountPlan, Role};
 use crate::Error;
+
+mod xattr;
 
 /// Limits of what is captured of all temporary file systems of one container.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,8 @@ pub struct Limits {
     pub bytes: u64,
     /// Number of files.
     pub entries: usize,
+    /// Bytes of extended attributes.
+    pub xattrs: usize,
     /// Depth of directories.
     pub depth: usize,
 }
@@ -30,7 +34,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         // The content travels with the checkpoint's small parts; containerd's /dev/shm holds 64 MiB.
-        Self { bytes: 256 << 20, entries: 200_000, depth: 64 }
+        Self { bytes: 256 << 20, entries: 200_000, xattrs: 4 << 20, depth: 64 }
     }
 }
 
@@ -40,6 +44,7 @@ pub struct Capture {
     contents: File,
     written: u64,
     entries: usize,
+    xattrs: usize,
     limits: Limits,
     path: PathBuf,
 }
@@ -53,15 +58,16 @@ impl Capture {
         let path = images.join(CONTENTS_FILE);
         let contents =
             File::create(&path).map_err(Error::io(format!("create {}", path.display())))?;
-        Ok(Self { contents, written: 0, entries: 0, limits, path })
+        Ok(Self { contents, written: 0, entries: 0, xattrs: 0, limits, path })
     }
 
-    /// Captures the read-only ones: before the freeze.
+    /// Captures the read-only ones: before the freeze. What the others hold by now must be within the limits, too.
     ///
     /// # Errors
     /// [`Error::Refused`] beyond the limits, [`Error::Io`].
     pub fn static_parts(&mut self, pid: u32, plan: &mut MountPlan) -> Result<(), Error> {
-        self.all(pid, plan, true)
+        self.all(pid, plan, true)?;
+        self.foresee(pid, plan)
     }
 
     /// Captures those that can be written: while the dump session is at post-dump.
@@ -82,6 +88,30 @@ impl Capture {
         Ok(())
     }
 
+    fn foresee(&self, pid: u32, plan: &MountPlan) -> Result<(), Error> {
+        let root = open_root(pid)?;
+        let mut held = self.written;
+        for mount in plan.mounts.iter().filter(|m| !m.read_only) {
+            if let Role::Tmpfs { .. } = mount.role {
+                let path = mount.mountpoint.as_path();
+                let io = Error::sys(format!("look at {}", path.display()));
+                let dir = open_inside(root.as_fd(), path).map_err(io)?;
+                held = held.saturating_add(used(&dir));
+                if held > self.limits.bytes {
+                    return Err(self.too_many_bytes(path.display()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn too_many_bytes(&self, path: impl std::fmt::Display) -> Error {
+        Error::Refused(format!(
+            "the container's temporary file systems hold more than {} MiB with {path}, which is too much for a checkpoint: put large files into a volume",
+            self.limits.bytes >> 20
+        ))
+    }
+
     fn tree(&mut self, root: BorrowedFd<'_>, mountpoint: &Path) -> Result<Vec<Entry>, Error> {
         let name = mountpoint.display().to_string();
         let io = |errno: rustix::io::Errno| Error::sys(format!("read {name}"))(errno);
@@ -91,9 +121,11 @@ impl Capture {
             capture: self,
             device: stat.st_dev,
             links: HashMap::new(),
-            out: vec![entry(PathBuf::new(), &stat, EntryKind::Dir)],
+            out: Vec::new(),
             name,
         };
+        let xattrs = walk.xattrs(&dir, c".", Path::new(""))?;
+        walk.out.push(Entry { xattrs, ..entry(PathBuf::new(), &stat, EntryKind::Dir) });
         walk.directory(dir, Path::new(""), 0)?;
         Ok(walk.out)
     }
@@ -183,8 +215,9 @@ impl Walk<'_> {
             self.out.push(Entry { mode: 0o755, uid: 0, gid: 0, ..entry(path, &stat, kind) });
             return Ok(());
         }
+        let xattrs = self.xattrs(dir, name, &path)?;
         if kind == FileType::Directory {
-            self.out.push(entry(path.clone(), &stat, EntryKind::Dir));
+            self.out.push(Entry { xattrs, ..entry(path.clone(), &stat, EntryKind::Dir) });
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let inner = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(&io)?;
             return self.directory(inner, &path, depth + 1);
@@ -198,8 +231,23 @@ impl Walk<'_> {
             self.links.insert(stat.st_ino, RawPath(path.clone()));
         }
         let kind = self.leaf(dir, name, &path, &stat, kind)?;
-        self.out.push(entry(path, &stat, kind));
+        self.out.push(Entry { xattrs, ..entry(path, &stat, kind) });
         Ok(())
+    }
+
+    /// The attributes that belong to a file.
+    fn xattrs(
+        &mut self,
+        dir: &OwnedFd,
+        name: &std::ffi::CStr,
+        path: &Path,
+    ) -> Result<Vec<Xattr>, Error> {
+        let found = xattr::kept(dir.as_fd(), name).map_err(self.io(path))?;
+        self.capture.xattrs += found.iter().map(|x| x.name.len() + x.value.len()).sum::<usize>();
+        if self.capture.xattrs > self.capture.limits.xattrs {
+            return Err(self.too_much("has too many extended attributes"));
+        }
+        Ok(found)
     }
 
     fn leaf(
@@ -238,7 +286,7 @@ impl Walk<'_> {
         // `st_blocks` counts 512 bytes; a hostile sparse file costs nothing.
         let held = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         if self.capture.written.saturating_add(held) > self.capture.limits.bytes {
-            return Err(self.too_much("holds too many bytes"));
+            return Err(self.capture.too_many_bytes(&self.name));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(self.io(path))?;
@@ -266,6 +314,7 @@ fn entry(path: PathBuf, stat: &Stat, kind: EntryKind) -> Entry {
         uid: stat.st_uid,
         gid: stat.st_gid,
         mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        xattrs: Vec::new(),
         kind,
     }
 }
@@ -278,6 +327,13 @@ fn next_data(file: &OwnedFd, offset: u64, size: u64) -> std::io::Result<Option<(
     };
     let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
     Ok((start < size).then_some((start, end.min(size))))
+}
+
+/// The bytes that a tmpfs holds; 0 of one without a limit, which does not count them.
+fn used(dir: &OwnedFd) -> u64 {
+    let Ok(stat) = rustix::fs::fstatfs(dir) else { return 0 };
+    let unit = u64::try_from(stat.f_bsize).unwrap_or(0);
+    stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(unit)
 }
 
 fn open_root(pid: u32) -> Result<OwnedFd, Error> {
@@ -296,6 +352,8 @@ fn open_inside(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd>
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use rustix::fs::XattrFlags;
 
     use super::*;
 
@@ -316,6 +374,9 @@ mod tests {
         std::fs::write(at("d/file"), b"content").unwrap();
         std::fs::set_permissions(at("d/file"), std::fs::Permissions::from_mode(0o640)).unwrap();
         std::fs::hard_link(at("d/file"), at("e")).unwrap();
+        let flags = XattrFlags::empty();
+        rustix::fs::setxattr(at("d/file"), "trusted.a", b"1", flags).unwrap();
+        rustix::fs::setxattr(at("d"), "trusted.b", b"", flags).unwrap();
         std::os::unix::fs::symlink("../nowhere", at("link")).unwrap();
         let sparse = File::create(at("sparse")).unwrap();
         sparse.set_len(1 << 40).unwrap();
@@ -325,6 +386,9 @@ mod tests {
         let of = |path: &str| entries.iter().find(|e| e.path == RawPath::from(path)).unwrap();
         assert_eq!(of("").mode, std::fs::metadata(dir.path()).unwrap().mode() & 0o7777);
         assert_eq!(of("d/file").mode, 0o640);
+        let xattr = |name: &str, value: &[u8]| Xattr { name: name.into(), value: value.into() };
+        assert_eq!(of("d/file").xattrs, [xattr("trusted.a", b"1")]);
+        assert_eq!(of("d").xattrs, [xattr("trusted.b", b"")]);
         let EntryKind::File { size: 7, extents } = &of("d/file").kind else { panic!() };
         let at = usize::try_from(extents[0].at).unwrap();
         assert_eq!(&contents[at..at + 7], b"content");
@@ -340,9 +404,13 @@ mod tests {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::write(dir.path().join("a"), vec![1; 8192]).unwrap();
         std::fs::create_dir_all(dir.path().join("x/y/z")).unwrap();
+        let long = vec![1; 256];
+        rustix::fs::setxattr(dir.path().join("a"), "trusted.a", &long, XattrFlags::empty())
+            .unwrap();
         for limits in [
             Limits { bytes: 4096, ..Limits::default() },
             Limits { entries: 2, ..Limits::default() },
+            Limits { xattrs: 200, ..Limits::default() },
             Limits { depth: 1, ..Limits::default() },
         ] {
             let (entries, _) = capture(dir.path(), limits);

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
-use godwit_criu_rpc::relay_plan::{Entry, EntryKind, RawPath, Source, SourceKind};
+use godwit_criu_rpc::relay_plan::{Entry, EntryKind, RawPath, Source, SourceKind, is_kept};
 use oci_spec::runtime::{Mount as SpecMount, Spec};
 use rustix::mount::MountFlags;
 
@@ -193,6 +193,9 @@ fn check_entries(mount: &Path, entries: &[Entry], spec: &Spec) -> Result<(), Ref
         if !is_root && !is_plain(path) {
             return Err(bad("its path leaves the file system"));
         }
+        if !entry.xattrs.iter().all(|x| is_kept(&x.name)) {
+            return Err(bad("it has an attribute that is not the file's own"));
+        }
         match &entry.kind {
             EntryKind::HardLink { to } if !seen.contains(to.as_path()) => {
                 return Err(bad("it links to a file that is not there"));
@@ -279,7 +282,8 @@ mod tests {
         } else {
             EntryKind::File { size: 0, extents: Vec::new() }
         };
-        Entry { path: RawPath::from(path), mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), kind }
+        let (path, xattrs) = (RawPath::from(path), Vec::new());
+        Entry { path, mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs, kind }
     }
 
     fn with(kind: EntryKind) -> Vec<PlannedMount> {
