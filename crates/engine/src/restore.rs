@@ -21,7 +21,8 @@ mod stage;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use godwit_image::{FrameSource, Manifest};
+use godwit_files::Halt;
+use godwit_image::{FrameSource, Head, Manifest};
 use godwit_ownership::{Ending, Event};
 use godwit_ownership::{Target, TargetSpec};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
@@ -30,6 +31,7 @@ use godwit_wire::agent_op::BeginRestore;
 use godwit_wire::parse;
 use oci_spec::runtime::Spec;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::peer::lineage_at;
 use crate::compat;
@@ -147,13 +149,13 @@ async fn carry_through(
                         continue;
                     }
                 };
-                let work = prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned);
-                // A shim that is gone waits for nothing, and takes nobody's turn.
-                let staged = tokio::select! {
-                    biased;
-                    staged = work => staged,
-                    heard = driver.peer().hear() => {
-                        event = heard.map_or(Event::Ended, Event::Shim);
+                let stop = CancellationToken::new();
+                let work =
+                    prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned, &stop);
+                let staged = match unless_heard(work, &stop, driver.peer()).await {
+                    Ok(staged) => staged,
+                    Err(heard) => {
+                        event = heard;
                         continue;
                     }
                 };
@@ -202,7 +204,28 @@ async fn turn<'s>(
     }
 }
 
-/// Everything that the plan needs.
+/// Does work for as long as the shim wants it. A shim that says something, or is gone, waits for nothing and takes nobody's turn: the
+/// work is stopped, and has ended when this returns. Nothing is written any more into a root file system that others use next.
+async fn unless_heard<T>(
+    work: impl Future<Output = T>,
+    stop: &CancellationToken,
+    shim: &mut impl Peer,
+) -> Result<T, Event> {
+    // Whoever drops this asks threads to end, too.
+    let _dropped = stop.clone().drop_guard();
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => Ok(done),
+        heard = shim.hear() => {
+            stop.cancel();
+            work.await;
+            Err(heard.map_or(Event::Ended, Event::Shim))
+        }
+    }
+}
+
+/// Everything that the plan needs. Once `stop` is cancelled it ends soon; when it has ended, nothing of it goes on.
 #[expect(clippy::too_many_arguments, reason = "all that is known of one start")]
 async fn prepare(
     node: &Node,
@@ -213,17 +236,14 @@ async fn prepare(
     checkpoint: CheckpointId,
     shim: u32,
     pinned: &mut Option<Pin>,
+    stop: &CancellationToken,
 ) -> Result<Staged, RestoreError> {
-    compat::check(&wanted.manifest().compat, &node.compat)?;
-    compat::check_lazy(node.lazy_pages)?;
-    let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
-    fits::image(wanted.manifest(), &here, &begin.container)?;
-    let reader = reader_of(wanted, target, checkpoint, pinned).await?;
-    let (fit, head) = tokio::join!(check_volumes(node, begin, spec, wanted), reader.head());
-    fit?;
-    let head = head?;
+    let opened = open(node, begin, spec, wanted, target, checkpoint, pinned);
+    let (reader, head) =
+        stop.run_until_cancelled(opened).await.ok_or(RestoreError::Interrupted)??;
     let packs = Arc::new(head.packs.clone());
-    let frames: Arc<dyn FrameSource> = Arc::new(reader.frame_source(Arc::clone(&packs)));
+    let frames = reader.frame_source(Arc::clone(&packs)).stopped_by(stop.clone());
+    let frames: Arc<dyn FrameSource> = Arc::new(frames);
     if let Some(pin) = pinned.clone() {
         node.handed.put(target.op(), Handed { reader, packs, pin });
     }
@@ -241,6 +261,10 @@ async fn prepare(
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = wanted.manifest().network.ips.clone();
     let score = score_of(shim);
+    let halt = Halt::when({
+        let stop = stop.clone();
+        move || stop.is_cancelled()
+    });
     let staged = tokio::task::spawn_blocking(move || {
         let [container] = head.containers.as_slice() else {
             return Err(RestoreError::SeveralContainers);
@@ -262,10 +286,31 @@ async fn prepare(
             score,
             launcher: &launcher,
             version,
+            halt: &halt,
         };
         stage.run()
     });
     staged.await.map_err(|_| RestoreError::Interrupted)?
+}
+
+/// What is read before anything is written, for a point that fits here.
+async fn open(
+    node: &Node,
+    begin: &BeginRestore,
+    spec: &Spec,
+    wanted: &Wanted,
+    target: &TargetSpec,
+    checkpoint: CheckpointId,
+    pinned: &mut Option<Pin>,
+) -> Result<(CheckpointReader, Head), RestoreError> {
+    compat::check(&wanted.manifest().compat, &node.compat)?;
+    compat::check_lazy(node.lazy_pages)?;
+    let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
+    fits::image(wanted.manifest(), &here, &begin.container)?;
+    let reader = reader_of(wanted, target, checkpoint, pinned).await?;
+    let (fit, head) = tokio::join!(check_volumes(node, begin, spec, wanted), reader.head());
+    fit?;
+    Ok((reader, head?))
 }
 
 /// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.

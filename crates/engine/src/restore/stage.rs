@@ -60,6 +60,8 @@ pub(super) struct Stage<'a> {
     pub(super) launcher: &'a Launcher,
     /// Its version.
     pub(super) version: CriuVersion,
+    /// Ends it early.
+    pub(super) halt: &'a Halt,
 }
 
 /// What the shim gets.
@@ -161,7 +163,7 @@ impl Stage<'_> {
             index: &index,
             frames: &**self.frames,
             devices: Devices::of_spec(self.spec),
-            halt: &Halt::never(),
+            halt: self.halt,
         })?;
         tracing::debug!(names = applied.names, contents = %applied.contents, "files");
         Ok(())

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,6 +49,26 @@ async fn a_restore_waits_for_its_turn_as_long_as_its_shim_does() {
     assert_eq!(gone.err(), Some(Event::Ended), "nobody waits for it any more");
     drop(held);
     assert!(waits.await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_is_written_for_a_shim_that_gave_up_has_ended_before_anybody_hears_of_it() {
+    let (stop, ended) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+    let work = async {
+        let (stop, ended) = (stop.clone(), Arc::clone(&ended));
+        let writes = tokio::task::spawn_blocking(move || {
+            while !stop.is_cancelled() {
+                std::thread::yield_now();
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+        writes.await
+    };
+    let heard = unless_heard(work, &stop, &mut Shim { gone: true }).await;
+    assert_eq!((heard.err(), ended.load(Ordering::Relaxed)), (Some(Event::Ended), true));
+
+    let (stop, mut stays) = (CancellationToken::new(), Shim { gone: false });
+    assert_eq!(unless_heard(async { 7 }, &stop, &mut stays).await, Ok(7));
 }
 
 /// A shim that does what it is told.

@@ -5,6 +5,7 @@ use godwit_image::{Digest, FinishedPack, FrameSource, PackKind, PackName};
 use godwit_ownership::Presence;
 use godwit_ownership::state::Kind;
 use godwit_types::{Code, OpId, PackIndex};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::blob::list_all;
@@ -268,6 +269,12 @@ async fn what_is_read_is_what_was_stored_or_an_error() {
     assert_eq!(beyond.code(), Code::Corrupt);
     let foreign = PackName { checkpoint: CheckpointId::mint(), ..pack };
     assert_eq!(reader.pack_bytes(&foreign, 0..1).await.unwrap_err().code(), Code::NotFound);
+    let stop = CancellationToken::new();
+    let stopped = reader.frame_source(table).stopped_by(stop.clone());
+    stop.cancel();
+    let read = move || stopped.frame(frame);
+    let error = tokio::task::spawn_blocking(read).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Code::Cancelled);
 }
 
 #[tokio::test]

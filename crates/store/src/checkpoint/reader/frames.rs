@@ -10,6 +10,7 @@ use godwit_image::{
 };
 use godwit_types::Code;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::CheckpointReader;
 use crate::error::StoreError;
@@ -24,13 +25,15 @@ pub struct StoreFrames {
     reader: CheckpointReader,
     table: Arc<PackTable>,
     runtime: Handle,
+    stop: CancellationToken,
 }
 
 impl CheckpointReader {
     /// The frames that `table` (of this checkpoint's head) knows. Must be called within a tokio runtime.
     #[must_use]
     pub fn frame_source(&self, table: Arc<PackTable>) -> StoreFrames {
-        StoreFrames { reader: self.clone(), table, runtime: Handle::current() }
+        let (runtime, stop) = (Handle::current(), CancellationToken::new());
+        StoreFrames { reader: self.clone(), table, runtime, stop }
     }
 }
 
@@ -42,6 +45,12 @@ struct Wanted {
 }
 
 impl StoreFrames {
+    /// Once `stop` is cancelled nothing is read, and what is being read ends at once, with [`Code::Cancelled`].
+    #[must_use]
+    pub fn stopped_by(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
     fn by_pack(&self, frames: &[FrameRef]) -> Result<BTreeMap<PackName, Wanted>, SinkError> {
         let mut packs: BTreeMap<PackName, Wanted> = BTreeMap::new();
         for (place, frame) in frames.iter().enumerate() {
@@ -60,7 +69,10 @@ impl StoreFrames {
     fn stored(&self, packs: &BTreeMap<PackName, Wanted>) -> Result<Vec<Vec<Bytes>>, SinkError> {
         let requests = packs.iter().map(|(pack, wanted)| self.reader.frames(pack, &wanted.records));
         let all = stream::iter(requests).buffered(PACKS_AT_ONCE).try_collect();
-        self.runtime.block_on(all).map_err(failed)
+        match self.runtime.block_on(self.stop.run_until_cancelled(all)) {
+            Some(all) => all.map_err(failed),
+            None => Err(SinkError::new(Code::Cancelled, "read frames")),
+        }
     }
 }
 
