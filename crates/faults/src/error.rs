@@ -44,6 +44,11 @@ pub enum FaultsError {
         /// Pages that it should hold at least.
         want: u32,
     },
+    /// Threads of a process change its mappings faster than they can be followed.
+    #[error(
+        "several threads move mappings without a pause, so what belongs where is not known any more: restore it again, with the annotation godwit.dev/hydrate=before-start"
+    )]
+    Unfollowable,
     /// A number that is not known, or known already.
     #[error("{what} {number} is not known, or used twice")]
     Number {
@@ -63,7 +68,7 @@ impl FaultsError {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::Os { .. } => Code::Internal,
+            Self::Os { .. } | Self::Unfollowable => Code::Internal,
             Self::PageMap { .. } | Self::ShortFrame { .. } => Code::Corrupt,
             Self::Frame { code, .. } => *code,
             Self::Number { .. } => Code::Precondition,

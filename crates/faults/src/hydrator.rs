@@ -32,7 +32,7 @@ use crate::lanes::Lanes;
 use crate::member::{Family, Member, Nursery};
 use crate::prefetch::Prefetch;
 use crate::source::{FrameFailure, FramePages, FrameSource, Observer, Ticket};
-use crate::space::Space;
+use crate::space::{Settled, Space};
 use crate::uffd::{Probed, Uffd};
 use crate::wanted::Wanted;
 use crate::{FaultsError, GroupId, Layout, MemoryLimit, Totals};
@@ -345,7 +345,7 @@ impl Shared {
         let mut born = Vec::new();
         {
             let mut space = member.exclusive();
-            if space.try_settle(member.uffd.as_ref(), &mut born) {
+            if space.try_settle(member.uffd.as_ref(), &mut born) == Settled::Yes {
                 member.set_closed();
             }
         }

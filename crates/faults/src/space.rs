@@ -72,6 +72,16 @@ impl Change {
     }
 }
 
+/// Whether everything that was read is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Yes,
+    /// Some of it waits for a quiet moment.
+    NotYet,
+    /// It has waited for too long, and could have happened in more than one order: what belongs where cannot be known.
+    Never,
+}
+
 /// A child that nobody serves yet.
 pub(crate) struct Unborn {
     pub(crate) id: u64,
@@ -188,11 +198,10 @@ impl Space {
         }
     }
 
-    /// Applies what was read, if it is quiet now or has not been for too long. Children appear in `born`. Returns whether nothing is
-    /// left to apply.
-    pub(crate) fn try_settle(&mut self, memory: &dyn Memory, born: &mut Vec<Born>) -> bool {
+    /// Applies what was read, if it is quiet now or has not been for too long. Children appear in `born`.
+    pub(crate) fn try_settle(&mut self, memory: &dyn Memory, born: &mut Vec<Born>) -> Settled {
         if self.is_settled() {
-            return true;
+            return Settled::Yes;
         }
         let quiet = memory.probe(PROBE_PAGE) != Probed::Changing;
         let mut batch = std::mem::take(&mut self.batch);
@@ -201,14 +210,15 @@ impl Space {
         self.batch = batch;
         match ordered {
             Some(ordered) => self.apply(ordered, born),
-            None if self.batch.is_overdue() => {
-                tracing::warn!("mappings change without a pause: believing the order of events");
+            None if !self.batch.is_overdue() => return Settled::NotYet,
+            None if self.missing() > 0 && self.batch.is_ambiguous() => return Settled::Never,
+            None => {
+                tracing::debug!("mappings change without a pause, in an order that is known");
                 let ordered = self.batch.take_as_read();
                 self.apply(ordered, born);
             }
-            None => return false,
         }
-        true
+        Settled::Yes
     }
 
     fn apply(&mut self, ordered: Ordered, born: &mut Vec<Born>) {

@@ -13,7 +13,7 @@ use super::Shared;
 use crate::FaultsError;
 use crate::member::{Child, Member};
 use crate::source::{Handed, Lane};
-use crate::space::{Born, Change, Unborn};
+use crate::space::{Born, Change, Settled, Unborn};
 use crate::uffd::{Event, Probed, Uffd};
 
 /// The number of the descriptor that ends the loop; no process has it.
@@ -99,9 +99,8 @@ impl Shared {
     /// Reads all events of a process. Returns whether all that was read is applied.
     fn read(&self, member: &Arc<Member>) -> bool {
         let mut read = Read::default();
-        if let Err(source) = self.read_exclusively(member, &mut read) {
+        if let Err(error) = self.read_exclusively(member, &mut read) {
             self.unwatch(member);
-            let error = FaultsError::Os { action: "reading a userfaultfd", source };
             self.fatal(member.family.group, &error);
         }
         let settled = read.settled;
@@ -110,7 +109,7 @@ impl Shared {
     }
 
     /// The part under the lock: read and map update are one.
-    fn read_exclusively(&self, member: &Arc<Member>, read: &mut Read) -> std::io::Result<()> {
+    fn read_exclusively(&self, member: &Arc<Member>, read: &mut Read) -> Result<(), FaultsError> {
         let mut space = member.exclusive();
         if member.is_closed() {
             read.settled = true;
@@ -120,7 +119,7 @@ impl Shared {
         space.try_settle(member.uffd.as_ref(), &mut read.born);
         let mut events = Vec::new();
         for _ in 0..ROUNDS {
-            member.uffd.read(&mut events)?;
+            member.uffd.read(&mut events).map_err(FaultsError::os("reading a userfaultfd"))?;
             if events.is_empty() {
                 break;
             }
@@ -133,8 +132,12 @@ impl Shared {
                 }
             }
         }
-        read.settled = space.try_settle(member.uffd.as_ref(), &mut read.born);
-        Ok(())
+        let settled = space.try_settle(member.uffd.as_ref(), &mut read.born);
+        read.settled = settled != Settled::NotYet;
+        match settled {
+            Settled::Never => Err(FaultsError::Unfollowable),
+            Settled::Yes | Settled::NotYet => Ok(()),
+        }
     }
 
     fn change(&self, member: &Member, event: Event, read: &mut Read) -> Option<Change> {
@@ -203,10 +206,12 @@ impl Shared {
         let mut born = Vec::new();
         let settled = member.exclusive().try_settle(member.uffd.as_ref(), &mut born);
         self.born(born);
-        if settled {
-            self.check_finished(member);
+        match settled {
+            Settled::Yes => self.check_finished(member),
+            Settled::NotYet => {}
+            Settled::Never => self.fatal(member.family.group, &FaultsError::Unfollowable),
         }
-        settled
+        settled == Settled::Yes
     }
 
     /// Looks a few times: threads whose events were read go on within microseconds, and until then no page is placed.

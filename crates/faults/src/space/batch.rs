@@ -43,8 +43,8 @@ pub(super) struct Batch {
     beliefs: Beliefs,
 }
 
-/// A batch with more changes, or waiting for longer, is applied as it was read: as many threads that do nothing but change mappings
-/// let no page in meanwhile, and their children wait. Time alone says nothing: it may be us who had no processor.
+/// A batch with more changes, or waiting for longer, waits no more: as many threads that do nothing but change mappings let no page in
+/// meanwhile, and their children wait. Time alone says nothing: it may be us who had no processor.
 const MOST: usize = 512;
 const LONGEST: Duration = Duration::from_secs(2);
 const LOOKS: usize = 200;
@@ -112,6 +112,21 @@ impl Batch {
         self.looks += 1;
         let late = self.since.is_some_and(|t| t.elapsed() > LONGEST);
         self.changes.len() > MOST || late && self.looks > LOOKS
+    }
+
+    /// Whether this can have happened in another order than it was read in, with another end: several threads change mappings, and
+    /// something moved to where something else was taken away, or a child was born between moves.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        let touches = |i: &usize| !matches!(self.changes[*i], Change::Remove(_));
+        let moves: Vec<usize> = self.moves().filter(touches).collect();
+        let refilled = |a: &Change, b: &Change| {
+            overlap(&a.fills(), &b.frees()).is_some() || overlap(&a.frees(), &b.fills()).is_some()
+        };
+        let pairs = moves.iter().enumerate().flat_map(|(at, late)| {
+            moves[..at].iter().map(|early| (&self.changes[*early], &self.changes[*late]))
+        });
+        let born_between = self.forks().next().is_some() && !moves.is_empty();
+        self.beliefs.many && (born_between || pairs.into_iter().any(|(a, b)| refilled(a, b)))
     }
 
     /// Takes everything out in the order in which it was read.

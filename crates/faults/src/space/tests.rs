@@ -264,7 +264,7 @@ impl World {
 
     fn settle(&mut self) {
         let mut born = Vec::new();
-        let settled = self.space.try_settle(&self.kernel.clone(), &mut born);
+        let settled = self.space.try_settle(&self.kernel.clone(), &mut born) == Settled::Yes;
         let mut mm = self.kernel.0.lock().unwrap();
         if settled && mm.changing == 0 {
             mm.freed.clear();
@@ -368,4 +368,48 @@ fn two_threads_whose_events_arrive_in_the_wrong_order_lose_no_page() {
 #[test]
 fn two_threads_whose_mappings_grow_lose_no_page() {
     assert_eq!(wrongs(2, Grows::Calmly), [""; 0]);
+}
+
+/// A process whose threads never pause.
+struct Restless;
+
+impl Memory for Restless {
+    fn probe(&self, _: u64) -> Probed {
+        Probed::Changing
+    }
+}
+
+/// More changes than may wait, in a process that never pauses.
+fn restless(threads: usize, changes: impl Fn(u64) -> Change) -> (Space, Settled) {
+    let runs: Vec<_> = (0..128).map(|f| (f * 8, 8, 0, f as u32, 0)).collect();
+    let mut space = Space::new(Arc::new(layout(&runs)));
+    if threads > 1 {
+        space.many_at_once();
+    }
+    let mut settled = Settled::NotYet;
+    for n in 0..600 {
+        space.change(changes(n));
+        settled = space.try_settle(&Restless, &mut Vec::new());
+        if settled != Settled::NotYet {
+            break;
+        }
+    }
+    (space, settled)
+}
+
+#[test]
+fn the_order_of_events_is_believed_without_a_pause_only_if_no_other_is_possible() {
+    let unmap = |n| Change::Unmap(n..n + 1);
+    let (space, settled) = restless(2, unmap);
+    assert_eq!((settled, space.missing()), (Settled::Yes, 1024 - 513));
+
+    // Back and forth.
+    let remap = |n: u64| match n % 2 {
+        0 => Change::Remap { from: 0, to: 2000, len: 1 },
+        _ => Change::Remap { from: 2000, to: 0, len: 1 },
+    };
+    let (space, settled) = restless(1, remap);
+    assert_eq!((settled, space.lookup(2000).unwrap().first), (Settled::Yes, 0), "one thread");
+    let (_, settled) = restless(2, remap);
+    assert_eq!(settled, Settled::Never);
 }
