@@ -422,6 +422,15 @@ pub(crate) mod tests {
         container
     }
 
+    /// The same in a restore: it has no process yet.
+    pub(crate) fn restoring(id: &str) -> Arc<Container> {
+        let container = of(id, "{}");
+        for step in [Step::Created, Step::Restore] {
+            container.shift(step).unwrap();
+        }
+        container
+    }
+
     fn container(spec: &str) -> Arc<Container> {
         of("c", spec)
     }

@@ -240,9 +240,13 @@ pub(crate) mod tests {
 
     /// A pod that has this container.
     pub(crate) fn pod_of(container: &Arc<Container>) -> Arc<Pod> {
+        pod_with(container, Arc::new(Operations::new(Places::default())))
+    }
+
+    /// The same with these hooks.
+    pub(crate) fn pod_with(container: &Arc<Container>, hooks: Arc<dyn Hooks>) -> Arc<Pod> {
         let group = container.id().to_owned();
         let identity = PodIdentity { namespace: "n".to_owned(), group, uid: None };
-        let hooks = Arc::new(Operations::new(Places::default()));
         let pod = Pod::new(identity, Reaper::new(), Events::new(), hooks);
         pod.list().insert(container.id().to_owned(), Arc::clone(container));
         pod

@@ -88,7 +88,8 @@ impl Pod {
                 // Start answers now.
                 let _turn = container.turn().await;
                 self.end_unstarted(container, signal).await;
-                Ok(true)
+                // Else it came too late to be given up: it runs, and is told like anyone that runs.
+                Ok(container.state() == State::Stopped)
             }
             State::Created if ENDING.contains(&signal) && container.init_pid().is_none() => {
                 self.end_unstarted(container, signal).await;
@@ -173,8 +174,9 @@ fn kill_exec(process: &Process, signal: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::tests::running;
-    use crate::pod::tests::pod_of;
+    use crate::container::tests::{restoring, running};
+    use crate::op::{Operations, Places};
+    use crate::pod::tests::{pod_of, pod_with};
     use crate::state::Step;
 
     const HANGUP: u32 = 1;
@@ -209,6 +211,50 @@ mod tests {
         // There is no such runc.
         let tried = kill.await.unwrap().unwrap_err().to_string();
         assert!(tried.contains("/nonexistent/runc"), "{tried}");
+    }
+
+    /// A container that is being restored, a signal to it that waits for its Start, and what Start comes to.
+    async fn told_in_a_restore(signal: u32, start: &[Step]) -> (Arc<Container>, Result<()>) {
+        let dir = tempfile::tempdir().unwrap();
+        let [fences, shims, agent] =
+            ["fences", "shims", "agent.sock"].map(|name| dir.path().join(name));
+        let container = restoring("c");
+        // Their machine has let the restore go already, or knows of none: nothing is given up any more.
+        let pod = pod_with(&container, Arc::new(Operations::new(Places { fences, shims, agent })));
+        let turn = container.turn().await;
+        let kill = tokio::spawn(async move { pod.kill("c", "", signal, false).await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!kill.is_finished());
+        for step in start {
+            container.shift(*step).unwrap();
+        }
+        if container.state() != State::Created {
+            container.init().set_pid(std::process::id());
+        }
+        drop(turn);
+        (container, kill.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_a_kill_cannot_give_up_any_more_gets_the_signal() {
+        for signal in [KILL, 15] {
+            for start in [&[Step::Restored][..], &[Step::Restored, Step::Hydrated]] {
+                let (_container, told) = told_in_a_restore(signal, start).await;
+                // There is no such runc.
+                let tried = told.unwrap_err().to_string();
+                assert!(tried.contains("/nonexistent/runc"), "{tried}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_a_kill_gives_up_has_ended() {
+        let (container, told) = told_in_a_restore(15, &[Step::Failed]).await;
+        told.unwrap();
+        assert_eq!(container.state(), State::Stopped);
+        assert_eq!(container.init().exit().unwrap().status, SIGNALLED + 15);
     }
 
     #[tokio::test]
