@@ -22,6 +22,12 @@ pub enum WireError {
         /// The socket's path.
         path: String,
     },
+    /// Somebody listens there and takes no more connections for now: as if away, but alive.
+    #[error("whoever listens on {path} is busy; try again")]
+    Busy {
+        /// The socket's path.
+        path: String,
+    },
     /// The peer is not root.
     #[error("the peer has uid {uid}; only root may speak here")]
     NotRoot {
@@ -100,7 +106,10 @@ impl WireError {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::NobodyListens { .. } | Self::Closed | Self::Timeout { .. } => Code::Unavailable,
+            Self::NobodyListens { .. }
+            | Self::Busy { .. }
+            | Self::Closed
+            | Self::Timeout { .. } => Code::Unavailable,
             Self::NotRoot { .. } | Self::Protocol { .. } => Code::Refused,
             Self::Io { .. } | Self::Unexpected { .. } => Code::Internal,
             Self::TooLong

@@ -41,7 +41,7 @@ mod watched;
 pub use error::WireError;
 pub use hello::{Hello, PROTOCOL};
 pub use packet::{Envelope, MAX_FDS, MAX_PACKET, Received};
-pub use socket::{Listener, Socket};
+pub use socket::{Listener, Socket, is_served};
 #[cfg(feature = "tokio")]
 pub use socket_tokio::{AsyncListener, AsyncSocket};
 pub use terms::{Annotation, LineageAt, Namespace, NodeIdentity, Refusal, WireCode, parse};

@@ -32,8 +32,8 @@ impl<S: Envelope, R: Envelope> Socket<S, R> {
     /// Connects, checks that the peer is root, says [`Hello`] and waits up to 5 seconds for the peer's.
     ///
     /// # Errors
-    /// [`WireError::NobodyListens`] if there is no socket or nobody behind it; [`WireError::NotRoot`], [`WireError::Protocol`],
-    /// [`WireError::Io`].
+    /// [`WireError::NobodyListens`] if there is no socket or nobody behind it, [`WireError::Busy`] if too many wait there already;
+    /// [`WireError::NotRoot`], [`WireError::Protocol`], [`WireError::Io`].
     pub fn connect(path: &Path) -> Result<Self, WireError> {
         let socket = Self::connect_silently(path)?;
         socket.greet(HELLO_TIMEOUT)?;
@@ -45,17 +45,8 @@ impl<S: Envelope, R: Envelope> Socket<S, R> {
     /// # Errors
     /// As [`Socket::connect`].
     pub fn connect_silently(path: &Path) -> Result<Self, WireError> {
-        let fd =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, CLOEXEC, None)
-                .map_err(WireError::io("socket"))?;
-        let address = SocketAddrUnix::new(path).map_err(WireError::io("naming"))?;
-        rustix::net::connect(&fd, &address).map_err(|errno| match errno {
-            Errno::NOENT | Errno::CONNREFUSED => {
-                WireError::NobodyListens { path: path.display().to_string() }
-            }
-            other => WireError::io("connect")(other),
-        })?;
-        require_root(&fd)?;
+        let fd = connect(path)?;
+        rustix::io::ioctl_fionbio(&fd, false).map_err(WireError::io("making blocking"))?;
         Ok(Self::from_fd(fd))
     }
 
@@ -137,6 +128,9 @@ impl<S, R> AsFd for Socket<S, R> {
 /// How long a peer may take for its [`Hello`].
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many peers wait to be accepted before others are told that it is busy.
+const QUEUE: i32 = 16;
+
 /// A listening socket. The path is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
@@ -165,7 +159,7 @@ impl Listener {
                 .map_err(WireError::io("socket"))?;
         let address = SocketAddrUnix::new(path).map_err(WireError::io("naming"))?;
         if let Err(errno) = rustix::net::bind(&fd, &address) {
-            if errno != Errno::ADDRINUSE || is_served(&address) {
+            if errno != Errno::ADDRINUSE || answers(&address) {
                 return Err(WireError::io("bind")(errno));
             }
             std::fs::remove_file(path).map_err(io("removing a stale socket"))?;
@@ -174,7 +168,7 @@ impl Listener {
         // Between bind and chmod the directory's mode protects it, and nobody can connect before listen.
         rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))
             .map_err(WireError::io("chmod"))?;
-        rustix::net::listen(&fd, 16).map_err(WireError::io("listen"))?;
+        rustix::net::listen(&fd, QUEUE).map_err(WireError::io("listen"))?;
         Ok(Self { fd, path: path.to_owned() })
     }
 
@@ -212,9 +206,37 @@ impl Drop for Listener {
     }
 }
 
-fn is_served(address: &SocketAddrUnix) -> bool {
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, CLOEXEC, None)
-        .is_ok_and(|probe| rustix::net::connect(&probe, address) != Err(Errno::CONNREFUSED))
+/// Whether somebody may listen on this path: everything but a refusal counts. Never waits.
+#[must_use]
+pub fn is_served(path: &Path) -> bool {
+    SocketAddrUnix::new(path).is_ok_and(|address| answers(&address))
+}
+
+fn answers(address: &SocketAddrUnix) -> bool {
+    !matches!(connect_at_once(address), Err(Errno::CONNREFUSED))
+}
+
+/// Connects and checks that the peer is root; the descriptor does not block.
+pub(crate) fn connect(path: &Path) -> Result<OwnedFd, WireError> {
+    let address = SocketAddrUnix::new(path).map_err(WireError::io("naming"))?;
+    let fd = connect_at_once(&address).map_err(|errno| {
+        let path = path.display().to_string();
+        match errno {
+            Errno::NOENT | Errno::CONNREFUSED => WireError::NobodyListens { path },
+            Errno::AGAIN => WireError::Busy { path },
+            other => WireError::io("connect")(other),
+        }
+    })?;
+    require_root(&fd)?;
+    Ok(fd)
+}
+
+/// `EAGAIN` for a listener whose queue is full. To wait for room there would be to wait for its accept, perhaps for ever.
+fn connect_at_once(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
+    let flags = CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&fd, address)?;
+    Ok(fd)
 }
 
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, WireError> {

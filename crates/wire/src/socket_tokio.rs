@@ -10,11 +10,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::packet::{decode, decode_body, encode};
-use crate::socket::{HELLO_TIMEOUT, Packet, accept, peer_pid, recv_bytes, send_bytes};
+use crate::socket::{HELLO_TIMEOUT, Packet, accept, connect, peer_pid, recv_bytes, send_bytes};
 use crate::sys::register;
-use crate::{Envelope, Hello, Listener, Received, Socket, WireError};
+use crate::{Envelope, Hello, Listener, Received, WireError};
 
-/// As [`Socket`], for a tokio runtime with I/O enabled. All methods are cancel safe: a dropped `recv` loses nothing, a dropped
+/// Pause before a peer that is busy is tried again: it accepts in less, unless it is stuck.
+const BUSY: Duration = Duration::from_millis(20);
+
+/// As [`crate::Socket`], for a tokio runtime with I/O enabled. All methods are cancel safe: a dropped `recv` loses nothing, a dropped
 /// `send` has sent all or nothing.
 #[derive(Debug)]
 pub struct AsyncSocket<S, R> {
@@ -23,13 +26,12 @@ pub struct AsyncSocket<S, R> {
 }
 
 impl<S: Envelope, R: Envelope> AsyncSocket<S, R> {
-    /// As [`Socket::connect`].
+    /// As [`crate::Socket::connect`]; waits up to 5 seconds for a peer that is busy.
     ///
     /// # Errors
-    /// As [`Socket::connect`].
+    /// As [`crate::Socket::connect`].
     pub async fn connect(path: &Path) -> Result<Self, WireError> {
-        // A connect to a local socket blocks only while the listener's queue is full.
-        let socket = Self::from_fd(Socket::<S, R>::connect_silently(path)?.into_fd())?;
+        let socket = Self::from_fd(connect_soon(path).await?)?;
         socket.greet(HELLO_TIMEOUT).await?;
         Ok(socket)
     }
@@ -52,20 +54,20 @@ impl<S: Envelope, R: Envelope> AsyncSocket<S, R> {
         peer_pid(self.fd.get_ref())
     }
 
-    /// As [`Socket::greet`].
+    /// As [`crate::Socket::greet`].
     ///
     /// # Errors
-    /// As [`Socket::greet`].
+    /// As [`crate::Socket::greet`].
     pub async fn greet(&self, timeout: Duration) -> Result<(), WireError> {
         self.send_packet(&encode(&Hello::ours())?, &[]).await?;
         let (bytes, _) = within(timeout, self.recv_packet()).await?.ok_or(WireError::Closed)?;
         decode::<Hello>(&bytes)?.check()
     }
 
-    /// As [`Socket::send`].
+    /// As [`crate::Socket::send`].
     ///
     /// # Errors
-    /// As [`Socket::send`].
+    /// As [`crate::Socket::send`].
     pub async fn send(
         &self,
         body: impl Into<S::Body>,
@@ -74,19 +76,19 @@ impl<S: Envelope, R: Envelope> AsyncSocket<S, R> {
         self.send_packet(&encode(&S::wrap(body.into()))?, fds).await
     }
 
-    /// As [`Socket::recv`].
+    /// As [`crate::Socket::recv`].
     ///
     /// # Errors
-    /// As [`Socket::recv`].
+    /// As [`crate::Socket::recv`].
     pub async fn recv(&self) -> Result<Option<Received<R::Body>>, WireError> {
         let Some((bytes, fds)) = self.recv_packet().await? else { return Ok(None) };
         Ok(Some(Received { body: decode_body::<R>(&bytes)?, fds }))
     }
 
-    /// As [`Socket::recv_timeout`].
+    /// As [`crate::Socket::recv_timeout`].
     ///
     /// # Errors
-    /// As [`Socket::recv_timeout`].
+    /// As [`crate::Socket::recv_timeout`].
     pub async fn recv_timeout(
         &self,
         timeout: Duration,
@@ -145,6 +147,20 @@ impl AsyncListener {
     /// As [`Listener::accept`].
     pub async fn accept<S: Envelope, R: Envelope>(&self) -> Result<AsyncSocket<S, R>, WireError> {
         AsyncSocket::from_fd(ready(&self.fd, Interest::READABLE, &mut accept).await?)
+    }
+}
+
+/// Many may connect at the same moment, all shims of a node that boots for example: its queue is full for as long as it takes to
+/// accept them.
+async fn connect_soon(path: &Path) -> Result<OwnedFd, WireError> {
+    let until = tokio::time::Instant::now() + HELLO_TIMEOUT;
+    loop {
+        match connect(path) {
+            Err(WireError::Busy { .. }) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(BUSY).await;
+            }
+            connected => return connected,
+        }
     }
 }
 

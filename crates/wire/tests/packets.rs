@@ -179,6 +179,67 @@ fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
     Listener::bind(&path).expect("the stale socket is replaced");
 }
 
+/// Connects until there is no more room; the connections, and what the next one is told. Within a deadline: one that waits for
+/// room waits for ever here.
+fn fill(path: &std::path::Path) -> (Vec<Agent>, WireError) {
+    let (path, (done, filled)) = (path.to_owned(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let mut waiting = Vec::new();
+        let full = loop {
+            match Agent::connect_silently(&path) {
+                Ok(agent) => waiting.push(agent),
+                Err(error) => break error,
+            }
+        };
+        let _ = done.send((waiting, full));
+    });
+    filled.recv_timeout(SOON).expect("a connect waits for somebody to accept")
+}
+
+#[test]
+fn a_listener_that_does_not_accept_is_busy_and_neither_waited_for_nor_taken_for_dead() {
+    let (_dir, path) = directory();
+    let listener = Listener::bind(&path).expect("bind");
+    let (waiting, full) = fill(&path);
+    assert!(matches!(full, WireError::Busy { .. }), "{full}");
+    assert_eq!(full.code(), Code::Unavailable);
+    assert!(Listener::bind(&path).is_err(), "it is bound by somebody that lives");
+    assert!(godwit_wire::is_served(&path));
+    for _ in &waiting {
+        listener.accept_timeout::<FromShim, ToShim>(SOON).expect("accept");
+    }
+    let agent = Agent::connect_silently(&path).expect("there is room again");
+    let flags = rustix::fs::fcntl_getfl(&agent).expect("F_GETFL");
+    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "its calls block");
+    drop(listener);
+    assert!(matches!(Agent::connect(&path), Err(WireError::NobodyListens { .. })));
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_peer_that_is_busy_for_a_moment_is_waited_for_beside_other_work() {
+    use godwit_wire::{AsyncListener, AsyncSocket};
+    let (_dir, path) = directory();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let listener = AsyncListener::bind(&path).expect("bind");
+        drop(fill(&path).0);
+        let connecting = AsyncSocket::<ToShim, FromShim>::connect(&path);
+        // Those that went away keep their places until they are accepted.
+        let accepting = async {
+            loop {
+                let shim: AsyncSocket<FromShim, ToShim> = listener.accept().await.expect("accept");
+                if shim.greet(SOON).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        let (connected, ()) = tokio::join!(connecting, accepting);
+        connected.expect("connected when there was room");
+    });
+}
+
 #[test]
 fn a_relays_request_needs_no_greeting() {
     let (relay, shim) = Socket::<RelayRequest, RelayRequest>::pair().expect("pair");

@@ -476,8 +476,8 @@ impl Starting {
 
 /// Whether asking again may help: nobody answers, or does not any more.
 fn is_away(why: &WireError) -> bool {
-    use WireError::{Closed, Io, NobodyListens, Timeout};
-    matches!(why, Io { .. } | NobodyListens { .. } | Closed | Timeout { .. })
+    use WireError::{Busy, Closed, Io, NobodyListens, Timeout};
+    matches!(why, Io { .. } | NobodyListens { .. } | Busy { .. } | Closed | Timeout { .. })
 }
 
 fn answer(starting: &mut Starting, what: StartAnswer) {
