@@ -22,13 +22,14 @@ use godwit_types::Code;
 use godwit_wire::pager::frames::{
     Failed, FromFrames, MAX_SLOTS, MAX_WANTS, Need, Ready, Slots, Source, ToFrames, ToFramesBody,
 };
-use godwit_wire::{AsyncListener, AsyncSocket, Refusal, WireError};
+use godwit_wire::{AsyncSocket, Refusal, WireError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::pace::Pace;
 use self::slots::SharedSlots;
+use crate::listen;
 
 /// Ranged GETs in flight for somebody who waits.
 const URGENT: usize = 16;
@@ -135,30 +136,13 @@ impl FrameServer {
     /// Serves every pager that connects, until cancelled. Pagers outlive it.
     ///
     /// # Errors
-    /// The socket cannot be bound or accepts no more.
+    /// The socket cannot be bound.
     pub async fn serve(&self, path: &Path, stop: CancellationToken) -> Result<(), WireError> {
-        let listener = AsyncListener::bind(path)?;
-        let tasks = TaskTracker::new();
-        loop {
-            let connection = tokio::select! {
-                () = stop.cancelled() => break,
-                connection = listener.accept::<FromFrames, ToFrames>() => connection,
-            };
-            match connection {
-                Ok(connection) => {
-                    let work = self.session(connection);
-                    let stop = stop.clone();
-                    tasks.spawn(async move { stop.run_until_cancelled(work.run()).await });
-                }
-                Err(error) if error.code() == Code::Refused => {
-                    tracing::warn!(error = %error, "a pager was turned away");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        tasks.close();
-        tasks.wait().await;
-        Ok(())
+        let session = |connection| {
+            let (work, stop) = (self.session(connection), stop.clone());
+            async move { stop.run_until_cancelled(work.run()).await.unwrap_or_default() }
+        };
+        listen::serve(path, "a pager", &stop, session).await
     }
 
     fn session(&self, connection: Connection) -> Session {

@@ -17,6 +17,7 @@ mod fixture;
 pub mod frames;
 mod gone;
 pub mod journal;
+mod listen;
 pub mod log;
 pub mod look;
 pub mod node;

@@ -12,15 +12,15 @@ use godwit_wire::agent_op::{
     AskStart, Hydrated, HydrationFailed, HydrationOver, Noted, Settled, TaskGone, ToAgentBody,
 };
 use godwit_wire::shim_op::HydratingRecord;
-use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
+use godwit_wire::{Received, Refusal, WireError, memfd, parse};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::peer::{Connection, TargetPeer};
 use super::{RestoreError, ask, release, restore};
 use crate::driver::{Driver, Stop};
 use crate::gone::{self, GonePod};
 use crate::journal::Journal;
+use crate::listen;
 use crate::log::StoreLog;
 use crate::node::Node;
 use crate::stores::Stores;
@@ -33,34 +33,17 @@ const GREETING: Duration = Duration::from_secs(10);
 /// Serves shims until cancelled; starts in progress are carried through first.
 ///
 /// # Errors
-/// The socket cannot be bound or accepts no more.
+/// The socket cannot be bound.
 pub async fn serve(node: Arc<Node>, path: &Path, stop: CancellationToken) -> Result<(), WireError> {
-    let listener = AsyncListener::bind(path)?;
-    let tasks = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok(connection) => {
-                let node = Arc::clone(&node);
-                let stop = stop.clone();
-                tasks.spawn(async move {
-                    if let Err(error) = attend(&node, connection, &stop).await {
-                        tracing::warn!(error = %error.sentence(), "a shim was not served to the end");
-                    }
-                });
+    let to_the_end = |connection| {
+        let (node, stop) = (Arc::clone(&node), stop.clone());
+        async move {
+            if let Err(error) = attend(&node, connection, &stop).await {
+                tracing::warn!(error = %error.sentence(), "a shim was not served to the end");
             }
-            Err(error) if error.code() == Code::Refused => {
-                tracing::warn!(error = %error, "a shim was turned away");
-            }
-            Err(error) => return Err(error),
         }
-    }
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
+    };
+    listen::serve(path, "a shim", &stop, to_the_end).await
 }
 
 async fn attend(
