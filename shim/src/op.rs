@@ -36,7 +36,6 @@ use godwit_ownership::ShimMachine;
 use godwit_types::{Incarnation, OpId, PodKey, names};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::{error, info};
 
 use crate::container::{Container, Origin};
 use crate::error::{Error, Result};
@@ -96,7 +95,7 @@ pub struct Operations {
 #[derive(Debug)]
 struct Running {
     inputs: mpsc::Sender<Input>,
-    server: Option<JoinHandle<()>>,
+    server: JoinHandle<()>,
 }
 
 impl Operations {
@@ -126,18 +125,7 @@ impl Operations {
             inputs.clone(),
         );
         tokio::spawn(actor.run(heard));
-        let path = self.places.socket(&key);
-        let server = match server::serve(&path, inputs.clone()) {
-            Ok(server) => {
-                info!(path = %path.display(), "operations are served");
-                Some(server)
-            }
-            Err(why) => {
-                // Its life does not depend on it.
-                error!(%why, path = %path.display(), "no operation is possible on this pod");
-                None
-            }
-        };
+        let server = server::serve(self.places.socket(&key), inputs.clone());
         *running = Some(Running { inputs: inputs.clone(), server });
         Ok(inputs)
     }
@@ -264,11 +252,9 @@ impl Hooks for Operations {
 
     async fn shutdown(&self, _: &Arc<Pod>) {
         let Some(running) = self.running().take() else { return };
-        if let Some(server) = running.server {
-            server.abort();
-            // Its end removes the socket.
-            let _ = server.await;
-        }
+        running.server.abort();
+        // Its end removes the socket.
+        let _ = running.server.await;
         let (done, ended) = oneshot::channel();
         if running.inputs.send(Input::Shutdown(done)).await.is_ok() {
             let _ = ended.await;
