@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroup;
 pub use stuck::Stuck;
@@ -92,16 +93,16 @@ impl Freezer {
         self.wait(until, |frost| matches!(frost, Frost::Frozen | Frost::Gone))
     }
 
-    /// Waits until every task has stopped, none of them inside `vfork`: such a task runs on for a moment. Blocks the
-    /// thread.
+    /// Waits until every task has stopped, none of them inside `vfork`: such a task runs on for a moment. Ends soon after it is
+    /// `given_up`. Blocks the thread.
     ///
     /// # Errors
     /// As [`Freezer::look`], [`Freezer::thaw`] and [`Freezer::begin_freeze`].
-    pub fn wait_dumpable(&self, until: Instant) -> io::Result<Frost> {
+    pub fn wait_dumpable(&self, until: Instant, given_up: &CancellationToken) -> io::Result<Frost> {
         let mut pause = LOOKS.0;
         loop {
             let frost = self.wait_frozen(until.min(Instant::now() + KICK))?;
-            let over = Instant::now() >= until;
+            let over = Instant::now() >= until || given_up.is_cancelled();
             match frost {
                 Frost::Gone => return Ok(frost),
                 Frost::Frozen if !vfork::any(&self.dir) => return Ok(frost),

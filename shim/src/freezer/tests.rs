@@ -108,3 +108,16 @@ fn the_words_of_v1_are_known_and_others_are_errors() {
     assert_eq!(v1_word("FREEZING").unwrap(), Frost::Freezing);
     assert!(v1_word("MELTED").is_err());
 }
+
+#[test]
+fn a_freeze_that_is_given_up_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    // Its tasks never stop.
+    std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+    let freezer = Freezer { dir: dir.path().to_owned(), v2: true };
+    freezer.begin_freeze().unwrap();
+    let (until, given_up) = (soon(), CancellationToken::new());
+    given_up.cancel();
+    assert_eq!(freezer.wait_dumpable(until, &given_up).unwrap(), Frost::Freezing);
+    assert!(Instant::now() < until);
+}

@@ -4,6 +4,8 @@
 //! CRIU that ends by itself writes FROZEN again, one that is killed leaves the tasks running at once. So the watcher of a session
 //! looks first, and nothing thaws before every watcher has looked.
 
+mod freeze;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +14,9 @@ use std::time::{Duration, Instant};
 use godwit_ownership::ToShim;
 use godwit_ownership::shim::{Conn, CriuEnd, Event, Phase};
 use godwit_types::Code;
-use godwit_wire::shim_op::{BeginCheckpoint, CRIU_GRACE_MS, FREEZE_TIMEOUT_MS, Noted, StuckTask};
+use godwit_wire::shim_op::{BeginCheckpoint, CRIU_GRACE_MS, Noted, StuckTask};
 use godwit_wire::{Refusal, Watched};
-use tokio::sync::{OwnedRwLockWriteGuard, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
@@ -30,14 +32,8 @@ use crate::state::{State, Step};
 const EXECS_END: Duration = Duration::from_secs(5);
 /// Longest freeze deadline.
 const LONGEST_FREEZE: Duration = Duration::from_secs(600);
-/// How long handing over what is in the stdio pipes may take.
-const DRAIN: Duration = Duration::from_secs(1);
-/// How long signals that are being sent may take: a run of runc.
-const SIGNALS: Duration = Duration::from_secs(10);
 /// How long a cgroup that was told to freeze by CRIU may take to read FROZEN.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Most tasks that are named after a freeze that timed out.
-const NAMED: usize = 32;
 
 /// The operation that has begun.
 #[derive(Debug)]
@@ -248,30 +244,6 @@ impl Actor {
         self.conns.tell(from, Noted {}, &[]).await;
     }
 
-    /// Freezes every container of the operation and hands over their output. The answer to [`Event::Frozen`]'s action.
-    pub(super) async fn freeze(&mut self) -> Event {
-        let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
-        let started = Instant::now();
-        match checkpoint.freeze().await {
-            Ok(_signals) => {
-                checkpoint.since = Some(started);
-                checkpoint.frozen.store(true, Ordering::SeqCst);
-                for container in &checkpoint.containers {
-                    // An exit in the middle is told by itself.
-                    let _ = container.shift(Step::Freeze);
-                }
-                self.arm();
-                Event::Frozen
-            }
-            Err(trouble) => {
-                warn!(?trouble, "freezing failed");
-                checkpoint.thaw_at_once().await;
-                self.trouble = Some(trouble);
-                Event::FreezeFailed
-            }
-        }
-    }
-
     /// A connection is over: what follows is the machine's, this is for whoever reads the log.
     pub(super) fn note_end(&self, ended: Conn) {
         if self.operator == Some(ended) && self.machine.phase() == Phase::Checkpointing {
@@ -420,50 +392,6 @@ impl Checkpoint {
         self.containers.iter().filter_map(|container| freezer(container).ok()).collect()
     }
 
-    /// Gives what keeps signals from being sent until the state says that it is frozen: then they wait for the thaw.
-    async fn freeze(&self) -> Result<Vec<OwnedRwLockWriteGuard<()>>, Trouble> {
-        let failed = |why: &dyn std::fmt::Display| {
-            Trouble::Aborted(Refusal::new(Code::Unavailable, format!("cannot freeze: {why}")))
-        };
-        let arrived = async {
-            let mut signals = Vec::new();
-            for container in &self.containers {
-                signals.push(container.hold_signals().await);
-            }
-            signals
-        };
-        let signals = tokio::time::timeout(SIGNALS, arrived).await.map_err(|_| {
-            failed(&"a signal that was sent to the container does not arrive: try again")
-        })?;
-        let mut freezers = Vec::new();
-        for container in &self.containers {
-            let freezer = freezer(container).map_err(|why| failed(&why.chain()))?;
-            freezer.begin_freeze().map_err(|why| failed(&why))?;
-            freezers.push((container.id().to_owned(), freezer));
-        }
-        let until = Instant::now() + Duration::from_millis(FREEZE_TIMEOUT_MS);
-        let waited = tokio::task::spawn_blocking(move || all_frozen(&freezers, until)).await;
-        let frozen = waited.map_err(|why| failed(&why))?.map_err(|why| failed(&why))?;
-        frozen.map_err(Trouble::FreezeTimeout)?;
-        let drained = async {
-            for container in &self.containers {
-                container.drain_stdio().await;
-            }
-        };
-        tokio::time::timeout(DRAIN, drained).await.map_err(|_| {
-            failed(&"whoever reads the container's output does not; lines would be lost or doubled")
-        })?;
-        Ok(signals)
-    }
-
-    async fn thaw_at_once(&self) {
-        let freezers = self.freezers();
-        let thawed = tokio::task::spawn_blocking(move || thaw_all(&freezers)).await;
-        if let Ok(Err(why)) = thawed {
-            error!(%why, "a container that could not be frozen cannot be thawed");
-        }
-    }
-
     fn disarm(&mut self) {
         if let Some((_, timer)) = self.timer.take() {
             timer.abort();
@@ -504,30 +432,6 @@ fn look(freezer: &Freezer) -> std::io::Result<Frost> {
         Frost::Freezing => freezer.wait_frozen(Instant::now() + SETTLE),
         other => Ok(other),
     }
-}
-
-/// Waits until all stand still; else the tasks that did not stop in time, as far as they can be named by then.
-fn all_frozen(
-    freezers: &[(String, Freezer)],
-    until: Instant,
-) -> std::io::Result<Result<(), Vec<StuckTask>>> {
-    let (mut all, mut stuck) = (true, Vec::new());
-    for (container, freezer) in freezers {
-        // Who has exited does not run; its exit is told by itself.
-        if matches!(freezer.wait_dumpable(until)?, Frost::Frozen | Frost::Gone) {
-            continue;
-        }
-        all = false;
-        let left = NAMED.saturating_sub(stuck.len());
-        stuck.extend(freezer.stuck(left.max(1)).into_iter().map(|task| StuckTask {
-            container: container.clone(),
-            tid: task.tid,
-            comm: task.comm,
-            state: task.state.to_string(),
-            wchan: task.wchan,
-        }));
-    }
-    Ok(if all { Ok(()) } else { Err(stuck) })
 }
 
 fn thaw_all(freezers: &[Freezer]) -> std::io::Result<()> {

@@ -12,6 +12,7 @@ use godwit_wire::shim_op::FromShimBody;
 use godwit_wire::{AsyncSocket, Envelope, Received};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::input::{Asked, Input, Served};
@@ -32,6 +33,8 @@ struct Link {
     end: End,
     watches: bool,
     reader: JoinHandle<()>,
+    /// Cancelled when its end was read, before the actor hears of it.
+    over: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -48,24 +51,31 @@ impl Conns {
     /// Takes an agent's connection and reads it from now on.
     pub(super) fn serve(&mut self, socket: Served) -> Conn {
         let conn = self.number();
-        let socket = Arc::new(socket);
-        let reader = read(Arc::clone(&socket), conn, self.inputs.clone(), Input::Message);
-        self.live.insert(conn, Link { end: End::Served(socket), watches: false, reader });
+        let (socket, over) = (Arc::new(socket), CancellationToken::new());
+        let end = over.clone().drop_guard();
+        let reader = read(Arc::clone(&socket), conn, self.inputs.clone(), Input::Message, end);
+        self.live.insert(conn, Link { end: End::Served(socket), watches: false, reader, over });
         conn
     }
 
     /// Takes a connection to the agent and reads it from now on.
     pub(super) fn ask(&mut self, socket: Asked) -> Conn {
         let conn = self.number();
-        let socket = Arc::new(socket);
-        let reader = read(Arc::clone(&socket), conn, self.inputs.clone(), Input::Answer);
-        self.live.insert(conn, Link { end: End::Asked(socket), watches: false, reader });
+        let (socket, over) = (Arc::new(socket), CancellationToken::new());
+        let end = over.clone().drop_guard();
+        let reader = read(Arc::clone(&socket), conn, self.inputs.clone(), Input::Answer, end);
+        self.live.insert(conn, Link { end: End::Asked(socket), watches: false, reader, over });
         conn
     }
 
     /// Whether its end was not heard yet.
     pub(super) fn is_live(&self, conn: Conn) -> bool {
         self.live.contains_key(&conn)
+    }
+
+    /// Cancelled when this connection is over: for what the actor waits for itself, and cannot hear the end meanwhile.
+    pub(super) fn over(&self, conn: Conn) -> CancellationToken {
+        self.live.get(&conn).map_or_else(cancelled, |link| link.over.clone())
     }
 
     /// Whether this connection was made by the shim.
@@ -148,6 +158,7 @@ fn read<S: Envelope + 'static, R: Envelope + 'static>(
     conn: Conn,
     inputs: mpsc::Sender<Input>,
     input: fn(Conn, Received<R::Body>) -> Input,
+    end: DropGuard,
 ) -> JoinHandle<()>
 where
     R::Body: Send,
@@ -169,9 +180,16 @@ where
                 return;
             }
         }
+        drop(end);
         // An actor that is gone needs no word.
         let _ = inputs.send(Input::Ended(conn)).await;
     })
+}
+
+fn cancelled() -> CancellationToken {
+    let over = CancellationToken::new();
+    over.cancel();
+    over
 }
 
 impl Drop for Link {

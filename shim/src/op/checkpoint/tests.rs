@@ -94,6 +94,24 @@ async fn an_agent_that_lives_begins_when_executed_processes_have_ended() {
     assert_eq!(scene.actor.machine.phase(), Phase::Checkpointing);
 }
 
+/// What the agent of an operation says and hears.
+type Agent = Socket<godwit_wire::shim_op::ToShim, godwit_wire::shim_op::FromShim>;
+
+#[tokio::test]
+async fn an_agent_that_dies_while_a_container_is_being_frozen_is_not_waited_for() {
+    let mut scene = Scene::new();
+    let (agent, shim) = Agent::pair().unwrap();
+    let from = scene.actor.conns.serve(AsyncSocket::from_fd(shim.into_fd()).unwrap());
+    scene.actor.operator = Some(from);
+    scene.actor.wait_quiet(from, begin()).await;
+    // On its way for longer than a freeze waits.
+    let _signal = scene.container.send_signal().await;
+    drop(agent);
+    assert_eq!(scene.actor.freeze().await, Event::FreezeFailed);
+    let trouble = format!("{:?}", scene.actor.trouble);
+    assert!(trouble.contains("the agent of a checkpoint is gone"), "{trouble}");
+}
+
 #[test]
 fn how_a_criu_ended_depends_on_what_it_was_doing() {
     let end = |in_freeze, intact| End { in_freeze, intact };

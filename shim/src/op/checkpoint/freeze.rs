@@ -1,0 +1,162 @@
+//! The freeze of an operation: signals arrive, every task stops, the output is handed over.
+//!
+//! The actor waits for it and hears nothing else meanwhile, but for one thing: the end of the agent whose operation it is gives it up
+//! at every step, for a container runs on within a second of that.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use godwit_ownership::shim::Event;
+use godwit_types::Code;
+use godwit_wire::Refusal;
+use godwit_wire::shim_op::{FREEZE_TIMEOUT_MS, StuckTask};
+use tokio::sync::OwnedRwLockWriteGuard;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Checkpoint, Trouble, freezer, thaw_all};
+use crate::freezer::{Freezer, Frost};
+use crate::op::actor::Actor;
+use crate::state::Step;
+
+/// How long handing over what is in the stdio pipes may take.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long signals that are being sent may take: a run of runc.
+const SIGNALS: Duration = Duration::from_secs(10);
+/// Most tasks that are named after a freeze that timed out.
+const NAMED: usize = 32;
+
+impl Actor {
+    /// Freezes every container of the operation and hands over their output. The answer to [`Event::Frozen`]'s action.
+    pub(in crate::op) async fn freeze(&mut self) -> Event {
+        let agent_gone =
+            self.operator.map_or_else(CancellationToken::new, |conn| self.conns.over(conn));
+        let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
+        let started = Instant::now();
+        match checkpoint.freeze(&agent_gone).await {
+            Ok(_signals) => {
+                checkpoint.since = Some(started);
+                checkpoint.frozen.store(true, Ordering::SeqCst);
+                for container in &checkpoint.containers {
+                    // An exit in the middle is told by itself.
+                    let _ = container.shift(Step::Freeze);
+                }
+                self.arm();
+                Event::Frozen
+            }
+            Err(trouble) => {
+                warn!(pod = self.key, ?trouble, "freezing failed");
+                checkpoint.thaw_at_once().await;
+                info!(pod = self.key, "thawed");
+                self.trouble = Some(trouble);
+                Event::FreezeFailed
+            }
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Gives what keeps signals from being sent until the state says that it is frozen: then they wait for the thaw.
+    async fn freeze(
+        &self,
+        agent_gone: &CancellationToken,
+    ) -> Result<Vec<OwnedRwLockWriteGuard<()>>, Trouble> {
+        let signals = within(SIGNALS, self.hold_signals(), agent_gone).await?;
+        let signals = signals.ok_or_else(|| {
+            failed(&"a signal that was sent to the container does not arrive: try again")
+        })?;
+        self.stop_tasks(agent_gone).await?;
+        within(DRAIN, self.drain(), agent_gone).await?.ok_or_else(|| {
+            failed(&"whoever reads the container's output does not; lines would be lost or doubled")
+        })?;
+        Ok(signals)
+    }
+
+    async fn hold_signals(&self) -> Vec<OwnedRwLockWriteGuard<()>> {
+        let mut signals = Vec::new();
+        for container in &self.containers {
+            signals.push(container.hold_signals().await);
+        }
+        signals
+    }
+
+    async fn stop_tasks(&self, agent_gone: &CancellationToken) -> Result<(), Trouble> {
+        let mut freezers = Vec::new();
+        for container in &self.containers {
+            let freezer = freezer(container).map_err(|why| failed(&why.chain()))?;
+            freezer.begin_freeze().map_err(|why| failed(&why))?;
+            freezers.push((container.id().to_owned(), freezer));
+        }
+        let until = Instant::now() + Duration::from_millis(FREEZE_TIMEOUT_MS);
+        let given_up = agent_gone.clone();
+        // Waited for in any case: it thaws and freezes, and must not any more when this is over.
+        let waited =
+            tokio::task::spawn_blocking(move || all_frozen(&freezers, until, &given_up)).await;
+        let frozen = waited.map_err(|why| failed(&why))?.map_err(|why| failed(&why))?;
+        frozen.map_err(|stuck| match agent_gone.is_cancelled() {
+            true => gone(),
+            false => Trouble::FreezeTimeout(stuck),
+        })
+    }
+
+    async fn drain(&self) {
+        for container in &self.containers {
+            container.drain_stdio().await;
+        }
+    }
+
+    async fn thaw_at_once(&self) {
+        let freezers = self.freezers();
+        let thawed = tokio::task::spawn_blocking(move || thaw_all(&freezers)).await;
+        if let Ok(Err(why)) = thawed {
+            error!(%why, "a container that could not be frozen cannot be thawed");
+        }
+    }
+}
+
+/// Waits for it; `None`: it takes longer than it may.
+async fn within<T>(
+    patience: Duration,
+    step: impl Future<Output = T>,
+    agent_gone: &CancellationToken,
+) -> Result<Option<T>, Trouble> {
+    let step = agent_gone.run_until_cancelled(step);
+    match tokio::time::timeout(patience, step).await {
+        Ok(Some(done)) => Ok(Some(done)),
+        Ok(None) => Err(gone()),
+        Err(_) => Ok(None),
+    }
+}
+
+fn failed(why: &dyn std::fmt::Display) -> Trouble {
+    Trouble::Aborted(Refusal::new(Code::Unavailable, format!("cannot freeze: {why}")))
+}
+
+fn gone() -> Trouble {
+    failed(&"the agent of a checkpoint is gone: it is undone")
+}
+
+/// Waits until all stand still; else the tasks that did not stop in time, as far as they can be named by then.
+fn all_frozen(
+    freezers: &[(String, Freezer)],
+    until: Instant,
+    given_up: &CancellationToken,
+) -> std::io::Result<Result<(), Vec<StuckTask>>> {
+    let (mut all, mut stuck) = (true, Vec::new());
+    for (container, freezer) in freezers {
+        // Who has exited does not run; its exit is told by itself.
+        if matches!(freezer.wait_dumpable(until, given_up)?, Frost::Frozen | Frost::Gone) {
+            continue;
+        }
+        all = false;
+        let left = NAMED.saturating_sub(stuck.len());
+        stuck.extend(freezer.stuck(left.max(1)).into_iter().map(|task| StuckTask {
+            container: container.clone(),
+            tid: task.tid,
+            comm: task.comm,
+            state: task.state.to_string(),
+            wchan: task.wchan,
+        }));
+    }
+    Ok(if all { Ok(()) } else { Err(stuck) })
+}
