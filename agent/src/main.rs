@@ -55,7 +55,8 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let run_dir = Path::new(names::RUN_DIR);
-    start::prepare(run_dir).with_context(|| format!("cannot use {}", run_dir.display()))?;
+    let prepared = start::prepare(run_dir, Path::new(names::AGENT_LOCK));
+    let _only = prepared.with_context(|| format!("cannot use {}", run_dir.display()))?;
     let node = Arc::new(start::node(config, run_dir.to_owned()).await?);
     look::first(&node).await;
     let stop = CancellationToken::new();

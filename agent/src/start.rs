@@ -1,6 +1,8 @@
 //! What happens once, before the agent serves.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,8 @@ use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat};
 use godwit_types::{MachineId, names};
 use godwit_wire::NodeIdentity;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::cgroup;
@@ -22,18 +26,46 @@ use crate::config::Config;
 /// CRIU's first start on a node probes the kernel.
 const PROBE: Duration = Duration::from_secs(20);
 
-/// Makes the run directory, root's alone, with what earlier agents left behind removed.
+/// Makes the run directory, root's alone, with what earlier agents left behind removed. Who holds what is given back is the node's
+/// only agent: nothing of another one that lives is touched.
 ///
 /// # Errors
-/// The operating system's.
-pub(crate) fn prepare(run_dir: &Path) -> std::io::Result<()> {
+/// Another agent lives, or the operating system's.
+pub(crate) fn prepare(run_dir: &Path, lock: &Path) -> anyhow::Result<File> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(run_dir)?;
     std::fs::set_permissions(run_dir, PermissionsExt::from_mode(0o700))?;
+    let only = be_the_only_one(lock)?;
     // CRIU sessions of a killed agent have rolled back: their images are nobody's.
     match std::fs::remove_dir_all(run_dir.join("images")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(only),
     }
+}
+
+/// Locks the file and writes our process id into it. The kernel unlocks it however we end; what we start does not inherit it.
+fn be_the_only_one(lock: &Path) -> anyhow::Result<File> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(lock)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder)?;
+            anyhow::bail!(
+                "another godwit-agent serves this node (process {}; it holds {}): stop it first, or use --check to try a configuration",
+                holder.trim(),
+                lock.display()
+            );
+        }
+        locked => locked?,
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
 }
 
 /// Opens the stores, asks CRIU, learns what the node is.
@@ -135,6 +167,26 @@ mod tests {
             let refused = node_name(bad.to_owned()).unwrap_err().to_string();
             assert!(refused.contains("set `node` in agent.toml"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_second_agent_is_refused_and_touches_nothing_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run_dir, lock) = (dir.path().join("run"), dir.path().join("run/agent.lock"));
+        std::fs::create_dir_all(run_dir.join("images/of-the-dead")).unwrap();
+        let first = prepare(&run_dir, &lock).unwrap();
+        assert!(!run_dir.join("images").exists());
+        let images = run_dir.join("images/in-progress");
+        std::fs::create_dir_all(&images).unwrap();
+        for _ in 0..2 {
+            let refused = prepare(&run_dir, &lock).unwrap_err().to_string();
+            let us = format!("(process {}; it holds {})", std::process::id(), lock.display());
+            assert!(refused.contains(&us) && refused.contains("--check"), "{refused}");
+            assert!(images.exists());
+        }
+        drop(first);
+        prepare(&run_dir, &lock).unwrap();
+        assert!(!images.exists(), "it was nobody's any more");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
 
 /// Directory of everything that need not outlive a reboot. Root only, mode 0700.
 pub const RUN_DIR: &str = "/run/godwit";
+/// Held (`flock`) by the node's agent for as long as it lives; holds its process id.
+pub const AGENT_LOCK: &str = "/run/godwit/agent.lock";
 /// One socket per shim: `<pod key>.sock`. The agent connects, the shim serves.
 pub const SHIM_SOCKETS: &str = "/run/godwit/shims";
 /// The agent serves restores here; shims connect.
