@@ -29,6 +29,23 @@ fn small_programs_move_there_and_back() -> Result<()> {
     there_and_back(&bed, &tree).context("a tree of processes")
 }
 
+#[test]
+fn processes_have_the_limits_of_a_new_container_whatever_the_agents_are() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let web = Container::new("web", Image::Shell, &["sleep", "infinity"]);
+    web.run(&bed.n1)?;
+    let limits = |node: &Node| web.exec(node, &["cat", "/proc/1/limits"]);
+    let before = limits(&bed.n1)?;
+    // As the unit that is shipped does, and more.
+    let agent = bed.n2.agent_pid().context("an agent")?;
+    bed.n2.sh(&format!("prlimit --pid {agent} --core=0:0 --memlock=65536:65536"))?;
+    web.move_to(&bed.n1, &bed.n2)?;
+    web.wait_state(&bed.n2, "running")?;
+    let after = limits(&bed.n2)?;
+    ensure!(before == after, "{before}\nand now\n{after}");
+    Ok(())
+}
+
 /// Waits until the agent reports its restore, with all memory there.
 fn is_reported(container: &Container, node: &Node) -> Result<()> {
     let last = || {

@@ -283,6 +283,7 @@ async fn prepare(
             frames: &frames,
             source,
             deadline,
+            shim,
             score,
             launcher: &launcher,
             version,

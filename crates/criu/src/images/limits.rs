@@ -25,20 +25,27 @@ mod field {
 /// Soft and hard value of each limit, by its number.
 pub type Limits = [(u64, u64); KINDS];
 
-/// The limits of this process: an upper bound for what the spec does not name.
+/// The limits of a process (proc_pid_limits(5)). Those of a shim, from which a new container inherits what its spec does not name, are
+/// the upper bound for what a restored one had.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn of_this_process() -> Result<Limits, Error> {
-    let path = std::path::Path::new("/proc/self/limits");
-    let text = std::fs::read_to_string(path).map_err(Error::reading(path))?;
-    let mut limits = [(INFINITY, INFINITY); KINDS];
-    for line in text.lines().skip(1) {
-        if let Some((kind, limit)) = parse_line(line) {
-            limits[kind] = limit;
-        }
+/// [`Error::Io`], [`Error::Refused`] if the kernel does not name them all: what is not known would be no bound.
+pub fn of_process(pid: u32) -> Result<Limits, Error> {
+    let path = std::path::PathBuf::from(format!("/proc/{pid}/limits"));
+    let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
+    parse(&text).ok_or_else(|| Error::Refused(format!("{} is not understood", path.display())))
+}
+
+fn parse(text: &str) -> Option<Limits> {
+    let mut found = [None; KINDS];
+    for (kind, limit) in text.lines().filter_map(parse_line) {
+        found[kind] = Some(limit);
     }
-    Ok(limits)
+    let mut limits = [(INFINITY, INFINITY); KINDS];
+    for (limit, found) in limits.iter_mut().zip(found) {
+        *limit = found?;
+    }
+    Some(limits)
 }
 
 /// Gives every process of the image directory the spec's limits and score. A limit that the spec does not name keeps
@@ -166,11 +173,51 @@ mod tests {
     use super::*;
     use crate::images::tasks::tests::write;
 
+    /// As Linux 6.12 says it.
+    const TEXT: &str = "\
+Limit                     Soft Limit           Hard Limit           Units     
+Max cpu time              unlimited            unlimited            seconds   
+Max file size             unlimited            unlimited            bytes     
+Max data size             unlimited            unlimited            bytes     
+Max stack size            8388608              unlimited            bytes     
+Max core file size        0                    unlimited            bytes     
+Max resident set          unlimited            unlimited            bytes     
+Max processes             63432                63432                processes 
+Max open files            1024                 524288               files     
+Max locked memory         8388608              8388608              bytes     
+Max address space         unlimited            unlimited            bytes     
+Max file locks            unlimited            unlimited            locks     
+Max pending signals       63432                63432                signals   
+Max msgqueue size         819200               819200               bytes     
+Max nice priority         0                    0                    
+Max realtime priority     0                    0                    
+Max realtime timeout      unlimited            unlimited            us        
+";
+
     #[test]
-    fn the_limits_of_this_process_are_read() {
-        let limits = of_this_process().unwrap();
-        let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        assert_eq!(limits[7].0, nofile.current.unwrap_or(INFINITY));
+    fn what_the_kernel_says_of_limits_is_read_whole_or_not_at_all() {
+        let limits = parse(TEXT).unwrap();
+        assert_eq!((limits[4], limits[7]), ((0, INFINITY), (1024, 524_288)));
+        assert_eq!((limits[3], limits[14]), ((8 << 20, INFINITY), (0, 0)));
+        for damaged in ["", &TEXT.replace("524288", "many"), &TEXT.replace("Max nice", "Max kind")]
+        {
+            assert_eq!(parse(damaged), None, "{damaged}");
+        }
+    }
+
+    #[test]
+    fn the_limits_of_another_process_are_its_own() {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        prlimit(Some(Pid::from_child(&child)), Resource::Core, none).unwrap();
+        let limits = of_process(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(limits.unwrap()[4], (0, 0));
+        let nofile = rustix::process::getrlimit(Resource::Nofile);
+        let ours = of_process(std::process::id()).unwrap();
+        assert_eq!(ours[7].0, nofile.current.unwrap_or(INFINITY));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Stage<'a> {
     pub(super) source: Vec<u8>,
     /// Longest wait for memory while none comes.
     pub(super) deadline: Duration,
+    /// Its shim, whose limits a process of a new container would have.
+    pub(super) shim: u32,
     /// Out-of-memory score that a process of a new container would have.
     pub(super) score: i32,
     /// The real CRIU.
@@ -88,7 +90,7 @@ impl Stage<'_> {
         let tasks = tasks::read(&dir)?;
         eager::check_places(self.container, &tasks)?;
         inet::readdress(&dir, self.addresses, &self.new_addresses()?)?;
-        limits::apply(&dir, self.spec, &limits::of_this_process()?, self.score)?;
+        limits::apply(&dir, self.spec, &limits::of_process(self.shim)?, self.score)?;
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
         self.write_files()?;
