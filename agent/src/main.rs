@@ -1,8 +1,9 @@
 //! `godwit-agent`: one per node. Moves bytes; decides nothing about other nodes; holds nothing that a running pod cannot lose.
 //!
-//! Start: stores opened and probed (one that is away is opened later), CRIU asked for its version, every pod looked at (what is sealed or committing is
-//! settled), then the three sockets are served. Stop (SIGTERM, SIGINT): no new requests, those in progress are finished,
-//! within [`DRAIN`]. A killed agent loses nothing: shims thaw what is not sealed, pagers wait for the next agent.
+//! Start: nobody else is this node's agent, CRIU asked for its version, then shims and pagers are served: containers are started
+//! from here on, and only those that need a store wait for it. Meanwhile stores are opened and probed (one that is away is opened
+//! later) and every pod is looked at (what is sealed or committing is settled); then people are served. Stop (SIGTERM, SIGINT): no
+//! new requests, those in progress are finished, within [`DRAIN`]. A killed agent loses nothing: shims thaw what is not sealed, pagers wait for the next agent.
 
 mod api;
 mod cgroup;
@@ -17,8 +18,9 @@ use anyhow::Context;
 use clap::Parser;
 use godwit_engine::frames::FrameServer;
 use godwit_engine::frames::source::StoreSources;
-use godwit_engine::{look, restore, sweep};
+use godwit_engine::{Node, look, restore, sweep};
 use godwit_types::names;
+use godwit_wire::AsyncListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,7 +60,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let prepared = start::prepare(run_dir, Path::new(names::AGENT_LOCK));
     let _only = prepared.with_context(|| format!("cannot use {}", run_dir.display()))?;
     let node = Arc::new(start::node(config, run_dir.to_owned()).await?);
-    look::first(&node).await;
+    let shims = AsyncListener::bind(Path::new(names::AGENT_OP_SOCKET));
+    let shims = shims.context("operations of shims")?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let frames = FrameServer::new(Arc::new(StoreSources(Arc::clone(&node))));
@@ -73,41 +76,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tasks.spawn({
             let (node, stop) = (Arc::clone(&node), stop.clone());
             async move {
-                let served =
-                    restore::serve::serve(node, Path::new(names::AGENT_OP_SOCKET), stop).await;
-                served.context("operations of shims")
-            }
-        }),
-        tasks.spawn({
-            let (node, stop) = (Arc::clone(&node), stop.clone());
-            async move { api::serve(node, Path::new(names::AGENT_API_SOCKET), stop).await }
-        }),
-        tasks.spawn({
-            let (node, stop) = (Arc::clone(&node), stop.clone());
-            async move {
-                look::forever(&node, stop).await;
+                restore::serve::serve(node, shims, stop).await;
                 Ok(())
             }
         }),
-        tasks.spawn({
-            let (node, stop) = (Arc::clone(&node), stop.clone());
-            async move {
-                sweep::forever(&node, stop).await;
-                Ok(())
-            }
-        }),
-        tasks.spawn({
-            let (node, stop) = (Arc::clone(&node), stop.clone());
-            async move {
-                node.stores.keep_opening(stop.clone()).await;
-                stop.cancelled().await;
-                Ok(())
-            }
-        }),
+        tasks.spawn(all_else(Arc::clone(&node), stop.clone())),
     ];
     tasks.close();
     start::notify_ready();
-    tracing::info!(node = node.identity.node, version = env!("CARGO_PKG_VERSION"), "ready");
     let failure = until_stopped(ends, &stop).await?;
     stop.cancel();
     // Who waits for a turn is refused now.
@@ -119,10 +95,29 @@ async fn run(config: Config) -> anyhow::Result<()> {
     failure
 }
 
+/// What no container waits for that does without a store: the stores are opened and every pod is looked at, then people are served,
+/// and what is due now and then is done.
+async fn all_else(node: Arc<Node>, stop: CancellationToken) -> anyhow::Result<()> {
+    let Some(settled) = stop.run_until_cancelled(start::settle(&node)).await else {
+        return Ok(());
+    };
+    settled?;
+    tracing::info!(node = node.identity.node, version = env!("CARGO_PKG_VERSION"), "ready");
+    let api = Path::new(names::AGENT_API_SOCKET);
+    let now_and_then = async {
+        let looks = look::forever(&node, stop.clone());
+        let sweeps = sweep::forever(&node, stop.clone());
+        tokio::join!(looks, sweeps, node.stores.keep_opening(stop.clone()));
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::try_join!(api::serve(Arc::clone(&node), api, stop.clone()), now_and_then)?;
+    Ok(())
+}
+
 /// Waits for a signal, or for a server that ended by itself: the outer result is about the waiting, the inner one is the
 /// server's.
 async fn until_stopped(
-    ends: [tokio::task::JoinHandle<anyhow::Result<()>>; 6],
+    ends: [tokio::task::JoinHandle<anyhow::Result<()>>; 3],
     stop: &CancellationToken,
 ) -> anyhow::Result<anyhow::Result<()>> {
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,4 +1,4 @@
-//! What happens once, before the agent serves.
+//! What happens once, when the agent starts.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -13,7 +13,7 @@ use godwit_engine::budget::Budget;
 use godwit_engine::frames::source::HandedOver;
 use godwit_engine::node::{NO_CLUSTER, Operations, Restored};
 use godwit_engine::stores::{Bearer, Stores};
-use godwit_engine::{Node, compat};
+use godwit_engine::{Node, compat, look};
 use godwit_types::{MachineId, names};
 use godwit_wire::NodeIdentity;
 use rustix::fs::{FlockOperation, flock};
@@ -68,7 +68,7 @@ fn be_the_only_one(lock: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Opens the stores, asks CRIU, learns what the node is.
+/// Asks CRIU, learns what the node is. Its stores are not opened yet.
 ///
 /// # Errors
 /// A sentence that says which part of the configuration or of the node is not right.
@@ -97,9 +97,6 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         );
     }
     let stores = Stores::new(config.stores, config.default_store, me, Path::new(names::STORES));
-    if let Err((name, error)) = stores.open().await {
-        return Err(error).with_context(|| format!("store {name:?} cannot be used"));
-    }
     let version = found.version;
     let criu = format!("{}.{}.{}", version.major, version.minor, version.sublevel);
     Ok(Node {
@@ -120,6 +117,18 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         progress: Operations::default(),
         restored: Restored::default(),
     })
+}
+
+/// Opens the stores, then looks at every pod: what is sealed or committing is settled. Shims may ask meanwhile.
+///
+/// # Errors
+/// A sentence that says which store cannot be used, and why.
+pub(crate) async fn settle(node: &Node) -> anyhow::Result<()> {
+    if let Err((name, error)) = node.stores.open().await {
+        return Err(error).with_context(|| format!("store {name:?} cannot be used"));
+    }
+    look::first(node).await;
+    Ok(())
 }
 
 /// It is a part of keys.
@@ -146,7 +155,7 @@ fn machine_id(path: &Path) -> anyhow::Result<MachineId> {
     })
 }
 
-/// Tells systemd that the agent serves, if systemd asked for it (`sd_notify(3)`).
+/// Tells systemd that shims are served, if systemd asked for it (`sd_notify(3)`): containerd waits for it at boot.
 pub(crate) fn notify_ready() {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let told = std::os::unix::net::UnixDatagram::unbound()

@@ -22,7 +22,7 @@ use godwit_types::Code;
 use godwit_wire::pager::frames::{
     Failed, FromFrames, MAX_SLOTS, MAX_WANTS, Need, Ready, Slots, Source, ToFrames, ToFramesBody,
 };
-use godwit_wire::{AsyncSocket, Refusal, WireError};
+use godwit_wire::{AsyncListener, AsyncSocket, Refusal, WireError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -142,7 +142,8 @@ impl FrameServer {
             let (work, stop) = (self.session(connection), stop.clone());
             async move { stop.run_until_cancelled(work.run()).await.unwrap_or_default() }
         };
-        listen::serve(path, "a pager", &stop, session).await
+        listen::serve(AsyncListener::bind(path)?, "a pager", &stop, session).await;
+        Ok(())
     }
 
     fn session(&self, connection: Connection) -> Session {

@@ -3,31 +3,25 @@
 //! Keeps: what keeps one peer out (no descriptor is left, it is not root) ends nobody's service; whoever connects when the agent is
 //! about to end is told at once that nobody listens.
 
-use std::path::Path;
 use std::time::Duration;
 
-use godwit_wire::{AsyncListener, AsyncSocket, Envelope, WireError};
+use godwit_wire::{AsyncListener, AsyncSocket, Envelope};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Pause after an error of accept that would come again at once (no descriptor left).
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Attends to every peer that connects to `path`, until cancelled; whoever is attended to then is attended to the end. `who` they
-/// are is for whoever reads the log.
-///
-/// # Errors
-/// The socket cannot be bound.
+/// Attends to every peer that connects, until cancelled; whoever is attended to then is attended to the end. `who` they are is for
+/// whoever reads the log.
 pub(crate) async fn serve<S: Envelope, R: Envelope, F>(
-    path: &Path,
+    listener: AsyncListener,
     who: &'static str,
     stop: &CancellationToken,
     attend: impl Fn(AsyncSocket<S, R>) -> F,
-) -> Result<(), WireError>
-where
+) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = AsyncListener::bind(path)?;
     let tasks = TaskTracker::new();
     while let Some(peer) = stop.run_until_cancelled(next(&listener, who)).await {
         tasks.spawn(attend(peer));
@@ -36,7 +30,6 @@ where
     drop(listener);
     tasks.close();
     tasks.wait().await;
-    Ok(())
 }
 
 async fn next<S: Envelope, R: Envelope>(
@@ -58,8 +51,8 @@ async fn next<S: Envelope, R: Envelope>(
 mod tests {
     use std::sync::Arc;
 
-    use godwit_wire::Socket;
     use godwit_wire::agent_op::{FromAgent, ToAgent};
+    use godwit_wire::{Socket, WireError};
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -82,8 +75,9 @@ mod tests {
         let path = dir.path().join("agent.sock");
         let stop = CancellationToken::new();
         let [entered, gate] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
+        let listener = AsyncListener::bind(&path).unwrap();
         let serving = tokio::spawn({
-            let (path, stop) = (path.clone(), stop.clone());
+            let stop = stop.clone();
             let (entered, gate) = (Arc::clone(&entered), Arc::clone(&gate));
             async move {
                 let attend = |_peer: Peer| {
@@ -91,16 +85,16 @@ mod tests {
                     let gate = Arc::clone(&gate);
                     async move { drop(gate.acquire().await) }
                 };
-                serve(&path, "a shim", &stop, attend).await
+                serve(listener, "a shim", &stop, attend).await;
             }
         });
         let connect = || Socket::<ToAgent, FromAgent>::connect_silently(&path);
-        until(|| connect().is_ok()).await;
+        connect().unwrap();
         until(|| entered.available_permits() > 0).await;
         stop.cancel();
         until(|| matches!(connect(), Err(WireError::NobodyListens { .. }))).await;
         assert!(!serving.is_finished(), "what is in progress is finished");
         gate.close();
-        serving.await.unwrap().unwrap();
+        serving.await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The agent looks at its pods: all of them before it serves anything, then each minute.
+//! The agent looks at its pods: all of them before it serves people, then each minute.
 //!
 //! Owns: finding the shims of this node, and one look at each. What is sealed or committing is settled, a zombie is killed,
 //! a `cold` that is owed is written: all decided by [`godwit_ownership::Look`].
@@ -60,7 +60,7 @@ pub fn shims(directory: &Path) -> Vec<PodKey> {
     names.filter_map(|name| PodKey::new(name.strip_suffix(".sock")?).ok()).collect()
 }
 
-/// Looks at every pod once, before anything is served.
+/// Looks at every pod once, before people are served.
 pub async fn first(node: &Node) {
     all(node, AT_START).await;
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Between attempts to open a store that is away.
 const AGAIN: Duration = Duration::from_secs(5);
-/// For a store to be opened, while the agent cannot start.
+/// For a store to be opened, while starts of containers that need it wait.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A store that cannot be used now.
@@ -166,6 +166,8 @@ pub struct Stores {
     by_name: BTreeMap<String, Slot>,
     default: String,
     me: Bearer,
+    /// Each was tried once.
+    tried: CancellationToken,
 }
 
 impl Stores {
@@ -182,7 +184,8 @@ impl Stores {
             let why = Mutex::new("it is being opened".to_owned());
             (name, Slot { config, record, opened: OnceLock::new(), why })
         };
-        Self { by_name: configs.into_iter().map(slot).collect(), default, me }
+        let by_name = configs.into_iter().map(slot).collect();
+        Self { by_name, default, me, tried: CancellationToken::new() }
     }
 
     /// A store by name, or the default one; with its name.
@@ -217,13 +220,19 @@ impl Stores {
         });
         let all = futures::future::join_all(attempts);
         match tokio::time::timeout(PATIENCE, all).await {
-            Ok(results) => results.into_iter().collect(),
+            Ok(results) => results.into_iter().collect::<Result<(), _>>()?,
             Err(_) => {
                 let closed = self.by_name.iter().filter(|(_, slot)| slot.opened.get().is_none());
                 closed.for_each(|(name, slot)| slot.is_away(name, "it does not answer".to_owned()));
-                Ok(())
             }
         }
+        self.tried.cancel();
+        Ok(())
+    }
+
+    /// Waits until [`Stores::open`] has come to its end once: only then a store that is not open is away.
+    pub async fn tried(&self) {
+        self.tried.cancelled().await;
     }
 
     /// Whether the agent serves while this store is closed for this reason.
@@ -444,6 +453,20 @@ mod tests {
         stores.open().await.unwrap();
         assert_eq!(stores.get(None).unwrap().1.identity().id, id);
         assert_eq!(stores.status()[0].state, "ready");
+    }
+
+    #[tokio::test]
+    async fn what_needs_a_store_waits_until_all_were_tried_and_no_longer() {
+        let place = Place::new();
+        let stores = place.stores();
+        assert!(futures::poll!(std::pin::pin!(stores.tried())).is_pending());
+        stores.open().await.unwrap();
+        stores.tried().await;
+        // One that is away was tried, too.
+        std::fs::remove_dir_all(place.store()).unwrap();
+        let without = place.opened().await;
+        without.tried().await;
+        assert_eq!(without.get(None).unwrap_err().code(), Code::Unavailable);
     }
 
     #[tokio::test]

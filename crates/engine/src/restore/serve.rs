@@ -1,6 +1,5 @@
 //! The agent's operation socket: shims that start, and shims whose tasks have died.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use godwit_wire::agent_op::{
     AskStart, Hydrated, HydrationFailed, HydrationOver, Noted, Settled, TaskGone, ToAgentBody,
 };
 use godwit_wire::shim_op::HydratingRecord;
-use godwit_wire::{Received, Refusal, WireError, memfd, parse};
+use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
 use tokio_util::sync::CancellationToken;
 
 use super::peer::{Connection, TargetPeer};
@@ -30,11 +29,9 @@ const MAX_SPEC: u64 = 16 << 20;
 /// A shim says hello and what it wants at once.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// Serves shims until cancelled; starts in progress are carried through first.
-///
-/// # Errors
-/// The socket cannot be bound.
-pub async fn serve(node: Arc<Node>, path: &Path, stop: CancellationToken) -> Result<(), WireError> {
+/// Serves shims until cancelled; starts in progress are carried through first. What they ask waits until the node has tried to open its
+/// stores: nothing can be said before.
+pub async fn serve(node: Arc<Node>, listener: AsyncListener, stop: CancellationToken) {
     let to_the_end = |connection| {
         let (node, stop) = (Arc::clone(&node), stop.clone());
         async move {
@@ -43,7 +40,7 @@ pub async fn serve(node: Arc<Node>, path: &Path, stop: CancellationToken) -> Res
             }
         }
     };
-    listen::serve(path, "a shim", &stop, to_the_end).await
+    listen::serve(listener, "a shim", &stop, to_the_end).await
 }
 
 async fn attend(
@@ -53,6 +50,8 @@ async fn attend(
 ) -> Result<(), RestoreError> {
     connection.greet(GREETING).await?;
     let first = connection.recv_timeout(GREETING).await?.ok_or(WireError::Closed)?;
+    // To a shim that asks an agent which stops now, it is away.
+    let Some(()) = stop.run_until_cancelled(node.stores.tried()).await else { return Ok(()) };
     match &first.body {
         ToAgentBody::BeginRestore(_) => begin_restore(node, first, connection, stop).await,
         ToAgentBody::AskStart(ask) => ordinary_start(node, ask.clone(), connection).await,
