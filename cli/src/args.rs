@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use godwit_types::{Bytes, CheckpointId, Code, names};
 use godwit_wire::api::Failure;
 
@@ -63,8 +64,9 @@ pub(crate) struct Global {
     /// Region of the bucket, with a store URL
     #[arg(long, global = true, env = "GODWIT_S3_REGION", value_name = "NAME")]
     pub(crate) s3_region: Option<String>,
-    /// Address the bucket by path, not by host name, with a store URL
-    #[arg(long, global = true, env = "GODWIT_S3_PATH_STYLE")]
+    /// Address the bucket by path, not by host name, with a store URL; with --s3-endpoint that is so anyway. In the environment
+    /// false, no, off, 0 and nothing are as if it were not set, and anything else sets it
+    #[arg(long, global = true, env = "GODWIT_S3_PATH_STYLE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(crate) s3_path_style: bool,
     /// The agent's socket
     #[arg(long, global = true, env = "GODWIT_AGENT", value_name = "PATH", default_value = names::AGENT_API_SOCKET)]
@@ -74,9 +76,13 @@ pub(crate) struct Global {
 impl Global {
     /// The same, with what only the parser knows.
     pub(crate) fn told_by(mut self, matches: &ArgMatches) -> Self {
-        self.typed = matches.value_source("store") == Some(ValueSource::CommandLine);
+        let typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
         // Exported and empty means nothing, as for other programs.
-        self.store = self.store.filter(|store| self.typed || !store.is_empty());
+        let told = |name, value: Option<String>| value.filter(|v| typed(name) || !v.is_empty());
+        self.typed = typed("store");
+        self.store = told("store", self.store);
+        self.s3_endpoint = told("s3_endpoint", self.s3_endpoint);
+        self.s3_region = told("s3_region", self.s3_region);
         self
     }
 

@@ -20,7 +20,13 @@ use serde_json::{Value, json};
 
 fn godwit(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_godwit"));
-    for name in ["GODWIT_STORE", "GODWIT_S3_ENDPOINT", "GODWIT_S3_REGION", "GODWIT_AGENT"] {
+    for name in [
+        "GODWIT_STORE",
+        "GODWIT_S3_ENDPOINT",
+        "GODWIT_S3_REGION",
+        "GODWIT_S3_PATH_STYLE",
+        "GODWIT_AGENT",
+    ] {
         command.env_remove(name);
     }
     command.args(words).stdin(Stdio::null());
@@ -38,6 +44,27 @@ fn errors(output: &Output) -> String {
 fn document(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("no JSON document ({e}): {text:?}"))
+}
+
+#[test]
+fn a_switch_in_the_environment_is_written_as_people_write_it() {
+    for value in ["", "0", "1", "false", "true", "no", "yes", "off", "on"] {
+        let version = godwit(&["version"]).env("GODWIT_S3_PATH_STYLE", value).output().unwrap();
+        assert_eq!(code(&version), 0, "{value:?}: {}", errors(&version));
+    }
+}
+
+#[test]
+fn what_is_exported_and_empty_is_not_set_and_what_is_typed_is_meant() {
+    let list = ["list", "--store", "file:///nowhere/at/all"];
+    let mut exported = godwit(&list);
+    for name in ["GODWIT_S3_ENDPOINT", "GODWIT_S3_REGION", "GODWIT_S3_PATH_STYLE"] {
+        exported.env(name, "");
+    }
+    let exported = exported.output().unwrap();
+    assert_eq!(code(&exported), 3, "there is no store: {}", errors(&exported));
+    let typed = godwit(&list).args(["--s3-endpoint", ""]).output().unwrap();
+    assert_eq!(code(&typed), 8, "{}", errors(&typed));
 }
 
 /// An agent that answers as it is told.
