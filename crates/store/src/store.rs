@@ -17,7 +17,7 @@ use crate::identity::{DEFAULT_HORIZON, Identity};
 use crate::layout::TenantKeys;
 use crate::log::LineageLog;
 use crate::probe;
-use crate::wrap::{Counts, Limit, Limits, Meter, Retry, RetryPolicy};
+use crate::wrap::{Counts, Limit, Limits, Meter, Retry, RetryPolicy, Unproved};
 
 /// An opened store. Cheap to clone; all clones share connections, limits and counters.
 #[derive(Debug, Clone)]
@@ -59,8 +59,7 @@ impl Store {
         let limited: SharedStore = Arc::new(Limit::new(Arc::new(metered), limits));
         let blobs: SharedStore = Arc::new(Retry::new(limited, RetryPolicy::default()));
         let horizon = config.horizon_seconds.map_or(DEFAULT_HORIZON, Duration::from_secs);
-        let identity = identify(&blobs, access, &*clock, horizon).await?;
-        Ok(Self { blobs, counts, clock, identity: Arc::new(identity) })
+        Self::identified(blobs, access, counts, clock, horizon).await
     }
 
     /// A store over any blobs and any clock, without wrappers: for tests and for embedding.
@@ -72,8 +71,21 @@ impl Store {
         clock: Arc<dyn Clock>,
         horizon: Duration,
     ) -> Result<Self, StoreError> {
-        let counts = Arc::new(Counts::default());
-        let identity = identify(&blobs, Access::Create, &*clock, horizon).await?;
+        Self::identified(blobs, Access::Create, Arc::default(), clock, horizon).await
+    }
+
+    async fn identified(
+        blobs: SharedStore,
+        access: Access,
+        counts: Arc<Counts>,
+        clock: Arc<dyn Clock>,
+        horizon: Duration,
+    ) -> Result<Self, StoreError> {
+        let (identity, tried) = identify(&blobs, access, &*clock, horizon).await?;
+        let blobs: SharedStore = match tried {
+            Tried::Sound => blobs,
+            Tried::ReadOnly => Arc::new(Unproved::new(blobs)),
+        };
         Ok(Self { blobs, counts, clock, identity: Arc::new(identity) })
     }
 
@@ -181,34 +193,45 @@ async fn backend(config: &StoreConfig, access: Access) -> Result<SharedStore, St
     })
 }
 
+/// What the start probe found out.
+enum Tried {
+    /// Enough for what the opener is going to do.
+    Sound,
+    /// The store takes no writes now: nothing is known of what it does with them.
+    ReadOnly,
+}
+
 async fn identify(
     blobs: &SharedStore,
     access: Access,
     clock: &dyn Clock,
     horizon: Duration,
-) -> Result<Identity, StoreError> {
+) -> Result<(Identity, Tried), StoreError> {
     if access == Access::Create {
         probe::run(&**blobs).await?;
-        return Identity::read_or_create(&**blobs, timestamp(clock), horizon).await;
+        let identity = Identity::read_or_create(&**blobs, timestamp(clock), horizon).await?;
+        return Ok((identity, Tried::Sound));
     }
     let store = || blobs.name().to_owned();
     let found = Identity::read(&**blobs).await?;
     let found = found.ok_or_else(|| StoreError::NotAStore { store: store() })?;
-    if access == Access::Write {
-        readable(probe::run(&**blobs).await)?;
-    }
-    Ok(found)
+    let tried = match access {
+        Access::Write => readable(probe::run(&**blobs).await)?,
+        Access::Read | Access::Create => Tried::Sound,
+    };
+    Ok((found, tried))
 }
 
 /// A store that exists and takes no writes now can be read, which is what containers whose memory is on its way need. Whoever writes is
-/// told by the write.
-fn readable(probed: Result<(), StoreError>) -> Result<(), StoreError> {
+/// told by the write, before which the store is probed again ([`Unproved`]).
+fn readable(probed: Result<(), StoreError>) -> Result<Tried, StoreError> {
     match probed {
+        Ok(()) => Ok(Tried::Sound),
         Err(StoreError::Blob(why @ (BlobError::Full { .. } | BlobError::Denied { .. }))) => {
             tracing::warn!(error = %why, "the store can only be read");
-            Ok(())
+            Ok(Tried::ReadOnly)
         }
-        other => other,
+        Err(other) => Err(other),
     }
 }
 
@@ -269,3 +292,6 @@ impl StoreConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

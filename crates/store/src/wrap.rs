@@ -1,17 +1,19 @@
 //! Decorators of a blob store: each adds one property and leaves the rest alone.
 //!
-//! The order in production, outermost first: [`Retry`] → [`Limit`] → [`Meter`] → backend. So a retry waits its turn again,
-//! and what is counted is what was sent. Tests put [`Faulty`] where the network would be, below all of them.
+//! The order in production, outermost first: [`Unproved`], where the start probe could not write → [`Retry`] → [`Limit`] → [`Meter`] →
+//! backend. So a retry waits its turn again, and what is counted is what was sent. Tests put [`Faulty`] where the network would be, below all of them.
 
 mod faulty;
 mod limit;
 mod meter;
 mod retry;
+mod unproved;
 
 pub use faulty::{Fault, Faulty, Rule};
 pub use limit::{Limit, Limits};
 pub use meter::{Counts, Meter, Totals};
 pub use retry::{Retry, RetryPolicy};
+pub(crate) use unproved::Unproved;
 
 /// The requests that a blob store knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -52,6 +52,16 @@ pub enum BlobError {
         /// What was seen.
         source: Cause,
     },
+    /// It could not be tried before, and has been caught lying now: nothing was written.
+    #[error("cannot {action} in {store}: {reason}")]
+    Unsound {
+        /// The store's name.
+        store: String,
+        /// What was attempted, with the key.
+        action: String,
+        /// What it did.
+        reason: String,
+    },
     /// An answer did not come in time.
     #[error("cannot {action} in {store} within {limit:?}")]
     Deadline {
@@ -96,7 +106,7 @@ impl BlobError {
         match self {
             Self::NotFound { .. } => Code::NotFound,
             Self::Unavailable { .. } | Self::Full { .. } => Code::Unavailable,
-            Self::Denied { .. } => Code::Refused,
+            Self::Denied { .. } | Self::Unsound { .. } => Code::Refused,
             Self::Deadline { .. } => Code::Cancelled,
             Self::TooLarge { .. } | Self::OutOfRange { .. } => Code::Corrupt,
             Self::InvalidKey(_) => Code::Internal,
