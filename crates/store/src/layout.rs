@@ -14,6 +14,11 @@ pub(crate) fn machine(cluster: &str, node: &str) -> Result<Key, InvalidKey> {
     Key::new(format!("nodes/{cluster}/{node}/machine"))
 }
 
+/// Whether this is an entry of a lineage's log.
+pub(crate) fn is_entry(key: &Key) -> bool {
+    key.as_str().split('/').nth_back(1) == Some("log")
+}
+
 /// The keys of one tenant.
 #[derive(Debug, Clone)]
 pub(crate) struct TenantKeys {

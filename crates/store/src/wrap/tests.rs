@@ -71,18 +71,74 @@ async fn no_more_requests_are_under_way_than_allowed() {
     assert_eq!(begin.elapsed().as_secs(), 3);
 }
 
+/// A store with a wire of 1 MiB a second.
+fn narrow() -> Limit {
+    let limits = Limits { requests: 64, bytes_per_second: Some(MIB as u64) };
+    Limit::new(Arc::new(MemoryStore::new()), limits)
+}
+
+const MIB: usize = 1 << 20;
+
+fn pack(number: usize) -> Key {
+    Key::new(format!("t/_node/checkpoints/id/packs/{number}")).unwrap()
+}
+
+fn entry() -> Key {
+    Key::new("t/_node/lineages/web/log/17").unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn bytes_pass_at_the_allowed_rate_in_both_directions() {
-    let limits = Limits { requests: 8, bytes_per_second: Some(10) };
-    let store = Limit::new(Arc::new(MemoryStore::new()), limits);
-    let begin = Instant::now();
+    let (store, begin) = (narrow(), Instant::now());
     for _ in 0..3 {
-        store.put(&key(), body()).await.unwrap();
+        store.put(&key(), vec![0; MIB].into()).await.unwrap();
     }
-    store.get(&key(), 99).await.unwrap();
-    store.get_range(&key(), 0..5).await.unwrap();
-    // Each of 10 bytes keeps the wire for a second; the last request waits for four of them.
+    store.get(&key(), u64::MAX).await.unwrap();
+    store.get_range(&key(), 0..MIB as u64 / 2).await.unwrap();
+    // Each of 1 MiB keeps the wire for a second; the last request waits for four of them.
     assert_eq!(begin.elapsed().as_secs(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_of_logs_and_single_frames_do_not_wait_for_packs_and_packs_pay_for_them() {
+    let (store, begin) = (narrow(), Instant::now());
+    let put = |n| {
+        let (store, key) = (&store, pack(n));
+        async move { store.put(&key, vec![0; 16 * MIB].into()).await.unwrap() }
+    };
+    let urgent = async {
+        // The packs are in the queue: it is 64 s long.
+        tokio::task::yield_now().await;
+        store.create(&entry(), vec![0; 3 * MIB].into()).await.unwrap();
+        store.list("t/_node/lineages/web/log/", None, 9).await.unwrap();
+        store.get(&entry(), u64::MAX).await.unwrap();
+        assert_eq!(begin.elapsed(), Duration::ZERO, "of a log");
+        store.put(&key(), vec![0; MIB / 4].into()).await.unwrap();
+        store.get_range(&key(), 0..MIB as u64 / 4).await.unwrap();
+        // The second one waited for the first one alone, on half of the wire.
+        assert_eq!(begin.elapsed(), Duration::from_millis(500), "two frames");
+    };
+    tokio::join!(join_all((0..4).map(put)), urgent);
+    assert_eq!(begin.elapsed().as_secs(), 48, "the packs that were there before");
+    put(4).await;
+    // 64 MiB of packs, 3 MiB twice and half a MiB have passed before it.
+    assert_eq!(begin.elapsed(), Duration::from_millis(70_500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_small_keeps_the_rate_too_and_leaves_large_ones_half_of_it() {
+    let (store, begin) = (&narrow(), Instant::now());
+    let small = |n: usize| async move { store.put(&pack(n), vec![0; MIB / 8].into()).await };
+    join_all((0..81).map(small)).await;
+    // The last one of 81 waits for ten MiB.
+    assert_eq!(begin.elapsed().as_secs(), 10);
+    let large = |n: usize| async move { store.put(&pack(n), vec![0; 4 * MIB].into()).await };
+    let begin = Instant::now();
+    tokio::join!(join_all((0..5).map(large)), join_all((0..81).map(small)));
+    // The large ones were there first; ten MiB have passed them on their half, and who comes next waits for all of it.
+    assert_eq!(begin.elapsed().as_secs(), 20);
+    large(99).await.unwrap();
+    assert_eq!(begin.elapsed().as_secs(), 30);
 }
 
 #[tokio::test]
