@@ -9,7 +9,7 @@ use godwit_store::StoreConfig;
 use godwit_types::{Bytes, names};
 use serde::{Deserialize, Deserializer};
 
-/// One section of a head holds such a file.
+/// One section of a head holds each such file.
 const GHOST_LIMITS: RangeInclusive<u64> = 1 << 20..=1000 << 20;
 /// For how long a restored container may wait for memory.
 const HYDRATION_DEADLINES: RangeInclusive<Duration> =
@@ -69,7 +69,7 @@ pub(crate) struct Config {
     pub(crate) criu: PathBuf,
     /// How much CRIU writes into its log.
     pub(crate) criu_log_level: i32,
-    /// Largest deleted file that is still open which a checkpoint takes along.
+    /// Most bytes of deleted files that are still open which a checkpoint takes along.
     #[serde(deserialize_with = "size")]
     pub(crate) ghost_limit: Bytes,
     /// containerd's socket.

@@ -86,8 +86,11 @@ const PEER: &str = "type=bind,src=/run/containerd/containerd.sock,dst=/peer.sock
 
 #[test]
 fn what_a_process_has_open_or_is() -> Result<()> {
-    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
+    // Each of the two deleted files would be small enough.
+    let settings = "ghost_limit = \"4 MiB\"\n";
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &[Image::Mem])?;
     for (what, options, words) in [
+        ("deleted-files", &[][..], "and at most 4.0 MiB are taken along: close some"),
         ("io-uring", &[][..], "uses io_uring, which cannot be saved"),
         ("userfaultfd", &["--privileged"], "uses userfaultfd, which cannot be saved"),
         ("traced", &["--privileged"], "detach the debugger or tracer first"),

@@ -9,9 +9,9 @@ mod host;
 mod process;
 mod unix;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use godwit_types::Code;
+use godwit_types::{Bytes, Code};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::namespaces::{namespace, own_interface, path_of};
@@ -109,6 +109,16 @@ pub enum Refusal {
         /// Where in the kernel.
         wchan: String,
     },
+    /// Too much in files that have no name any more.
+    #[error(
+        "files that were deleted while processes have them open hold {held}, and at most {limit} are taken along: close some, or raise ghost_limit in agent.toml"
+    )]
+    DeletedFiles {
+        /// In all of them.
+        held: Bytes,
+        /// See `ghost_limit`.
+        limit: Bytes,
+    },
     /// A terminal.
     #[error("the container has a terminal, whose other end cannot follow; start it without a tty")]
     Terminal,
@@ -162,6 +172,8 @@ pub struct Subject<'a> {
     pub pids: &'a [u32],
     /// Its spec.
     pub spec: &'a Spec,
+    /// Most bytes of deleted files that are taken along.
+    pub ghost_limit: Bytes,
 }
 
 /// Every reason against a checkpoint. A process that ends while it is looked at is no reason.
@@ -185,7 +197,19 @@ pub fn check(subject: Subject<'_>) -> Vec<Refusal> {
         refusals.extend(files::check(*pid));
     }
     refusals.extend(unix::check(subject.init, &members));
+    let (held, limit) = (deleted_files(subject.pids), subject.ghost_limit);
+    if held > limit {
+        refusals.push(Refusal::DeletedFiles { held, limit });
+    }
     refusals
+}
+
+/// What regular files hold that have no name any more and that these processes have open or mapped: each is counted once. CRIU copies
+/// them into its images while the processes are frozen. Memory that is only called a file (memfd, System V, shared) is none.
+#[must_use]
+pub fn deleted_files(pids: &[u32]) -> Bytes {
+    let found: BTreeMap<_, _> = pids.iter().flat_map(|pid| files::deleted(*pid)).collect();
+    Bytes(found.values().fold(0, |all: u64, file| all.saturating_add(*file)))
 }
 
 /// Reasons in the spec alone.
@@ -246,7 +270,8 @@ mod tests {
     fn this_process_can_be_looked_at() {
         let pid = std::process::id();
         let spec = spec(PRIVATE, false);
-        let refusals = check(Subject { init: pid, pids: &[pid], spec: &spec });
+        let ghost_limit = Bytes(u64::MAX);
+        let refusals = check(Subject { init: pid, pids: &[pid], spec: &spec, ghost_limit });
         let exec = refusals.iter().any(|r| matches!(r, Refusal::ExecSession { .. }));
         assert!(!exec, "{refusals:?}");
     }

@@ -22,7 +22,7 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct Reservation {
     bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Reservation {
@@ -30,6 +30,15 @@ impl Reservation {
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         self.bytes
+    }
+
+    /// Takes a part of it out, which may be held for longer; `None` if it is less than that.
+    #[must_use]
+    pub fn split(&mut self, part: Bytes) -> Option<Self> {
+        let units = usize::try_from(part.0.div_ceil(UNIT)).ok()?;
+        let permit = self.permit.split(units)?;
+        self.bytes.0 = self.bytes.0.saturating_sub(part.0);
+        Some(Self { bytes: part, permit })
     }
 }
 
@@ -84,7 +93,7 @@ impl Budget {
         let units = u32::try_from(units).map_err(|_| too_big)?;
         let permit =
             Arc::clone(&self.units).acquire_many_owned(units).await.map_err(|_| too_big)?;
-        Ok(Reservation { bytes, _permit: permit })
+        Ok(Reservation { bytes, permit })
     }
 
     /// Reserves all of this if it is free, without waiting.
@@ -92,7 +101,7 @@ impl Budget {
     pub fn reserve_now(&self, bytes: Bytes) -> Option<Reservation> {
         let units = u32::try_from(bytes.0.div_ceil(UNIT)).ok()?;
         let permit = Arc::clone(&self.units).try_acquire_many_owned(units).ok()?;
-        Some(Reservation { bytes, _permit: permit })
+        Some(Reservation { bytes, permit })
     }
 
     /// Reserves what is free, at most this much, without waiting: for what may be needed and is not expected.
@@ -101,7 +110,7 @@ impl Budget {
         let free = self.units.available_permits().min((most.0 / UNIT) as usize);
         let units = u32::try_from(free).ok().filter(|units| *units > 0)?;
         let permit = Arc::clone(&self.units).try_acquire_many_owned(units).ok()?;
-        Some(Reservation { bytes: Bytes(u64::from(units) * UNIT), _permit: permit })
+        Some(Reservation { bytes: Bytes(u64::from(units) * UNIT), permit })
     }
 }
 
@@ -128,5 +137,18 @@ mod tests {
         assert_eq!(budget.spare(Bytes(99 << 20)).map(|rest| rest.bytes()), Some(Bytes(4 << 20)));
         let _all = budget.spare(Bytes(99 << 20)).unwrap();
         assert!(budget.spare(Bytes(1 << 20)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_reservation_is_held_for_longer_than_the_rest() {
+        let budget = Budget::new(Bytes(10 << 20));
+        let mut whole = budget.reserve(Bytes(8 << 20)).await.unwrap();
+        let part = whole.split(Bytes(3 << 20)).unwrap();
+        assert_eq!((whole.bytes(), part.bytes()), (Bytes(5 << 20), Bytes(3 << 20)));
+        assert!(whole.split(Bytes(6 << 20)).is_none());
+        drop(whole);
+        assert_eq!(budget.used(), Bytes(3 << 20));
+        drop(part);
+        assert_eq!(budget.used(), Bytes(0));
     }
 }

@@ -32,7 +32,7 @@ mod work;
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{Ending, Event, Fence, LineageRef, Pen, Refusal, Source};
 use godwit_types::{
-    CheckpointId, CheckpointReport, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
+    Bytes, CheckpointId, CheckpointReport, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
 };
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::parse;
@@ -164,7 +164,8 @@ impl<'n> Attempt<'n> {
             Stop::Examine => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
-        let source = match examine(driver.peer()).await {
+        let ghost_limit = Bytes(node.launcher.ghost_limit.into());
+        let source = match examine(driver.peer(), ghost_limit).await {
             Ok(source) => source,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
@@ -205,9 +206,12 @@ impl<'n> Attempt<'n> {
 }
 
 /// What is checkpointed, if it can be. Nothing is stored before that is known, not even that its lineage begins.
-async fn examine(peer: &mut SourcePeer) -> Result<work::Source, CheckpointError> {
+async fn examine(
+    peer: &mut SourcePeer,
+    ghost_limit: Bytes,
+) -> Result<work::Source, CheckpointError> {
     let source = work::only_source(peer)?;
-    preflight::check(&source).await?;
+    preflight::check(&source, ghost_limit).await?;
     Ok(source)
 }
 

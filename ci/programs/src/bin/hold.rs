@@ -30,6 +30,8 @@ enum What {
     Device,
     /// A device that is mapped and not open any more.
     MappedDevice,
+    /// Two files of 3 MiB, deleted and open.
+    DeletedFiles,
     /// A FUSE file system at `/fuse` that it serves (and never answers for).
     Fuse,
     /// A temporary file system at `/held-mount`, of which its container's spec says nothing.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         What::Nested => held::nested_child(),
         What::Device => held::device(),
         What::MappedDevice => held::mapped_device(),
+        What::DeletedFiles => held::deleted_files(),
         What::Fuse => held::fuse(),
         What::Mount => held::mount(),
         What::UnixPeer => held::unix_peer(),

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -110,6 +110,21 @@ pub fn mapped_device() -> io::Result<Held> {
             0,
         )
     }?;
+    Ok(Held(None))
+}
+
+/// Two files of 3 MiB each that are open and have no name any more.
+///
+/// # Errors
+/// The kernel's.
+pub fn deleted_files() -> io::Result<Held> {
+    for name in ["/held-1", "/held-2"] {
+        let mut file = File::create_new(name)?;
+        file.write_all(&vec![7; 3 << 20])?;
+        std::fs::remove_file(name)?;
+        // It stays open for as long as this process lives.
+        let _open = file.into_raw_fd();
+    }
     Ok(Held(None))
 }
 

@@ -1,6 +1,6 @@
 //! Open files and mappings that CRIU cannot save.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
@@ -100,6 +100,33 @@ fn mapped_files(pid: u32) -> Vec<Refusal> {
     of_maps(&maps).into_iter().filter_map(refusal).collect()
 }
 
+/// Names under which the kernel shows memory that is no file of anybody: its pages go with the memory.
+const MEMORY: &[&str] = &["/memfd:", "/SYSV", "/dev/zero (deleted)", "/anon_hugepage"];
+
+/// Regular files without a name that the process has open or mapped, by device and inode, with the bytes that they take.
+pub(super) fn deleted(pid: u32) -> BTreeMap<(u64, u64), u64> {
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open = fds.filter_map(|fd| {
+        let name = fs::read_link(fd.path()).ok()?;
+        nameless(&name.to_string_lossy(), || fs::metadata(fd.path()).ok())
+    });
+    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let maps = String::from_utf8_lossy(&maps);
+    let mapped = of_maps(&maps).into_iter();
+    let mapped = mapped.filter_map(|m| nameless(m.name, || mapped_file(pid, m.place)));
+    open.chain(mapped).collect()
+}
+
+/// The kernel marks the name of what has none (any more); other names of the same file may be left.
+fn nameless(name: &str, file: impl FnOnce() -> Option<fs::Metadata>) -> Option<((u64, u64), u64)> {
+    if !name.ends_with(" (deleted)") || MEMORY.iter().any(|memory| name.starts_with(memory)) {
+        return None;
+    }
+    let file = file().filter(|file| file.is_file() && file.nlink() == 0)?;
+    // `st_blocks` counts 512 bytes, whatever the file system does: holes hold nothing.
+    Some(((file.dev(), file.ino()), file.blocks().saturating_mul(512)))
+}
+
 fn mapped_file(pid: u32, place: &str) -> Option<fs::Metadata> {
     fs::metadata(format!("/proc/{pid}/map_files/{place}")).ok()
 }
@@ -189,6 +216,51 @@ mod tests {
         let own = files.iter().find(|file| Path::new(file.name) == program).unwrap();
         assert!(mapped_file(pid, own.place).unwrap().is_file());
         assert_eq!(mapped_files(pid), []);
+    }
+
+    /// What is counted of this file in a process.
+    fn counted(pid: u32, meta: &fs::Metadata) -> Option<u64> {
+        deleted(pid).get(&(meta.dev(), meta.ino())).copied()
+    }
+
+    #[test]
+    fn an_open_file_without_any_name_counts_with_what_it_holds() {
+        const MIB: usize = 1 << 20;
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (path, other) = (dir.path().join("name"), dir.path().join("other"));
+        fs::write(&path, vec![7; MIB]).unwrap();
+        let open = fs::File::options().write(true).open(&path).unwrap();
+        // A hole, which holds nothing.
+        open.set_len(64 * MIB as u64).unwrap();
+        let (pid, meta) = (std::process::id(), open.metadata().unwrap());
+        assert_eq!(counted(pid, &meta), None);
+        fs::hard_link(&path, &other).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(counted(pid, &meta), None, "it has another name");
+        fs::remove_file(&other).unwrap();
+        let _again = open.try_clone().unwrap();
+        assert_eq!(counted(pid, &meta), Some(MIB as u64));
+
+        let memory = rustix::fs::memfd_create("memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let memory = fs::File::from(memory);
+        memory.set_len(MIB as u64).unwrap();
+        let meta = memory.metadata().unwrap();
+        assert_eq!((meta.nlink(), counted(pid, &meta)), (0, None), "it goes with the memory");
+    }
+
+    #[test]
+    fn a_mapped_file_without_a_name_counts_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("sleep");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("1000").spawn().unwrap();
+        let meta = fs::metadata(&program).unwrap();
+        let before = counted(child.id(), &meta);
+        fs::remove_file(&program).unwrap();
+        let after = counted(child.id(), &meta);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((before, after), (None, Some(meta.blocks() * 512)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use godwit_capture::{
     Compaction, Laziness, MemoryStats, Mode, PageServer, Parent, Preread, Received, Stop, Target,
     assemble, choose, compact, preread, resident,
 };
+use godwit_criu::preflight::deleted_files;
 use godwit_image::{FrameSource, FrameUsage, PackRegistry, PackSink, Space};
 use godwit_types::Bytes;
 
@@ -29,6 +30,14 @@ pub(super) struct Seen {
     pub(super) private: Bytes,
     /// Shared memory, each segment once.
     pub(super) shared: Bytes,
+}
+
+impl Seen {
+    /// What files hold that these processes have open and that have no name any more: it is copied beside their memory.
+    pub(super) fn deleted_files(&self) -> Bytes {
+        let pids = self.targets.iter().filter_map(|target| u32::try_from(target.pid).ok());
+        deleted_files(&pids.collect::<Vec<_>>())
+    }
 }
 
 /// Looks at every process of a cgroup.
@@ -205,6 +214,17 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_deleted_files_hold_is_seen() {
+        let pid = std::process::id();
+        let target = Target { space: Space::Task(pid), pid: pid as i32, ranges: Vec::new() };
+        let seen = Seen { targets: vec![target], ..Seen::default() };
+        let mut file = tempfile::tempfile_in("/dev/shm").unwrap();
+        let before = seen.deleted_files();
+        std::io::Write::write_all(&mut file, &[7; 1 << 16]).unwrap();
+        assert!(seen.deleted_files().0 >= before.0 + (1 << 16));
+    }
 
     #[test]
     fn a_process_outside_of_any_container_has_its_own_pid_as_the_innermost_one() {

@@ -22,6 +22,8 @@ use crate::journal::Journal;
 
 /// Memory that was looked at longer ago is looked at again.
 const FRESH: Duration = Duration::from_secs(1);
+/// Deleted files that are open go into the head: CRIU's copy on tmpfs, or the encoder's two, beside ours.
+const COPIES: u64 = 3;
 
 /// What a pre-copy works with.
 pub(super) struct Ahead<'a> {
@@ -37,12 +39,21 @@ pub(super) struct Ready {
     pub(super) read: Read,
     /// Held until all of it is stored.
     pub(super) reserved: Share,
+    /// For deleted files that are open: held until the head is stored.
+    pub(super) images: Option<Reservation>,
     /// For the unexpected.
     pub(super) spare: Option<Reservation>,
 }
 
 /// A share of the budget, and what was taken beside it.
 pub(super) type Share = (Reservation, Option<Reservation>);
+
+/// What a look at the container says.
+struct Planned {
+    capture: Arc<Capture>,
+    /// See [`COPIES`].
+    images: Bytes,
+}
 
 /// What was read while the pod ran.
 pub(super) struct Read {
@@ -76,7 +87,9 @@ impl Work<'_> {
         ahead: &Ahead<'_>,
         journal: &Journal,
     ) -> Result<(Ready, Receiving), CheckpointError> {
-        let (capture, reserved) = self.reserve(ahead).await?;
+        let (Planned { capture, images }, mut reserved) = self.reserve(ahead).await?;
+        let images = Some(images).filter(|images| images.0 > 0);
+        let images = images.and_then(|images| reserved.0.split(images));
         journal.gauge().expect(capture.private().0);
         let mut read = self.read(ahead, &capture).await?;
         if read.baselines.is_some() {
@@ -91,27 +104,27 @@ impl Work<'_> {
         let (shared, baselines) = (Arc::clone(&capture), read.baselines.clone());
         let receiving = blocking(move || Ok(shared.receive(baselines.as_ref(), room)?)).await?;
         journal.gauge().advance(capture.private().0);
-        Ok((Ready { capture, read, reserved, spare }, receiving))
+        Ok((Ready { capture, read, reserved, images, spare }, receiving))
     }
 
     /// Looks at the memory and waits for its share of the budget. What grew while it waited is taken beside it, if it is free; else
     /// all of it is asked for again.
-    async fn reserve(&self, ahead: &Ahead<'_>) -> Result<(Arc<Capture>, Share), CheckpointError> {
+    async fn reserve(&self, ahead: &Ahead<'_>) -> Result<(Planned, Share), CheckpointError> {
         let budget = &self.node.budget;
-        let mut capture = self.plan(ahead).await?;
+        let mut planned = self.plan(ahead).await?;
         loop {
             let asked = Instant::now();
-            let reserved = budget.reserve(self.need(&capture)).await?;
+            let reserved = budget.reserve(self.need(&planned)).await?;
             if asked.elapsed() < FRESH {
-                return Ok((capture, (reserved, None)));
+                return Ok((planned, (reserved, None)));
             }
-            capture = self.plan(ahead).await?;
-            let grown = Bytes(self.need(&capture).0.saturating_sub(reserved.bytes().0));
+            planned = self.plan(ahead).await?;
+            let grown = Bytes(self.need(&planned).0.saturating_sub(reserved.bytes().0));
             if grown.0 == 0 {
-                return Ok((capture, (reserved, None)));
+                return Ok((planned, (reserved, None)));
             }
             if let Some(more) = budget.reserve_now(grown) {
-                return Ok((capture, (reserved, Some(more))));
+                return Ok((planned, (reserved, Some(more))));
             }
         }
     }
@@ -120,20 +133,23 @@ impl Work<'_> {
         files::share(self.node.budget.total())
     }
 
-    fn need(&self, capture: &Capture) -> Bytes {
-        Bytes(capture.need().0 + self.for_files().0)
+    fn need(&self, planned: &Planned) -> Bytes {
+        Bytes(planned.capture.need().0 + self.for_files().0 + planned.images.0)
     }
 
     /// Looks at the memory and decides how it is captured.
-    async fn plan(&self, ahead: &Ahead<'_>) -> Result<Arc<Capture>, CheckpointError> {
-        let budget = Bytes(self.node.budget.total().0 - self.for_files().0);
+    async fn plan(&self, ahead: &Ahead<'_>) -> Result<Planned, CheckpointError> {
+        let budget = self.node.budget.total().0 - self.for_files().0;
         let gives_away = self.spec.outcome.gives_away();
         let cgroup = freezer(&ahead.source.container)?;
         let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
         let stop = self.outside.stop().clone();
         blocking(move || {
             let seen = look(&cgroup, &stop)?;
-            Ok(Arc::new(Capture::plan(seen, budget, gives_away, packs, sink, stop)?))
+            let images = Bytes(seen.deleted_files().0.saturating_mul(COPIES));
+            let budget = Bytes(budget.saturating_sub(images.0));
+            let capture = Capture::plan(seen, budget, gives_away, packs, sink, stop)?;
+            Ok(Planned { capture: Arc::new(capture), images })
         })
         .await
     }

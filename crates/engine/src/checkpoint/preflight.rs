@@ -6,6 +6,7 @@ use std::path::Path;
 
 use godwit_criu::mounts::{MountPlan, restore as mount_sources};
 use godwit_criu::preflight::{self, Subject};
+use godwit_types::Bytes;
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::CheckpointError;
@@ -19,7 +20,7 @@ use crate::blocking::blocking;
 ///
 /// # Errors
 /// [`CheckpointError::Refused`] or [`CheckpointError::Unfit`] with a sentence that says what to do.
-pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
+pub(super) async fn check(source: &Source, ghost_limit: Bytes) -> Result<(), CheckpointError> {
     if let Some(sentence) = of_container(source) {
         return Err(CheckpointError::Refused(sentence));
     }
@@ -33,7 +34,8 @@ pub(super) async fn check(source: &Source) -> Result<(), CheckpointError> {
             return Err(CheckpointError::Refused(below));
         }
         let pids: Vec<u32> = members.into_iter().filter_map(|p| p.try_into().ok()).collect();
-        let found = preflight::check(Subject { init, pids: &pids, spec: &spec });
+        let subject = Subject { init, pids: &pids, spec: &spec, ghost_limit };
+        let found = preflight::check(subject);
         if let Some(reason) = found.into_iter().next() {
             return Err(CheckpointError::Unfit { container: id, reason });
         }

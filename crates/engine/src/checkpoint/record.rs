@@ -45,8 +45,8 @@ pub(super) async fn write(
     let Captured { image, assembled, files, .. } = captured;
     let files = files.map(|files| files.index);
     let volumes = volumes(work, &source, &dumped)?;
-    let container = container_head(&source, &dumped, assembled, files.as_ref());
-    let Dumped { processes, addresses, .. } = dumped;
+    let Dumped { images, processes, addresses, .. } = dumped;
+    let container = container_head(&source, images, assembled, files.as_ref());
     let pages = container.spaces.values().map(|s| s.map.pages()).sum();
     let mut head = Head { packs: packs.table(), containers: vec![container], ..Head::default() };
     let mut objects = settle(&mut head, files.as_ref());
@@ -103,7 +103,7 @@ fn volumes(
 
 fn container_head(
     source: &Source,
-    dumped: &Dumped,
+    images: Sections,
     assembled: Assembled,
     files: Option<&FileIndex>,
 ) -> ContainerHead {
@@ -111,12 +111,7 @@ fn container_head(
     if let Some(files) = files {
         sections.insert(SECTION_FILES.to_owned(), files.encode());
     }
-    ContainerHead {
-        name: source.container.id.clone(),
-        images: dumped.images.clone(),
-        spaces: assembled.spaces,
-        sections,
-    }
+    ContainerHead { name: source.container.id.clone(), images, spaces: assembled.spaces, sections }
 }
 
 fn sizes(captured: &Captured, accepted: u64) -> Sizes {

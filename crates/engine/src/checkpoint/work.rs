@@ -103,7 +103,8 @@ impl Work<'_> {
         let files = ready.read.files.take();
         let frozen = self.freeze(dump, files, &stage, peer).await?;
         ready.give_back(&frozen.dumped.received);
-        let Ready { capture, read, reserved, spare } = ready;
+        // `images` is held until the head, and all else, is stored.
+        let Ready { capture, read, reserved, images: _images, spare } = ready;
         let Read { baselines, stored: pre_read, .. } = read;
 
         journal.enter(Phase::Upload);
