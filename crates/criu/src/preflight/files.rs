@@ -254,7 +254,13 @@ mod tests {
         let program = dir.path().join("sleep");
         fs::copy("/bin/sleep", &program).unwrap();
         let mut child = std::process::Command::new(&program).arg("1000").spawn().unwrap();
-        let meta = fs::metadata(&program).unwrap();
+        let (meta, maps) = (fs::metadata(&program).unwrap(), format!("/proc/{}/maps", child.id()));
+        // Whoever has executed it is told so before it is mapped.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !fs::read_to_string(&maps).unwrap().contains("/sleep") {
+            assert!(std::time::Instant::now() < until, "it is never mapped");
+            std::thread::yield_now();
+        }
         let before = counted(child.id(), &meta);
         fs::remove_file(&program).unwrap();
         let after = counted(child.id(), &meta);
