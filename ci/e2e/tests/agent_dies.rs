@@ -1,6 +1,10 @@
 //! The agent is killed at every step of a checkpoint and of a restore: afterwards there is one running copy or one recovery
 //! point, and the log agrees. Needs programs that were built with the feature `failpoints` of `godwit-wire`, as `make` does.
 
+mod agent_dies {
+    mod entries;
+}
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,10 +17,13 @@ use godwit_wire::failpoint::VARIABLE;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(4);
 
 /// Steps of a checkpoint that stops, before the freeze: the container runs on without any agent.
-const UNFROZEN_SITES: [&str; 7] = [
+const UNFROZEN_SITES: [&str; 10] = [
     "phase-preflight",
     "begin.sent",
     "begin.answered",
+    "put-start.before",
+    "put-start.answered",
+    "stands.answered",
     "phase-prepare",
     "phase-pre-copy",
     "criu-started.answered",
