@@ -209,10 +209,10 @@ async fn an_operation_older_than_half_the_horizon_gives_up_at_every_stage() {
         let stage = stage.close().await.unwrap();
         age(1);
         if until == 1 {
-            too_old(stage.head(vec![1]).await.unwrap_err());
+            too_old(stage.head(vec![1; 4]).await.unwrap_err());
             continue;
         }
-        let stage = stage.head(vec![1]).await.unwrap();
+        let stage = stage.head(vec![1; 4]).await.unwrap();
         age(2);
         let manifest = manifest(&new, None, vec![stage.head_object().clone()]);
         if until == 2 {
