@@ -106,9 +106,11 @@ fn a_container_that_was_deleted_while_the_agent_was_away_can_be_started_again() 
     bed.n1.start_agent(&AgentOptions::default())?;
     let gone = || fences().is_ok_and(|names| names.is_empty());
     wait::until_true("the fence to go", Duration::from_secs(20), gone)?;
-    // Its death was written before: its point is free for everybody.
-    web.restore(&bed.n2, &id)?;
-    web.wait_state(&bed.n2, "running")?;
+    // Its end, which was wanted, is in the log: its point is free to be copied, and its name to be used.
+    let refused = web.restore(&bed.n2, &id).unwrap_err().to_string();
+    ensure!(refused.contains("has ended and cannot be continued"), "{refused}");
+    web.named("copy").fork(&bed.n2, &id)?;
+    web.named("copy").wait_state(&bed.n2, "running")?;
     web.run(&bed.n1)?;
     web.wait_state(&bed.n1, "running")
 }

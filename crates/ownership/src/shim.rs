@@ -349,7 +349,8 @@ impl ShimMachine {
     }
 
     fn on_gone(&mut self, gone: Gone) -> Vec<Action> {
-        self.mark(|fence| fence.gone = Some(gone)).into_iter().collect()
+        // What the fence says already is of a life that nothing has followed: a start since then was refused.
+        self.mark(|fence| _ = fence.gone.get_or_insert(gone)).into_iter().collect()
     }
 
     /// What the agent of the operation is told when the shim ends it by itself.

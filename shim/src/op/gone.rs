@@ -126,6 +126,7 @@ impl Actor {
             && self.past.has_lived(container)
             && is_wanted(status, container.is_killed());
         self.feed(Event::Gone(if wanted { Gone::Wanted } else { Gone::Lost })).await;
+        let wanted = self.machine.fence().is_some_and(|fence| fence.gone == Some(Gone::Wanted));
         let fence = self.machine.fence().and_then(|fence| fence.encode().ok()).unwrap_or_default();
         let told = TaskGone { pod_uid: self.key.clone(), fence, wanted };
         let (path, file) = (self.places.agent.clone(), self.fence.clone());

@@ -31,10 +31,10 @@ pub async fn settle_orphaned(places: &Places, pod: &PodIdentity, proved_dead: bo
     }
     let file = FenceFile::within(&places.fences, &key);
     let Some(mut fence) = file.read()? else { return Ok(()) };
-    // Nobody asked for this end.
-    fence.gone = Some(Gone::Lost);
+    // Nobody asked for this end, unless the shim has noted so before it ended.
+    let wanted = *fence.gone.get_or_insert(Gone::Lost) == Gone::Wanted;
     file.write(&fence)?;
-    let told = TaskGone { pod_uid: key.to_string(), fence: encoded(&fence)?, wanted: false };
+    let told = TaskGone { pod_uid: key.to_string(), fence: encoded(&fence)?, wanted };
     let settled = tokio::time::timeout(SETTLING, settle(&places.agent, told)).await;
     if matches!(settled, Ok(Some(true))) {
         return file.remove();
@@ -90,6 +90,17 @@ mod tests {
         settle_orphaned(&places, &pod, true).await.unwrap();
         let marked = Fence { gone: Some(Gone::Lost), ..fence };
         assert_eq!(file.read().unwrap(), Some(marked));
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_wanted_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (places, pod) = (places(dir.path()), pod(None));
+        let file = FenceFile::within(&places.fences, &pod.key().unwrap());
+        let wanted = Fence { gone: Some(Gone::Wanted), ..owned() };
+        file.write(&wanted).unwrap();
+        settle_orphaned(&places, &pod, true).await.unwrap();
+        assert_eq!(file.read().unwrap(), Some(wanted));
     }
 
     #[tokio::test]
