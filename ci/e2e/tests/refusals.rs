@@ -136,6 +136,19 @@ fn what_could_be_stopped_and_not_be_continued() -> Result<()> {
 }
 
 #[test]
+fn the_server_of_the_store_itself() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::S3, "", &[Image::Shell])?;
+    let address = bed.lab.s3_server().address();
+    bed.n1.sh(&format!("ip netns add server && ip -n server address add {address}/32 dev lo"))?;
+    let server = sleeper("server").with(&["--with-ns", "network:/run/netns/server"]);
+    server.run(&bed.n1)?;
+    let told = format!("{:#}", server.checkpoint(&bed.n1, &["--stop"]).unwrap_err());
+    expect(&told, "server has the address of the store's own server")?;
+    ensure!(server.listed(&bed.n1)? == "RUNNING", "it does not run on");
+    Ok(())
+}
+
+#[test]
 fn what_a_container_shares_or_is_doing() -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
     let on_host = sleeper("net").with(&["--net-host"]);

@@ -165,7 +165,8 @@ impl<'n> Attempt<'n> {
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
         let ghost_limit = Bytes(node.launcher.ghost_limit.into());
-        let source = match examine(driver.peer(), ghost_limit).await {
+        let server = node.stores.server(&spec.at.store);
+        let source = match examine(driver.peer(), ghost_limit, server).await {
             Ok(source) => source,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
@@ -209,9 +210,10 @@ impl<'n> Attempt<'n> {
 async fn examine(
     peer: &mut SourcePeer,
     ghost_limit: Bytes,
+    server: Option<(String, u16)>,
 ) -> Result<work::Source, CheckpointError> {
     let source = work::only_source(peer)?;
-    preflight::check(&source, ghost_limit).await?;
+    preflight::check(&source, ghost_limit, server).await?;
     Ok(source)
 }
 

@@ -202,6 +202,14 @@ impl Stores {
         Ok((name, slot.opened.get().ok_or_else(away)?))
     }
 
+    /// Host and port of the server of a store, if its configuration names one.
+    #[must_use]
+    pub fn server(&self, name: &str) -> Option<(String, u16)> {
+        let endpoint = self.by_name.get(name)?.config.endpoint.as_ref()?;
+        let host = endpoint.host_str()?.trim_matches(['[', ']']).to_owned();
+        Some((host, endpoint.port_or_known_default()?))
+    }
+
     /// Those that are open.
     pub fn opened(&self) -> impl Iterator<Item = (&str, &Store)> {
         self.by_name.iter().filter_map(|(name, slot)| Some((name.as_str(), slot.opened.get()?)))

@@ -16,11 +16,17 @@ use super::memory::pids;
 use super::work::{Source, freezer};
 use crate::blocking::blocking;
 
-/// Looks at what the shim told, at the spec, and at every process of the container.
+mod server;
+
+/// Looks at what the shim told, at the spec, and at every process of the container. `server`: host and port of the store's.
 ///
 /// # Errors
 /// [`CheckpointError::Refused`] or [`CheckpointError::Unfit`] with a sentence that says what to do.
-pub(super) async fn check(source: &Source, ghost_limit: Bytes) -> Result<(), CheckpointError> {
+pub(super) async fn check(
+    source: &Source,
+    ghost_limit: Bytes,
+    server: Option<(String, u16)>,
+) -> Result<(), CheckpointError> {
     if let Some(sentence) = of_container(source) {
         return Err(CheckpointError::Refused(sentence));
     }
@@ -43,7 +49,9 @@ pub(super) async fn check(source: &Source, ghost_limit: Bytes) -> Result<(), Che
         let sources = mount_sources::sources(&MountPlan::of(init, &spec)?, &spec);
         lasting(&id, sources.err().unwrap_or_default())
     })
-    .await
+    .await?;
+    let refusal = server::refusal(&source.container.id, init, server).await?;
+    refusal.map_or(Ok(()), |sentence| Err(CheckpointError::Refused(sentence)))
 }
 
 /// The restored container has one cgroup with the limits of its spec: those that it made below would be lost. In a hierarchy that runc
