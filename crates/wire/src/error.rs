@@ -22,7 +22,7 @@ pub enum WireError {
         /// The socket's path.
         path: String,
     },
-    /// Somebody listens there and takes no more connections for now: as if away, but alive.
+    /// Somebody listens there, whose queue of connections is full: it lives, and may accept soon.
     #[error("whoever listens on {path} is busy; try again")]
     Busy {
         /// The socket's path.

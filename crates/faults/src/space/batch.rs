@@ -117,16 +117,14 @@ impl Batch {
     /// Whether this can have happened in another order than it was read in, with another end: several threads change mappings, and
     /// something moved to where something else was taken away, or a child was born between moves.
     pub(super) fn is_ambiguous(&self) -> bool {
-        let touches = |i: &usize| !matches!(self.changes[*i], Change::Remove(_));
-        let moves: Vec<usize> = self.moves().filter(touches).collect();
-        let refilled = |a: &Change, b: &Change| {
-            overlap(&a.fills(), &b.frees()).is_some() || overlap(&a.frees(), &b.fills()).is_some()
-        };
-        let pairs = moves.iter().enumerate().flat_map(|(at, late)| {
-            moves[..at].iter().map(|early| (&self.changes[*early], &self.changes[*late]))
-        });
+        if !self.beliefs.many {
+            return false;
+        }
+        let moves: Vec<&Change> = self.changes.iter().filter(|c| !c.frees().is_empty()).collect();
+        let fills_what_is_freed =
+            |a: &&Change| moves.iter().any(|b| overlap(&a.fills(), &b.frees()).is_some());
         let born_between = self.forks().next().is_some() && !moves.is_empty();
-        self.beliefs.many && (born_between || pairs.into_iter().any(|(a, b)| refilled(a, b)))
+        born_between || moves.iter().any(fills_what_is_freed)
     }
 
     /// Takes everything out in the order in which it was read.
