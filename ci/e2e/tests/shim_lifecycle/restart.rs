@@ -1,10 +1,11 @@
 //! containerd is killed and started again while containers are in every state.
 
 use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api::StartRequest;
 use godwit_e2e::container::BUNDLES;
 use godwit_lab::wait;
 
-use super::kit::{Bed, SOON, exists};
+use super::kit::{Bed, SOON, context, exists};
 
 /// A runc that waits in one of its commands until the file `/tmp/go` is there.
 fn slow_runc(bed: &Bed, verb: &str) -> Result<()> {
@@ -93,6 +94,12 @@ fn a_start_under_way_goes_on_without_containerd() -> Result<()> {
                     .ctr(&["task", "start", "--detach", id])
                     .err()
                     .context("its task exists")?;
+                // Created, and nobody is about to start it: it waits, and can be started.
+                restart(&bed)?;
+                ensure!(bed.listed(id)? == "CREATED", "{}", bed.listed(id)?);
+                let start = StartRequest { id: id.clone(), ..Default::default() };
+                bed.task(id)?.start(context(), &start)?;
+                bed.wait_listed(id, "RUNNING")?;
             }
         }
         bed.node.run(&["rm", "/usr/local/sbin/runc"])?;
