@@ -243,7 +243,6 @@ fn sent(message: &ToShimBody) -> &'static str {
         ToShimBody::BeginCheckpoint(_) => "begin.sent",
         ToShimBody::CriuStarted(_) => "criu-started.sent",
         ToShimBody::Freeze(_) => "freeze.sent",
-        ToShimBody::Extend(_) => "extend.sent",
         ToShimBody::Thaw(_) => "thaw.sent",
         ToShimBody::Seal(_) => "seal.sent",
         ToShimBody::Unseal(_) => "unseal.sent",

@@ -9,7 +9,6 @@
 //! BeginCheckpoint   → Containers | Refused                   one operation at a time per pod; arms the fence if it gives away
 //! CriuStarted       → Noted                                  one per container, before Freeze
 //! Freeze            → Frozen | FreezeTimeout | Refused       FreezeTimeout: thawed again, the operation is over
-//! Extend            → Noted
 //! Thaw              → Thawed | Refused                       after every CRIU has exited; refused once sealed
 //! Seal              → Sealed | NotContinuous | Refused       NotContinuous: thawed (or damaged and killed), the operation is over
 //! Unseal | Stopped | Moved → Done | Refused                  only with the entry that settled the slot
@@ -47,7 +46,7 @@ pub const FREEZE_TIMEOUT_MS: u64 = 2_000;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToShim {
     /// The message; `None` for one of a newer version.
-    #[prost(oneof = "ToShimBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "ToShimBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub body: Option<ToShimBody>,
 }
 
@@ -66,38 +65,35 @@ pub enum ToShimBody {
     /// See [`Freeze`].
     #[prost(message, tag = "4")]
     Freeze(Freeze),
-    /// See [`Extend`].
-    #[prost(message, tag = "5")]
-    Extend(Extend),
     /// See [`Thaw`].
-    #[prost(message, tag = "6")]
+    #[prost(message, tag = "5")]
     Thaw(Thaw),
     /// See [`Seal`].
-    #[prost(message, tag = "7")]
+    #[prost(message, tag = "6")]
     Seal(Seal),
     /// See [`Unseal`].
-    #[prost(message, tag = "8")]
+    #[prost(message, tag = "7")]
     Unseal(Unseal),
     /// See [`Stopped`].
-    #[prost(message, tag = "9")]
+    #[prost(message, tag = "8")]
     Stopped(Stopped),
     /// See [`Moved`].
-    #[prost(message, tag = "10")]
+    #[prost(message, tag = "9")]
     Moved(Moved),
     /// See [`Cancel`].
-    #[prost(message, tag = "11")]
+    #[prost(message, tag = "10")]
     Cancel(Cancel),
     /// See [`WriteFence`].
-    #[prost(message, tag = "12")]
+    #[prost(message, tag = "11")]
     WriteFence(WriteFence),
     /// See [`CleanFence`].
-    #[prost(message, tag = "13")]
+    #[prost(message, tag = "12")]
     CleanFence(CleanFence),
     /// See [`ResumeHeld`].
-    #[prost(message, tag = "14")]
+    #[prost(message, tag = "13")]
     ResumeHeld(ResumeHeld),
     /// See [`AbortHeld`].
-    #[prost(message, tag = "15")]
+    #[prost(message, tag = "14")]
     AbortHeld(AbortHeld),
 }
 
@@ -108,7 +104,6 @@ envelope!(
         BeginCheckpoint,
         CriuStarted,
         Freeze,
-        Extend,
         Thaw,
         Seal,
         Unseal,
@@ -274,14 +269,6 @@ pub struct CriuStarted {
 pub struct Freeze {
     /// After so many milliseconds, counted from the freeze, the shim ends the operation by itself unless it is sealed: it waits
     /// [`CRIU_GRACE_MS`] for CRIU to exit, then thaws (or kills, if CRIU hangs). At most 10 minutes; 0 is refused.
-    #[prost(uint64, tag = "1")]
-    pub deadline_ms: u64,
-}
-
-/// A new freeze deadline, counted from now. Answer: [`Noted`].
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Extend {
-    /// As [`Freeze::deadline_ms`].
     #[prost(uint64, tag = "1")]
     pub deadline_ms: u64,
 }

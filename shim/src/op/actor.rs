@@ -162,7 +162,6 @@ impl Actor {
             (ToShimBody::CriuStarted(started), _) => {
                 self.criu_started(from, &started.container, message.fds).await;
             }
-            (ToShimBody::Extend(extend), _) => self.extend(from, extend.deadline_ms).await,
             (ToShimBody::CleanFence(clean), _) => self.clean_fence(from, &clean.lineage).await,
             (ToShimBody::Freeze(freeze), Some(means)) => {
                 if self.note_deadline(from, freeze.deadline_ms).await {

@@ -230,20 +230,6 @@ impl Actor {
         true
     }
 
-    /// A new deadline, from now on.
-    pub(super) async fn extend(&mut self, from: Conn, deadline_ms: u64) {
-        if !self.note_deadline(from, deadline_ms).await {
-            return;
-        }
-        let frozen = self.checkpoint.as_ref().is_some_and(|c| c.since.is_some());
-        if self.machine.phase() != Phase::Checkpointing || !frozen {
-            let why = Refusal::new(Code::Precondition, "nothing is frozen");
-            return self.conns.tell(from, why, &[]).await;
-        }
-        self.arm();
-        self.conns.tell(from, Noted {}, &[]).await;
-    }
-
     /// A connection is over: what follows is the machine's, this is for whoever reads the log.
     pub(super) fn note_end(&self, ended: Conn) {
         if self.operator == Some(ended) && self.machine.phase() == Phase::Checkpointing {
