@@ -16,7 +16,8 @@
 //! that a checkpoint names goes before its tombstone is older than T, whatever an old list says.
 //!
 //! # Tombstones that are taken back
-//! By a sweep that finds an entry after its tombstone, and by a deletion that came too late: both write `withdrawn` over it, which
+//! By a sweep that finds an entry after its tombstone, or a hold beside that of a deletion that has died (it is older than T), and by a
+//! deletion that came too late: all write `withdrawn` over it, which
 //! counts as none (`checkpoint/delete.rs` says why it is not removed). A sweep removes it when it is older than T.
 //!
 //! # Two sweeps at once
@@ -96,6 +97,9 @@ impl Sweep<'_> {
         let mut report = SweepReport::default();
         let marks = self.mark(&mut report).await?;
         self.collect(&marks, &mut report).await?;
+        for id in marks.held.iter().filter(|_| !self.options.dry_run) {
+            self.withdraw(*id, "it is held, and whoever deleted it did not look for that").await?;
+        }
         for id in marks.withdrawn.iter().filter(|_| !self.options.dry_run) {
             self.tidy_up(*id).await?;
         }

@@ -70,11 +70,20 @@ pub struct Tombstone {
 pub enum TombstoneReason {
     /// The sweep found no entry for it, and withdraws the tombstone if one appears.
     Orphan,
-    /// A person or the retention rules; withdrawn at once if it came too late, else final.
+    /// A person or the retention rules. Withdrawn if it came too late: at once, or by a sweep that finds a hold beside it.
     Deleted,
+    /// A person who wants it to go although it is held or needed: final.
+    Forced,
     /// Whoever wrote one of the others took it back: it counts as none. It stays in its place for T, so that nothing that was
     /// sent before it lands there.
     Withdrawn,
+}
+
+impl TombstoneReason {
+    /// Whether the checkpoint does not exist any more, by the word of whoever deleted it.
+    pub(crate) fn is_deletion(self) -> bool {
+        matches!(self, Self::Deleted | Self::Forced)
+    }
 }
 
 /// Keeps a checkpoint from being deleted until it is taken away.

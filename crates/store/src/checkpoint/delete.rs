@@ -3,7 +3,11 @@
 //! ```text
 //! refused? ─► create tombstone{deleted} ─► refused now? ─┬─ no ──► deleted
 //!                                                        └─ yes ─► write tombstone{withdrawn} over it ─► refused
+//! by force:   write tombstone{forced}
 //! ```
+//! A deletion that dies between its two looks leaves the second one to the sweep: it takes back a `deleted` that has a hold beside
+//! it. Of two that die so, together they may have taken the last good points of a lineage.
+//!
 //! # Late writes
 //! The create may have been sent more than once, and any of them may land until T/2 after it was sent. So a tombstone is never
 //! taken back by removing it: what is written over it keeps its place, and none of them lands any more. Readers take it for none.
@@ -102,13 +106,16 @@ impl TenantStore {
         options: &DeleteOptions,
     ) -> Result<(), StoreError> {
         let age = Age::begin(self);
+        let forced = || self.replace_tombstone(id, TombstoneReason::Forced, &options.why);
         let withdrawn = match self.any_tombstone(id).await.map(|t| t.map(|t| t.reason)) {
             Ok(None) => false,
             Ok(Some(TombstoneReason::Withdrawn)) if options.force => true,
+            // Whoever wrote it may take it back.
+            Ok(Some(TombstoneReason::Deleted)) if options.force => return forced().await,
             Ok(Some(reason)) => return done_already(id, reason),
             // Nobody can read why it was written: now it says so.
             Err(e) if options.force && e.code() == godwit_types::Code::Corrupt => {
-                return self.replace_tombstone(id, TombstoneReason::Deleted, &options.why).await;
+                return forced().await;
             }
             Err(e) => return Err(e),
         };
@@ -128,9 +135,10 @@ impl TenantStore {
         }
         age.check()?;
         if withdrawn {
-            return self.replace_tombstone(id, TombstoneReason::Deleted, &options.why).await;
+            return forced().await;
         }
-        if !self.write_tombstone(id, TombstoneReason::Deleted, &options.why).await? {
+        let reason = if options.force { TombstoneReason::Forced } else { TombstoneReason::Deleted };
+        if !self.write_tombstone(id, reason, &options.why).await? {
             // Somebody else's came between; gone since, it was withdrawn long ago.
             let found = self.any_tombstone(id).await?;
             return done_already(id, found.map_or(TombstoneReason::Withdrawn, |t| t.reason));
@@ -152,6 +160,10 @@ impl TenantStore {
         let Some(refusal) = refusal else { return Ok(()) };
         // A sweep may believe a tombstone that is older than T/2.
         age.check()?;
+        let found = self.any_tombstone(id).await?.map(|t| t.reason);
+        if found == Some(TombstoneReason::Forced) {
+            return Ok(());
+        }
         self.withdraw_tombstone(id, &format!("a deletion came too late: {refusal}")).await?;
         refused(id, refusal)
     }
@@ -251,9 +263,10 @@ impl TenantStore {
     /// Keeps a checkpoint from being deleted, until [`TenantStore::unhold`].
     ///
     /// # Errors
-    /// [`StoreError::Absent`]: it was deleted before, or is being deleted now (that may be taken back because of this hold:
-    /// look again); the store does not answer.
+    /// [`StoreError::Absent`]: it was deleted before, and nothing is changed, or is being deleted now (that is taken back because
+    /// of this hold, at once or by a sweep: look again); the store does not answer.
     pub async fn hold(&self, id: CheckpointId, who: &str, why: &str) -> Result<(), StoreError> {
+        self.manifest(id).await?;
         let at = self.store.timestamp();
         let hold = Hold { who: who.to_owned(), why: why.to_owned(), at };
         record::write(self.blobs(), &self.keys.hold(id), &hold).await?;
@@ -280,7 +293,7 @@ impl From<Hold> for DeleteRefusal {
 /// What a tombstone that is there already means for a deletion.
 fn done_already(id: CheckpointId, reason: TombstoneReason) -> Result<(), StoreError> {
     match reason {
-        TombstoneReason::Deleted => Ok(()),
+        TombstoneReason::Deleted | TombstoneReason::Forced => Ok(()),
         TombstoneReason::Orphan => refused(id, DeleteRefusal::BeingSwept),
         TombstoneReason::Withdrawn => refused(id, DeleteRefusal::TakenBack),
     }

@@ -42,7 +42,9 @@ impl From<Tombstone> for Absence {
     fn from(tombstone: Tombstone) -> Self {
         match tombstone.reason {
             TombstoneReason::Orphan | TombstoneReason::Withdrawn => Self::Doubted,
-            TombstoneReason::Deleted => Self::Deleted { why: tombstone.why },
+            TombstoneReason::Deleted | TombstoneReason::Forced => {
+                Self::Deleted { why: tombstone.why }
+            }
         }
     }
 }
@@ -57,7 +59,7 @@ impl TenantStore {
     /// The store does not answer, or the tombstone is damaged.
     pub async fn presence(&self, id: CheckpointId) -> Result<Presence, StoreError> {
         let tombstone = self.tombstone(id).await?.map(|t| t.reason);
-        if tombstone == Some(TombstoneReason::Deleted) {
+        if tombstone.is_some_and(TombstoneReason::is_deletion) {
             return Ok(Presence::Gone);
         }
         // A manifest that was deleted never comes back, whatever becomes of the tombstone.

@@ -426,6 +426,57 @@ async fn a_deletion_that_was_taken_back_does_not_come_back_by_a_late_write() {
     assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_dies_before_it_looks_again_is_taken_back_for_a_hold() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    let slow = Rule::new(Injected::Delay(Duration::from_secs(1)));
+    world.faulty.add(slow.on(Operation::Create).matching("tombstone"));
+    let second_look = Rule::new(Injected::Hang).on(Operation::Get).matching("hold");
+    world.faulty.add(second_look.after(1));
+    let (options, minute) = (DeleteOptions::default(), Duration::from_mins(1));
+    let deletion = tokio::time::timeout(minute, world.tenant.delete_checkpoint(id, &options));
+    let (died, held) = tokio::join!(deletion, world.tenant.hold(id, "ann", "audit"));
+    held.unwrap();
+    died.unwrap_err();
+    let presence = async || world.tenant.presence(id).await.unwrap();
+    let sweep = async || world.tenant.sweep(crate::SweepOptions::default()).await.unwrap();
+    assert_eq!((sweep().await.kept, presence().await), (2, Presence::Gone), "it may yet look");
+    world.clock.advance(HORIZON);
+    assert_eq!((sweep().await.kept, presence().await), (2, Presence::Exists));
+    world.clock.advance(HORIZON);
+    assert_eq!((sweep().await.kept, sweep().await.deleted), (2, 0));
+    assert_eq!(world.tenant.any_tombstone(id).await.unwrap(), None);
+    world.tenant.committed_manifest(id).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_holds_what_was_deleted_is_told_and_changes_nothing() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    world.tenant.delete_checkpoint(id, &DeleteOptions::default()).await.unwrap();
+    let error = world.tenant.hold(id, "ann", "audit").await.unwrap_err();
+    assert!(error.to_string().contains("was deleted"), "{error}");
+    assert_eq!(world.tenant.held(id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_deletion_by_force_is_not_taken_back_by_anybody() {
+    let world = World::new().await;
+    let (id, _) = (committed(&world.tenant, &[]).await, committed(&world.tenant, &[]).await);
+    world.tenant.hold(id, "ann", "audit").await.unwrap();
+    // One that has not looked again yet.
+    assert!(world.tenant.write_tombstone(id, TombstoneReason::Deleted, "").await.unwrap());
+    let options = DeleteOptions { force: true, why: "force".to_owned() };
+    world.tenant.delete_checkpoint(id, &options).await.unwrap();
+    let sweep = async || world.tenant.sweep(crate::SweepOptions::default()).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(sweep().await.kept, 1);
+        assert_eq!(world.tenant.presence(id).await.unwrap(), Presence::Gone);
+        world.clock.advance(HORIZON);
+    }
+}
+
 #[tokio::test]
 async fn a_deletion_by_force_is_written_over_one_that_was_taken_back() {
     let world = World::new().await;
@@ -477,7 +528,7 @@ async fn a_damaged_manifest_can_be_deleted_by_force_only() {
     let options = DeleteOptions { force: true, why: String::new() };
     world.tenant.delete_checkpoint(id, &options).await.unwrap();
     let tombstone = world.tenant.tombstone(id).await.unwrap().unwrap();
-    assert_eq!(tombstone.reason, TombstoneReason::Deleted);
+    assert_eq!(tombstone.reason, TombstoneReason::Forced);
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ pub(super) struct Marks {
     dying: BTreeSet<Key>,
     /// Checkpoints with a tombstone that was withdrawn.
     pub(super) withdrawn: Vec<CheckpointId>,
+    /// Checkpoints that are held, with a tombstone whose writer died before it looked for that.
+    pub(super) held: Vec<CheckpointId>,
 }
 
 impl Marks {
@@ -60,6 +62,7 @@ struct Roots {
     /// Not needed, since less than T.
     dying: Vec<Manifest>,
     withdrawn: Vec<CheckpointId>,
+    held: Vec<CheckpointId>,
 }
 
 /// Who needs what, before any manifest is read.
@@ -81,7 +84,8 @@ impl Sweep<'_> {
         let roots = self.roots(&found, &users, report).await?;
         report.kept = roots.needed.len();
         let (needed, dying) = (users.signs, BTreeSet::new());
-        let mut marks = Marks { found, needed, dying, withdrawn: roots.withdrawn };
+        let (withdrawn, held) = (roots.withdrawn, roots.held);
+        let mut marks = Marks { found, needed, dying, withdrawn, held };
         for id in &users.written {
             marks.need_all(*id);
         }
@@ -140,19 +144,27 @@ impl Sweep<'_> {
         let with_manifest = found.iter().filter(|(_, f)| f.part(&Part::Manifest).is_some());
         let reasons = self.reasons(found).await?;
         let is = |id: &CheckpointId, reason| reasons.get(id) == Some(&reason);
+        // Whoever wrote `deleted` takes it back for a hold, if nothing happens to him.
+        let is_held = |id: &CheckpointId| {
+            is(id, TombstoneReason::Deleted) && found[id].part(&Part::Hold).is_some()
+        };
+        let is_dead =
+            |id: &CheckpointId| reasons.get(id).is_some_and(|r| r.is_deletion()) && !is_held(id);
         let (wanted, dead): (Vec<CheckpointId>, Vec<CheckpointId>) = with_manifest
             .map(|(id, _)| *id)
-            .partition(|id| users.used.contains(id) || !is(id, TombstoneReason::Deleted));
+            .partition(|id| users.used.contains(id) || !is_dead(id));
         let withdrawn = reasons.keys().filter(|id| is(id, TombstoneReason::Withdrawn));
+        let held = wanted.iter().filter(|id| is_held(id) && self.is_long_dead(&found[id]));
+        let held = held.copied().collect();
         let read = |tenant: TenantStore, id| async move { tenant.raw_manifest(id).await };
         let manifests = self.read_each(wanted, read).await?;
         let (needed, dying) = (Vec::new(), self.dying(found, dead).await?);
-        let mut roots = Roots { needed, dying, withdrawn: withdrawn.copied().collect() };
+        let mut roots = Roots { needed, dying, withdrawn: withdrawn.copied().collect(), held };
         let mut logs = Logs::default();
         // One that is gone by now was deleted by another sweep.
         for manifest in manifests.into_iter().flatten() {
             let id = manifest.id;
-            let in_use = users.used.contains(&id) || users.written.contains(&id);
+            let in_use = users.used.contains(&id) || users.written.contains(&id) || is_held(&id);
             let (found, reason) = (&found[&id], reasons.get(&id).copied());
             if in_use || !self.is_given_up(&manifest, found, reason, &mut logs, report).await? {
                 roots.needed.push(manifest);

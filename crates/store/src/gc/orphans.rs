@@ -71,7 +71,10 @@ impl Sweep<'_> {
             event = match action {
                 Action::PutTombstone(id) => Event::Tombstone(self.bury(id).await),
                 Action::ReadLog(_) => Event::Named(self.read_log(manifest).await),
-                Action::Withdraw(id) => Event::Done(self.withdraw(id).await?),
+                Action::Withdraw(id) => {
+                    self.withdraw(id, "an entry commits it after all").await?;
+                    Event::Done(true)
+                }
                 // Not yet: see `is_given_up`.
                 Action::Delete(_) => Event::Done(true),
                 Action::Finished(swept) => return Ok(swept),
@@ -109,12 +112,12 @@ impl Sweep<'_> {
         known(self.tenant.lineage(&manifest.lineage).names(manifest.id).await)
     }
 
-    async fn withdraw(&self, id: CheckpointId) -> Result<bool, StoreError> {
+    pub(super) async fn withdraw(&self, id: CheckpointId, why: &str) -> Result<(), StoreError> {
         // Another sweep may believe a tombstone that is older than T/2.
         self.age.check()?;
-        self.tenant.withdraw_tombstone(id, "an entry commits it after all").await?;
-        tracing::warn!(checkpoint = %id, "an entry commits it after all; its tombstone was withdrawn");
-        Ok(true)
+        self.tenant.withdraw_tombstone(id, why).await?;
+        tracing::warn!(checkpoint = %id, why, "its tombstone was withdrawn");
+        Ok(())
     }
 
     /// Removes a withdrawn tombstone that keeps nothing off any more: what was sent before it has landed or is lost.

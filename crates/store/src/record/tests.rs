@@ -52,6 +52,8 @@ fn records_of_version_1_are_read_and_written_as_they_were() {
     golden(&pin, include_str!("../../tests/golden/v1/pin.json"));
     let deleted = tombstone(TombstoneReason::Deleted, "deleted by a person");
     golden(&deleted, include_str!("../../tests/golden/v1/tombstone.json"));
+    let forced = tombstone(TombstoneReason::Forced, "deleted by force");
+    golden(&forced, include_str!("../../tests/golden/v1/tombstone_forced.json"));
     let orphan = tombstone(TombstoneReason::Orphan, "no entry of its lineage commits it");
     golden(&orphan, include_str!("../../tests/golden/v1/tombstone_orphan.json"));
     let withdrawn = tombstone(TombstoneReason::Withdrawn, "an entry commits it after all");
