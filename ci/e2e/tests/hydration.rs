@@ -17,7 +17,8 @@ use godwit_types::names;
 const PRINTED: &str = "/var/log/writer.log";
 /// So slow that memory is on its way for as long as a test needs: a quarter of a GiB in two minutes.
 const SLOW: &str = "max_bytes_per_second = 2097152\n";
-/// The directory that both nodes see, and where it is put away.
+/// The directory that both nodes see, the store in it, and where that is put away.
+const SHARED: &str = "/lab/shared";
 const STORE: &str = "/lab/shared/store";
 const AWAY: &str = "/lab/shared/away";
 
@@ -231,6 +232,23 @@ fn a_store_that_is_away_for_less_than_the_deadline_costs_nothing_but_time() -> R
     scene.node().run(&["mv", AWAY, STORE])?;
     scene.waits_for_store("ready")?;
     scene.is_right()
+}
+
+#[test]
+fn a_store_that_takes_no_writes_any_more_is_read_on() -> Result<()> {
+    let scene = Scene::new(SHORT)?;
+    scene.hydrate()?;
+    let remount = |how: &str| scene.node().run(&["mount", "-o", how, SHARED]);
+    remount("remount,bind,ro")?;
+    // What it holds of the checkpoint cannot be renewed by this agent.
+    scene.restart_agent()?;
+    scene.waits_for_store("ready")?;
+    scene.is_hydrating()?;
+    scene.read_at(SLOW, "")?;
+    scene.writer.wait_state(scene.node(), "running").with_context(|| scene.told())?;
+    remount("remount,bind,rw")?;
+    scene.is_let_go()?;
+    scene.is_complete()
 }
 
 #[test]

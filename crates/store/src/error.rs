@@ -131,6 +131,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store, which may be read, takes no writes now: it is full, or we may not.
+    pub(crate) fn takes_no_writes(&self) -> bool {
+        matches!(self, Self::Blob(BlobError::Full { .. } | BlobError::Denied { .. }))
+    }
+
     /// What it means to the caller.
     #[must_use]
     pub fn code(&self) -> Code {

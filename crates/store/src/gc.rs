@@ -71,13 +71,12 @@ impl TenantStore {
     /// The store does not answer; a manifest, intent or tombstone is damaged, so that what it names is not known: then
     /// nothing was deleted (delete that checkpoint by force). [`StoreError::TooOld`] if it took longer than T/2.
     pub async fn sweep(&self, options: SweepOptions) -> Result<SweepReport, StoreError> {
-        let sweep = Sweep {
-            tenant: self,
-            options,
-            id: Ulid::generate(),
-            age: Age::begin(self),
-            now: self.store_time().await?,
+        let age = Age::begin(self);
+        let now = match options.dry_run {
+            true => self.about_now().await?,
+            false => self.store_time().await?,
         };
+        let sweep = Sweep { tenant: self, options, id: Ulid::generate(), age, now };
         sweep.run().await
     }
 }

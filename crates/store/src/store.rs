@@ -12,7 +12,7 @@ use crate::blob::s3::S3Store;
 use crate::blob::{BlobStore, SharedStore};
 use crate::clock::{Clock, SystemClock};
 use crate::config::StoreConfig;
-use crate::error::{BlobError, StoreError};
+use crate::error::StoreError;
 use crate::identity::{DEFAULT_HORIZON, Identity};
 use crate::layout::TenantKeys;
 use crate::log::LineageLog;
@@ -31,7 +31,8 @@ pub struct Store {
 /// What the opener is going to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Read only: nothing is written, and the backend is believed.
+    /// Read only: nothing is changed, and the backend is believed. Where the store takes writes, an object that tells its time may be
+    /// written.
     Read,
     /// Everything, in a store that exists; the backend is probed.
     Write,
@@ -227,7 +228,7 @@ async fn identify(
 fn readable(probed: Result<(), StoreError>) -> Result<Tried, StoreError> {
     match probed {
         Ok(()) => Ok(Tried::Sound),
-        Err(StoreError::Blob(why @ (BlobError::Full { .. } | BlobError::Denied { .. }))) => {
+        Err(why) if why.takes_no_writes() => {
             tracing::warn!(error = %why, "the store can only be read");
             Ok(Tried::ReadOnly)
         }

@@ -150,7 +150,7 @@ impl TenantStore {
         seen: &BTreeMap<CheckpointId, Seen>,
     ) -> Result<Option<std::time::SystemTime>, StoreError> {
         let pinned = seen.values().any(|s| !s.pins.is_empty());
-        Ok(if pinned { Some(self.store_time().await?) } else { None })
+        Ok(if pinned { Some(self.about_now().await?) } else { None })
     }
 }
 

@@ -81,11 +81,30 @@ impl TenantStore {
 
     /// Takes up a pin that this operation was given earlier and still holds, as a restarted agent does for a pager that
     /// goes on. What it needs is still there, also if the checkpoint was deleted since. A pin that has ended meanwhile is
-    /// begun anew, as by [`TenantStore::pin`].
+    /// begun anew, as by [`TenantStore::pin`]. In a store that takes no writes now it is taken up as it is: its age cannot be told,
+    /// and nothing is gained by not reading on.
     ///
     /// # Errors
     /// As [`TenantStore::pin`].
     pub async fn repin(
+        &self,
+        id: CheckpointId,
+        op: OpId,
+        owner: &Owner,
+    ) -> Result<(Pin, CheckpointReader), StoreError> {
+        match self.renewed(id, op, owner).await {
+            Err(error) if error.takes_no_writes() => {
+                tracing::warn!(checkpoint = %id, %error, "a pin cannot be renewed");
+                if self.blobs().head(&self.keys.pin(id, op)).await?.is_none() {
+                    return Err(error);
+                }
+                self.taken_up(self.new_pin(id, op, owner)).await
+            }
+            other => other,
+        }
+    }
+
+    async fn renewed(
         &self,
         id: CheckpointId,
         op: OpId,
@@ -98,6 +117,11 @@ impl TenantStore {
         }
         let pin = self.new_pin(id, op, owner);
         pin.write().await?;
+        self.taken_up(pin).await
+    }
+
+    async fn taken_up(&self, pin: Pin) -> Result<(Pin, CheckpointReader), StoreError> {
+        let id = pin.id;
         let absent = StoreError::Absent { id, absence: Absence::NoManifest };
         let manifest = self.raw_manifest(id).await?.ok_or(absent)?;
         Ok((pin, CheckpointReader::new(self.clone(), manifest)))
@@ -204,6 +228,14 @@ impl TenantStore {
         self.blobs().put(&key, Ulid::generate().to_string().into()).await?;
         let written = self.blobs().head(&key).await?;
         written.map(|l| l.modified).ok_or(StoreError::Unsettled { key })
+    }
+
+    /// About the time by the store's own clock, for who only looks: by ours where the store takes no writes.
+    pub(crate) async fn about_now(&self) -> Result<std::time::SystemTime, StoreError> {
+        match self.store_time().await {
+            Err(error) if error.takes_no_writes() => Ok(self.store.clock().now()),
+            other => other,
+        }
     }
 
     /// Whether it was written less than T before `now`.

@@ -338,6 +338,26 @@ async fn a_pager_that_goes_on_finds_its_pinned_checkpoint_although_it_was_delete
     assert!(world.tenant.repin(id, op, &owner()).await.is_err(), "it has ended");
 }
 
+#[tokio::test]
+async fn a_store_that_takes_no_writes_is_read_on() {
+    let world = World::new().await;
+    let id = committed(&world.tenant, &[]).await;
+    let op = OpId::mint();
+    drop(world.tenant.pin(id, op, &owner()).await.unwrap());
+    for operation in [Operation::Create, Operation::Put] {
+        world.faulty.add(Rule::new(Injected::Refuse).on(operation).always());
+    }
+    let (_, reader) = world.tenant.repin(id, op, &owner()).await.unwrap();
+    reader.head_bytes().await.unwrap();
+    let refused = world.tenant.repin(id, OpId::mint(), &owner()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Refused, "there is no such pin, and none can be written");
+    let (listed, _) = world.tenant.list().await.unwrap();
+    assert_eq!(listed[0].pins, 1);
+    let dry = crate::SweepOptions { dry_run: true };
+    assert_eq!(world.tenant.sweep(dry).await.unwrap().kept, 1);
+    assert!(world.tenant.sweep(crate::SweepOptions::default()).await.is_err());
+}
+
 async fn refusal(world: &World, id: CheckpointId) -> DeleteRefusal {
     match world.tenant.delete_checkpoint(id, &DeleteOptions::default()).await {
         Err(StoreError::DeleteRefused { refusal, .. }) => refusal,

@@ -8,6 +8,7 @@ use godwit_types::Code;
 use super::*;
 use crate::blob::{Creation, Key, Listed};
 use crate::clock::ManualClock;
+use crate::error::BlobError;
 use crate::wrap::{Fault, Faulty, Operation, Rule};
 
 /// A gateway that forgets `If-None-Match` when it is told to.
