@@ -12,6 +12,7 @@ use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
 use godwit_engine::frames::source::HandedOver;
 use godwit_engine::node::{NO_CLUSTER, Operations, Restored};
+use godwit_engine::pods::Pods;
 use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat, look};
 use godwit_types::{MachineId, names};
@@ -115,6 +116,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         restores: Semaphore::new(config.operations),
         handed: HandedOver::default(),
         progress: Operations::default(),
+        pods: Pods::default(),
         restored: Restored::default(),
     })
 }

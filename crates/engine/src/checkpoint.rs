@@ -66,7 +66,9 @@ pub async fn checkpoint(
     let _listed = node.progress.enter(op, "checkpoint", &pod, journal.watched());
     let _turn = turn(&node.operations, &mut journal, &cancel).await?;
     journal.enter(Phase::Preflight);
-    let attempt = Attempt::begin(node, op, PodKey::new(pod)?, request).await?;
+    let key = PodKey::new(pod)?;
+    let _at_work = node.pods.operation(&key).await;
+    let attempt = Attempt::begin(node, op, key, request).await?;
     attempt.run(&mut journal, cancel).await
 }
 

@@ -21,6 +21,7 @@ mod listen;
 pub mod log;
 pub mod look;
 pub mod node;
+pub mod pods;
 pub mod restore;
 pub mod shim;
 pub mod status;

@@ -72,8 +72,19 @@ async fn all(node: &Node, patience: Duration) {
     gone::all(node).await;
 }
 
+/// Looks at one pod, if nobody is at work for it: whoever is settles it himself, or is looked after later. Given up for an operation,
+/// it begins again after that.
 async fn one_and_tell(node: &Node, key: &PodKey, patience: Duration) {
-    match timeout(patience, one(node, key)).await {
+    let looked = async {
+        while let Some(looking) = node.pods.look(key) {
+            if let Some(looked) = looking.unless_wanted(one(node, key)).await {
+                return looked;
+            }
+            node.pods.idle(key).await;
+        }
+        Ok(Ending::Kept)
+    };
+    match timeout(patience, looked).await {
         Ok(Ok(ending)) => tracing::debug!(pod = %key, ?ending, "looked"),
         Ok(Err(LookError::Shim(ShimError::NoShim { .. }))) => {}
         Ok(Err(error)) => {
@@ -93,11 +104,11 @@ pub async fn forever(node: &Node, stop: CancellationToken) {
     }
 }
 
-/// Looks at one pod.
+/// Looks at one pod, for which nobody else is at work.
 ///
 /// # Errors
 /// [`LookError`]; nothing was changed, or what was changed is settled by the next look.
-pub async fn one(node: &Node, key: &PodKey) -> Result<Ending, LookError> {
+async fn one(node: &Node, key: &PodKey) -> Result<Ending, LookError> {
     let shim = Shim::connect(key).await?;
     let status = shim.attach().await?;
     if status.fence.is_empty() {

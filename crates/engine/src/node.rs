@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use crate::budget::Budget;
 use crate::frames::source::HandedOver;
 use crate::journal::Watched;
+use crate::pods::Pods;
 use crate::stores::{NoStore, Stores};
 
 /// The cluster of nodes without Kubernetes.
@@ -55,6 +56,8 @@ pub struct Node {
     pub handed: HandedOver,
     /// What is in progress.
     pub progress: Operations,
+    /// Who is at work for which pod.
+    pub pods: Pods,
     /// What was restored last.
     pub restored: Restored,
 }

@@ -7,7 +7,7 @@
 //! }   // until Action::Done
 //! ```
 //! A machine asks at most one question of the store at a time. A driver that cannot carry out a read answers
-//! [`Read::Unavailable`]; it never makes up an answer. It runs one machine per pod at a time (a lock by pod key).
+//! [`Read::Unavailable`]; it never makes up an answer. It runs one machine per pod at a time.
 
 use std::hash::Hash;
 

@@ -80,7 +80,9 @@ async fn begin_restore(
     let op: OpId = parse("op", &begin.op)?;
     let _listed = node.progress.enter(op, "restore", &begin.pod_key, watched);
     let name = begin.container.clone();
+    let at_work = node.pods.operation(&parse("pod key", &begin.pod_key)?).await;
     let resumed = restore(node, begin, spec, connection, &mut journal).await;
+    drop(at_work);
     let resumed = resumed.inspect_err(|_| node.handed.forget(op))?;
     node.restored.note(RestoreReport {
         op,
@@ -179,6 +181,7 @@ async fn decide_start(
     ask: &AskStart,
     peer: &mut TargetPeer<'_>,
 ) -> Result<(), RestoreError> {
+    let _at_work = node.pods.operation(&parse("pod key", &ask.pod_key)?).await;
     let spec = ask::ordinary(node, ask)?;
     let tenant = node.store(Some(&spec.at.store))?.1.tenant(&spec.at.tenant);
     let log = StoreLog::new(tenant, &spec.at.lineage);

@@ -1,0 +1,195 @@
+//! Who is at work for which pod: operations that somebody asked for, or the agent's own look, never both. The machines of
+//! `godwit-ownership` know of no second one beside them: a look that settles what an operation has sealed would answer for it.
+//!
+//! Operations among each other are kept apart by the shim, which serves one at a time and says so.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use godwit_types::PodKey;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// For a look to end by itself: more than it takes, unless its store is away. An operation that is asked for again and again must not
+/// keep a pod sealed.
+const COURTESY: Duration = Duration::from_secs(2);
+
+/// The pods that somebody is at work for.
+#[derive(Debug, Default)]
+pub struct Pods {
+    busy: Mutex<BTreeMap<PodKey, Busy>>,
+    /// Somebody's work is over.
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Busy {
+    operations: usize,
+    look: Option<CancellationToken>,
+}
+
+/// An operation is at work for a pod, until this is dropped.
+#[derive(Debug)]
+pub struct Operation<'p> {
+    pods: &'p Pods,
+    key: PodKey,
+}
+
+/// A look is at work for a pod, until this is dropped.
+#[derive(Debug)]
+pub struct Looking<'p> {
+    pods: &'p Pods,
+    key: PodKey,
+    given_up: CancellationToken,
+}
+
+impl Pods {
+    /// Waits until no look is at work for this pod. One that is has [`COURTESY`], then it is dropped: to its machine that is the
+    /// agent's death.
+    ///
+    /// Cancel safe.
+    pub async fn operation(&self, key: &PodKey) -> Operation<'_> {
+        let operation = self.enter(key);
+        let unseen = || self.until(key, |busy| busy.look.is_none());
+        if timeout(COURTESY, unseen()).await.is_err() {
+            self.end_look(key);
+            unseen().await;
+        }
+        operation
+    }
+
+    /// Waits until no operation is at work for this pod.
+    pub async fn idle(&self, key: &PodKey) {
+        self.until(key, |busy| busy.operations == 0).await;
+    }
+
+    async fn until(&self, key: &PodKey, is_so: impl Fn(&Busy) -> bool) {
+        loop {
+            // From here on it hears of every end.
+            let freed = self.freed.notified();
+            if self.lock().get(key).is_none_or(&is_so) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// `None` while somebody else is at work for this pod.
+    #[must_use]
+    pub fn look(&self, key: &PodKey) -> Option<Looking<'_>> {
+        let mut all = self.lock();
+        let busy = all.entry(key.clone()).or_default();
+        if busy.operations > 0 || busy.look.is_some() {
+            return None;
+        }
+        let given_up = CancellationToken::new();
+        busy.look = Some(given_up.clone());
+        Some(Looking { pods: self, key: key.clone(), given_up })
+    }
+
+    fn enter(&self, key: &PodKey) -> Operation<'_> {
+        let mut all = self.lock();
+        let busy = all.entry(key.clone()).or_default();
+        busy.operations += 1;
+        Operation { pods: self, key: key.clone() }
+    }
+
+    fn end_look(&self, key: &PodKey) {
+        if let Some(look) = self.lock().get(key).and_then(|busy| busy.look.as_ref()) {
+            look.cancel();
+        }
+    }
+
+    fn leave(&self, key: &PodKey, leave: impl FnOnce(&mut Busy)) {
+        let mut all = self.lock();
+        let Some(busy) = all.get_mut(key) else { return };
+        leave(busy);
+        if busy.operations == 0 && busy.look.is_none() {
+            all.remove(key);
+        }
+        self.freed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodKey, Busy>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Looking<'_> {
+    /// Does it, unless an operation begins meanwhile: then it is dropped, and this is `None`.
+    pub async fn unless_wanted<T>(self, look: impl Future<Output = T>) -> Option<T> {
+        self.given_up.run_until_cancelled(look).await
+    }
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        self.pods.leave(&self.key, |busy| busy.operations = busy.operations.saturating_sub(1));
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.pods.leave(&self.key, |busy| busy.look = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> PodKey {
+        PodKey::new(format!("default+{name}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_looks_at_a_pod_that_an_operation_is_at_work_for() {
+        let pods = Pods::default();
+        let (web, other) = (key("web"), key("other"));
+        let (first, second) = (pods.operation(&web).await, pods.operation(&web).await);
+        assert!(pods.look(&web).is_none());
+        assert!(pods.look(&other).is_some(), "another pod is another matter");
+        drop(first);
+        assert!(pods.look(&web).is_none(), "the second is at work still");
+        drop(second);
+        assert!(pods.look(&web).is_some());
+        assert!(pods.lock().is_empty(), "who is not at work is not remembered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_waits_for_a_look_and_not_for_long() {
+        let pods = Pods::default();
+        let web = key("web");
+        let look = pods.look(&web).unwrap();
+        assert!(pods.look(&web).is_none(), "nor do two look at once");
+        let waits = pods.operation(&web);
+        tokio::pin!(waits);
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        let never = look.unless_wanted(std::future::pending::<()>());
+        let (looked, operation) = futures::join!(never, waits);
+        assert_eq!(looked, None, "it is given up");
+        assert!(pods.look(&web).is_none());
+        let idle = pods.idle(&web);
+        tokio::pin!(idle);
+        assert!(futures::poll!(idle.as_mut()).is_pending());
+        drop(operation);
+        idle.await;
+        assert_eq!(pods.look(&web).unwrap().unless_wanted(async { 1 }).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_is_not_at_work() {
+        let pods = Pods::default();
+        let web = key("web");
+        let look = pods.look(&web).unwrap();
+        {
+            let waits = pods.operation(&web);
+            tokio::pin!(waits);
+            assert!(futures::poll!(waits.as_mut()).is_pending());
+        }
+        drop(look);
+        assert!(pods.look(&web).is_some());
+    }
+}
