@@ -83,6 +83,8 @@ pub enum Refusal {
     StoreAway,
     /// Its outcome is not known yet: the slot has to be settled first.
     Settling,
+    /// The death of an earlier pod of this name is not in the log yet, or a write of its may still land there.
+    Unburied,
     /// The store can be read and does not let itself be written.
     StoreRefuses,
     /// Somebody else won the slot.
@@ -161,6 +163,9 @@ impl Refusal {
             Self::Settling => format!(
                 "whether {name} may run here is not settled yet: the store has not answered; it is tried again"
             ),
+            Self::Unburied => format!(
+                "an earlier {name} of this node is not settled yet: its store has not answered, or something that it wrote may still arrive there, which ends at the latest after half of the store's horizon_seconds. Use another name or another node, or try again later"
+            ),
             Self::StoreRefuses => format!(
                 "the log of {name} cannot be written, the store refuses it: look at its space and at the rights of godwit-agent, then try again"
             ),
@@ -199,6 +204,7 @@ impl Refusal {
             | Self::StoreAway
             | Self::StoreRefuses
             | Self::Settling
+            | Self::Unburied
             | Self::Interrupted
             | Self::RestoreFailed { .. } => Code::Unavailable,
             Self::TooOld | Self::Cancelled => Code::Cancelled,

@@ -43,7 +43,7 @@ impl ShimMachine {
                 vec![Action::RunCold, Action::Started(Ok(()))]
             }
             (Op::None, Some(fence)) if fence.gone.is_some() => {
-                vec![Action::Started(Err(Refusal::Settling))]
+                vec![Action::Started(Err(Refusal::Unburied))]
             }
             (Op::None, Some(fence)) if self.restarts(fence) => {
                 if self.rules.hold(Rule::ColdFirst) {
