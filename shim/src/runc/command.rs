@@ -33,6 +33,7 @@ pub(super) struct Call {
     options: Vec<OsString>,
     container: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    bundle: PathBuf,
     log: PathBuf,
     reaper: Reaper,
     dies_with_shim: bool,
@@ -56,6 +57,7 @@ impl Call {
             options: Vec::new(),
             container: Vec::new(),
             env: Vec::new(),
+            bundle: bundle.to_owned(),
             log,
             reaper,
             dies_with_shim: true,
@@ -131,6 +133,10 @@ impl Call {
         command.args(&self.globals).arg("--log").arg(&self.log).args(["--log-format", "json"]);
         command.arg(self.verb).args(&self.options).args(&self.container);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        // Where programs that stand in for runc look for `config.json`. After a deletion there may be none.
+        if self.bundle.is_dir() {
+            command.current_dir(&self.bundle);
+        }
         command
     }
 

@@ -8,15 +8,19 @@ struct Line {
     level: String,
     #[serde(default)]
     msg: String,
+    /// What a program that stands in for runc says beside it.
+    #[serde(default)]
+    error: String,
 }
 
-/// The message of the last line of level error, without line breaks. Lines that are not JSON are skipped.
+/// The message of the last line of level error or fatal, without line breaks. Lines that are not JSON are skipped.
 #[must_use]
 pub fn last_error(log: &str) -> Option<String> {
     let lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    let error = lines.into_iter().find(|line| line.level == "error")?;
-    let sentence = one_line(&error.msg);
-    (!sentence.is_empty()).then_some(sentence)
+    let line = lines.into_iter().find(|line| matches!(line.level.as_str(), "error" | "fatal"))?;
+    let said = [one_line(&line.msg), one_line(&line.error)];
+    let said: Vec<String> = said.into_iter().filter(|part| !part.is_empty()).collect();
+    (!said.is_empty()).then(|| said.join(": "))
 }
 
 /// Text without line breaks and doubled blanks.
@@ -37,5 +41,7 @@ mod tests {
                    {\"level\":\"debug\",\"msg\":\"d\"}\nnot json\n";
         assert_eq!(last_error(log).as_deref(), Some("runc create failed: unable to start"));
         assert_eq!(last_error("{\"level\":\"info\",\"msg\":\"x\"}"), None);
+        let fatal = "{\"level\":\"fatal\",\"msg\":\"no profile\",\"error\":\"no file\"}";
+        assert_eq!(last_error(fatal).as_deref(), Some("no profile: no file"));
     }
 }
