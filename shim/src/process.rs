@@ -38,6 +38,8 @@ pub enum Phase {
     Running,
     /// Over.
     Stopped,
+    /// Could not be started: it stays known as one that was not, as with containerd's own shim.
+    NotStarted,
 }
 
 impl Process {
@@ -148,7 +150,16 @@ impl Process {
 
     /// Records its end and wakes everyone who waits for it. The first end counts.
     pub fn set_exit(&self, exit: Exit) {
-        self.set_phase(Phase::Stopped);
+        self.end(Phase::Stopped, exit);
+    }
+
+    /// Records that it could not be started, and wakes everyone who waits for its end.
+    pub fn set_not_started(&self, exit: Exit) {
+        self.end(Phase::NotStarted, exit);
+    }
+
+    fn end(&self, phase: Phase, exit: Exit) {
+        self.set_phase(phase);
         if let Some(io) = self.io() {
             io.exited();
         }

@@ -44,7 +44,11 @@ impl Pod {
     /// The id is in use, the document is not JSON, or the container cannot execute processes.
     pub fn exec(&self, request: ExecRequest) -> Result<()> {
         let container = self.container(&request.container)?;
-        container.state().may_exec().map_err(|refusal| container.refuse(refusal))?;
+        // Until its end is told, it is known to run; the start will say that it does not.
+        let is_ending = container.state() == State::Stopped && container.init().exit().is_none();
+        if !is_ending {
+            container.state().may_exec().map_err(|refusal| container.refuse(refusal))?;
+        }
         if container.state() == State::Created && container.init_pid().is_none() {
             return Err(container.refuse(Refusal::Not(State::Created)));
         }
@@ -70,7 +74,7 @@ impl Pod {
         }
         let started = self.run_exec(&container, &process).await;
         if started.is_err() {
-            process.set_exit(Exit::now(NOT_STARTED));
+            process.set_not_started(Exit::now(NOT_STARTED));
         }
         started
     }

@@ -45,6 +45,7 @@ impl Pod {
         let exit = process.exit();
         let of_container = container.state();
         let state = match (exit, process.phase()) {
+            (_, Phase::NotStarted) => State::Created,
             (Some(_), _) => State::Stopped,
             // Its exit is being told: processes executed in it come first.
             _ if exec_id.is_empty() && of_container == State::Stopped => State::Running,
