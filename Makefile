@@ -17,7 +17,7 @@ STORE ?= s3
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build release check demo bench test test-unit test-full test-e2e s3-server lab-up lab-down
+.PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e s3-server lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ demo: release ## The main job: Redis moves under load, with a report (STORE=s3, 
 bench: release ## Times of a 1 GiB and of a small container against runc alone, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench
 	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
+
+conformance: build ## containerd's own client tests with our shim, compared with its runc shim (needs root; twenty minutes)
+	$(or $(CARGO_TARGET_DIR),target)/debug/conformance
 
 lab-up: deps ## Start two nodes with containerd (see docs/lab.md)
 	$(LAB) up node

@@ -3,6 +3,7 @@
 pub mod bed;
 pub mod bench;
 pub mod clean;
+pub mod conformance;
 pub mod container;
 pub mod demo;
 pub mod events;

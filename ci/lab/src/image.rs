@@ -33,10 +33,12 @@ pub enum Image {
     Redis,
     /// `counter`, `ccounter`, `memwriter`, `forktree`, `hold`. Runs `counter`.
     Mem,
+    /// What containerd's own tests run: the shell image, and `hostname`, `nc` and `top` of busybox.
+    Suite,
 }
 
 impl Image {
-    /// All of them.
+    /// All that people use.
     pub const ALL: [Self; 3] = [Self::Shell, Self::Redis, Self::Mem];
 
     /// The reference under which containerd knows it.
@@ -46,6 +48,7 @@ impl Image {
             Self::Shell => "godwit.test/shell:latest",
             Self::Redis => "godwit.test/redis:latest",
             Self::Mem => "godwit.test/mem:latest",
+            Self::Suite => "godwit.test/suite:latest",
         }
     }
 
@@ -64,12 +67,13 @@ impl Image {
             Self::Shell => "shell",
             Self::Redis => "redis",
             Self::Mem => "mem",
+            Self::Suite => "suite",
         }
     }
 
     fn command(self) -> Vec<String> {
         let words: &[&str] = match self {
-            Self::Shell => &["sleep", "infinity"],
+            Self::Shell | Self::Suite => &["sleep", "infinity"],
             Self::Redis => {
                 &["redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"]
             }
@@ -113,6 +117,7 @@ impl Image {
             Self::Shell => {}
             Self::Redis => layers.push(debian::packages(tree, &["redis-server", "redis-tools"])?),
             Self::Mem => layers.push(program_layer(programs)?),
+            Self::Suite => layers.push(busybox_layer(tree)?),
         }
         let half = path.with_extension("half");
         let config = Config { command: self.command() };
@@ -126,6 +131,16 @@ fn program_layer(programs: &[PathBuf]) -> Result<Layer> {
     for program in programs {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         layer.file(&format!("usr/local/bin/{name}"), program)?;
+    }
+    Ok(layer)
+}
+
+/// Programs of busybox, found before those of other packages.
+fn busybox_layer(tree: &std::path::Path) -> Result<Layer> {
+    let mut layer = Layer::default();
+    layer.file("usr/bin/busybox", &tree.join("usr/bin/busybox"))?;
+    for name in ["hostname", "nc", "top"] {
+        layer.link(&format!("usr/local/bin/{name}"), "/usr/bin/busybox")?;
     }
     Ok(layer)
 }

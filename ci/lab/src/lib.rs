@@ -26,6 +26,7 @@ pub mod places;
 mod process;
 pub mod rootfs;
 pub mod s3;
+pub mod tools;
 pub mod wait;
 
 pub use error::{LabError, Result};

@@ -15,6 +15,7 @@ const SUITE: &str = "sid";
 /// What a node has beyond Debian's minimum, sorted.
 const PACKAGES: &[&str] = &[
     "bash",
+    "busybox-static",
     "ca-certificates",
     "conntrack",
     "containerd",
@@ -28,6 +29,7 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "iptables",
     "kmod",
+    "lsof",
     "mount",
     "nftables",
     "procps",

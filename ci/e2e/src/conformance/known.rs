@@ -1,0 +1,65 @@
+//! The list of tests that fail for reasons of the lab, whatever the shim.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+use super::Daemon;
+
+/// The list.
+#[derive(Debug, Clone, Default)]
+pub struct Known(BTreeSet<(Daemon, String)>);
+
+impl Known {
+    /// The list of the repository.
+    ///
+    /// # Errors
+    /// With the line that cannot be read.
+    pub fn of_repository() -> Result<Self> {
+        Self::parse(include_str!("../../conformance/known.txt"))
+    }
+
+    /// Reads lines `NAME  own|debian|both  REASON`; `#` begins a comment.
+    fn parse(text: &str) -> Result<Self> {
+        let mut all = BTreeSet::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+            let words: Vec<&str> = line.splitn(3, char::is_whitespace).collect();
+            let [name, daemon, reason] = words[..] else {
+                bail!("a test, a daemon, a reason: {line}")
+            };
+            let daemons = match daemon {
+                "both" => &Daemon::ALL[..],
+                "own" => &[Daemon::Own],
+                "debian" => &[Daemon::Debian],
+                _ => bail!("the daemon is own, debian or both: {line}"),
+            };
+            if reason.trim().is_empty() {
+                bail!("no reason is given: {line}");
+            }
+            all.extend(daemons.iter().map(|&daemon| (daemon, name.to_owned())));
+        }
+        Ok(Self(all))
+    }
+
+    /// The names of tests that fail under this containerd.
+    #[must_use]
+    pub fn of(&self, daemon: Daemon) -> BTreeSet<String> {
+        self.0.iter().filter(|(of, _)| *of == daemon).map(|(_, name)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_a_name_a_daemon_and_a_reason() {
+        let known = Known::parse("# why\n\nTestA both no network\nTestB own it lies\n").unwrap();
+        assert_eq!(known.of(Daemon::Own).len(), 2);
+        assert_eq!(known.of(Daemon::Debian), ["TestA".to_owned()].into());
+        for wrong in ["TestA", "TestA both", "TestA here because"] {
+            assert!(Known::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(!Known::of_repository().unwrap().of(Daemon::Own).is_empty());
+    }
+}

@@ -1,0 +1,38 @@
+//! containerd, its tests and a registry, built from their Go modules.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use godwit_lab::{LabError, tools};
+
+/// As in `conformance/suite/go.mod`.
+const CONTAINERD: &str = "v2.4.2";
+const MODULE: &str = "github.com/containerd/containerd/v2";
+const REGISTRY: &str = "github.com/distribution/distribution/v3/cmd/registry";
+
+/// The directory with all programs, and `testdata`.
+pub(super) fn ensure() -> Result<PathBuf> {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let built = tools::ensure(&format!("conformance-{CONTAINERD}"), |to| build(&modules, to));
+    Ok(built?)
+}
+
+fn build(modules: &Path, to: &Path) -> Result<(), LabError> {
+    let suite = modules.join("suite");
+    for program in ["containerd", "containerd-shim-runc-v2", "ctr"] {
+        compile(&suite, to, program, &format!("{MODULE}/cmd/{program}"))?;
+    }
+    compile(&suite, to, "runc-fp", &format!("{MODULE}/integration/failpoint/cmd/runc-fp"))?;
+    compile(&modules.join("registry"), to, "registry", REGISTRY)?;
+    let tests = format!("{MODULE}/integration/client");
+    let test = to.join("client.test").display().to_string();
+    tools::go(&suite, &["test", "-c", "-o", &test, &tests], &[])?;
+    let copy = format!("cp --recursive \"$(go list -f '{{{{.Dir}}}}' {tests})/testdata\" \"$TO\"");
+    tools::shell(&suite, &copy, &[("TO", to)])
+}
+
+fn compile(from: &Path, to: &Path, name: &str, package: &str) -> Result<(), LabError> {
+    let flags = format!("-s -w -X {MODULE}/version.Version={CONTAINERD}");
+    let program = to.join(name).display().to_string();
+    tools::go(from, &["build", "-trimpath", "-ldflags", &flags, "-o", &program, package], &[])
+}

@@ -1,0 +1,143 @@
+//! A node on which the tests run: their programs, their images in a registry under the names that they ask for, our shim.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use godwit_lab::{Image, Lab, LabOptions, Node, Spawned, default_bin_dir, wait};
+
+use super::Daemon;
+use super::outcome::{Outcomes, parse};
+
+const SHIM: &str = "containerd-shim-godwit-v2";
+/// Programs that only the tests' own containerd uses.
+const OWN: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
+/// Where everything of the tests is, in the node.
+const SUITE: &str = "/opt/suite";
+/// Names of images that the tests pull.
+const IMAGES: [&str; 7] = [
+    "ghcr.io/containerd/busybox:1.36",
+    "ghcr.io/containerd/alpine:3.14.0",
+    "ghcr.io/containerd/volume-copy-up:2.1",
+    "ghcr.io/containerd/volume-copy-up:2.2",
+    "ghcr.io/containerd/volume-ownership:2.1",
+    "registry.k8s.io/pause:3.10.2",
+    "registry.k8s.io/pause:3.6",
+];
+/// Never ends with either shim: its process 1 is `nc`, which leaves SIGTERM to the kernel, and the kernel spares a process 1.
+const HANGS: &str = "^TestBindLowPortNonOpt$";
+/// For all of them: they take two minutes, and some wait for half a minute.
+const PATIENCE: &str = "900s";
+const SOON: Duration = Duration::from_secs(60);
+
+/// The node; gone when dropped.
+pub(super) struct Stage {
+    node: Node,
+    _registry: Spawned,
+    lab: Lab,
+}
+
+impl Stage {
+    pub(super) fn set(programs: &Path) -> Result<Self> {
+        let lab = Lab::up(&LabOptions::for_tests().nodes(&["n1"]))?;
+        let node = lab.node("n1")?;
+        for name in OWN {
+            node.put_program(&programs.join(name), &format!("{SUITE}/own/{name}"))?;
+        }
+        for name in ["client.test", "registry"] {
+            node.put_program(&programs.join(name), &format!("{SUITE}/{name}"))?;
+        }
+        node.put_program(&programs.join("runc-fp"), "/usr/local/bin/runc-fp")?;
+        let shim = default_bin_dir().join(SHIM);
+        node.put_program(&shim, &format!("/usr/local/bin/{SHIM}"))
+            .with_context(|| format!("{} is built by `make build`", shim.display()))?;
+        copy_tree(&programs.join("testdata"), &node.host_path(SUITE)?.join("testdata"))?;
+        let registry = registry(&node)?;
+        publish(&node)?;
+        // On a real file system: overlay on overlay is refused.
+        node.sh("mkdir -p /var/lib/containerd/suite /var/lib/containerd-test
+                 mount --bind /var/lib/containerd/suite /var/lib/containerd-test")?;
+        Ok(Self { node, _registry: registry, lab })
+    }
+
+    /// What the daemon calls itself.
+    pub(super) fn version(&self, daemon: Daemon) -> Result<String> {
+        let version = self.node.sh(&format!("{} containerd --version", path(daemon)))?;
+        Ok(version.split_whitespace().nth(2).unwrap_or_default().to_owned())
+    }
+
+    /// Runs them, and leaves the stage.
+    pub(super) fn run(
+        mut self,
+        daemon: Daemon,
+        runtime: &str,
+        only: Option<&str>,
+        log: &Path,
+    ) -> Result<Outcomes> {
+        let only = only.map(|pattern| format!("-test.run '{pattern}'")).unwrap_or_default();
+        let line = format!(
+            "cd {SUITE}; export SSL_CERT_FILE={SUITE}/registry.crt TEST_RUNTIME={runtime}
+             {} timeout {PATIENCE} ./client.test -test.root -test.v -test.parallel 2 -test.skip '{HANGS}' {only} >/var/log/suite 2>&1",
+            path(daemon)
+        );
+        // How it ends says less than what it prints: some tests are known to fail.
+        self.node.exec(&["bash", "-c", &line])?;
+        let text = std::fs::read(self.node.host_path("/var/log/suite")?)?;
+        std::fs::write(log, &text).with_context(|| format!("write {}", log.display()))?;
+        self.lab.done();
+        Ok(parse(&String::from_utf8_lossy(&text)))
+    }
+}
+
+/// Which containerd is found first.
+fn path(daemon: Daemon) -> String {
+    match daemon {
+        Daemon::Own => format!("PATH={SUITE}/own:$PATH"),
+        Daemon::Debian => "PATH=$PATH".to_owned(),
+    }
+}
+
+/// A registry at the addresses of the public ones, with a certificate that only who is told so trusts.
+fn registry(node: &Node) -> Result<Spawned> {
+    node.sh(&format!(
+        "echo 127.0.0.1 ghcr.io registry.k8s.io >>/etc/hosts
+         openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=registry \
+             -addext subjectAltName=DNS:ghcr.io,DNS:registry.k8s.io \
+             -keyout {SUITE}/registry.key -out {SUITE}/registry.crt"
+    ))?;
+    let settings = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: /var/lib/godwit/registry}}}}\n\
+         http: {{addr: '127.0.0.1:443', tls: {{certificate: {SUITE}/registry.crt, key: {SUITE}/registry.key}}}}\n"
+    );
+    node.write_file(&format!("{SUITE}/registry.yml"), settings)?;
+    let serve = format!(
+        "OTEL_TRACES_EXPORTER=none exec {SUITE}/registry serve {SUITE}/registry.yml >/var/log/registry 2>&1"
+    );
+    let registry = node.spawn(&["bash", "-c", &serve])?;
+    let ask = format!("curl --silent --fail --cacert {SUITE}/registry.crt https://ghcr.io/v2/");
+    wait::until("the registry to answer", SOON, || node.sh(&ask))?;
+    Ok(registry)
+}
+
+/// Puts the image into the registry, under all the names.
+fn publish(node: &Node) -> Result<()> {
+    node.import(Image::Suite)?;
+    for name in IMAGES {
+        node.ctr(&["images", "tag", Image::Suite.reference(), name])?;
+        node.sh(&format!("SSL_CERT_FILE={SUITE}/registry.crt ctr images push --local {name}"))?;
+    }
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for item in std::fs::read_dir(from)? {
+        let item = item?;
+        let to = to.join(item.file_name());
+        match item.file_type()?.is_dir() {
+            true => copy_tree(&item.path(), &to)?,
+            false => drop(std::fs::copy(item.path(), to)?),
+        }
+    }
+    Ok(())
+}
