@@ -1,10 +1,12 @@
 //! Frames for pagers: the agent's half of `godwit_wire::pager::frames`.
 //!
-//! Owns: the connections of pagers, the two lanes, the joining of neighbours into one ranged GET, the check and the
+//! Owns: the connections of pagers, the two lanes of each store, the joining of neighbours into one ranged GET, the check and the
 //! decompression of frames, and the writing of slots. Owns no userfaultfd and no page map, so an agent may die at any moment:
-//! the pager asks the next one. A frame whose digest is wrong is never written to a slot.
+//! the pager asks the next one. A frame whose digest is wrong is never written to a slot; what is read for a pager that is gone is
+//! given up.
 
 mod fetch;
+mod lanes;
 mod pace;
 mod slots;
 pub mod source;
@@ -23,18 +25,15 @@ use godwit_wire::pager::frames::{
     Failed, FromFrames, MAX_SLOTS, MAX_WANTS, Need, Ready, Slots, Source, ToFrames, ToFramesBody,
 };
 use godwit_wire::{AsyncListener, AsyncSocket, Refusal, WireError};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use self::pace::Pace;
+use self::fetch::Named;
+use self::lanes::{ByStore, Turns};
 use self::slots::SharedSlots;
 use crate::listen;
 
-/// Ranged GETs in flight for somebody who waits.
-const URGENT: usize = 16;
-/// Ranged GETs in flight for what will be needed: few, so that they do not fill the wire before an urgent one.
-const PREFETCH: usize = 4;
 /// Before a checkpoint that could not be opened is opened again.
 const REOPEN: Duration = Duration::from_millis(500);
 
@@ -63,6 +62,9 @@ pub trait OpenSource: Send + Sync {
 /// A checkpoint that frames are read of. Pinned while it lives.
 #[async_trait]
 pub trait OpenedSource: Send + Sync {
+    /// Name of the store that it is in: whoever reads from one store takes turns with the others who do.
+    fn store(&self) -> &str;
+
     /// All packs that it refers to.
     fn packs(&self) -> &PackTable;
 
@@ -93,38 +95,15 @@ pub struct FrameCounts {
 /// The server of frames.
 pub struct FrameServer {
     open: Arc<dyn OpenSource>,
-    lanes: Lanes,
+    lanes: ByStore,
     counts: Arc<FrameCounts>,
-}
-
-#[derive(Clone)]
-struct Lanes {
-    urgent: Arc<Semaphore>,
-    prefetch: Arc<Semaphore>,
-    pace: Arc<Pace>,
-}
-
-impl Lanes {
-    /// Longest GET, in bytes.
-    fn most(&self, urgent: bool) -> u64 {
-        if urgent { pace::MOST } else { self.pace.most() }
-    }
-
-    fn of(&self, urgent: bool) -> Arc<Semaphore> {
-        Arc::clone(if urgent { &self.urgent } else { &self.prefetch })
-    }
 }
 
 impl FrameServer {
     /// A server of the checkpoints that `open` knows.
     #[must_use]
     pub fn new(open: Arc<dyn OpenSource>) -> Self {
-        let lanes = Lanes {
-            urgent: Arc::new(Semaphore::new(URGENT)),
-            prefetch: Arc::new(Semaphore::new(PREFETCH)),
-            pace: Arc::default(),
-        };
-        Self { open, lanes, counts: Arc::default() }
+        Self { open, lanes: ByStore::default(), counts: Arc::default() }
     }
 
     /// What it has done so far.
@@ -151,6 +130,7 @@ impl FrameServer {
             connection: Arc::new(connection),
             open: Arc::clone(&self.open),
             lanes: self.lanes.clone(),
+            turns: Arc::default(),
             counts: Arc::clone(&self.counts),
             slots: None,
             sources: HashMap::new(),
@@ -163,10 +143,12 @@ impl FrameServer {
 struct Session {
     connection: Arc<Connection>,
     open: Arc<dyn OpenSource>,
-    lanes: Lanes,
+    lanes: ByStore,
+    /// Its own share of them.
+    turns: Arc<Turns>,
     counts: Arc<FrameCounts>,
     slots: Option<Arc<SharedSlots>>,
-    sources: HashMap<u32, Arc<dyn OpenedSource>>,
+    sources: HashMap<u32, Named>,
     /// Those that may be opened later.
     unopened: HashMap<u32, Unopened>,
 }
@@ -193,7 +175,8 @@ impl Session {
         let (answers, outgoing) = mpsc::channel(MAX_SLOTS as usize);
         let sender = send_answers(Arc::clone(&self.connection), outgoing);
         tokio::pin!(sender);
-        let tasks = TaskTracker::new();
+        // Ends with the conversation: what is still read then nobody waits for.
+        let mut reads = JoinSet::new();
         loop {
             let message = tokio::select! {
                 message = self.connection.recv() => message?,
@@ -209,7 +192,7 @@ impl Session {
                 ToFramesBody::Source(source) => self.add_source(source).await,
                 ToFramesBody::Need(need) => {
                     self.reopen(&need).await;
-                    self.need(need, &answers, &tasks)?;
+                    self.need(need, &answers, &mut reads)?;
                 }
             }
         }
@@ -227,7 +210,8 @@ impl Session {
                 Arc::new(fetch::Unopened::new(error))
             }
         };
-        self.sources.insert(number, opened);
+        let lanes = self.lanes.of(opened.store());
+        self.sources.insert(number, Named { source: opened, lanes });
     }
 
     /// Opens what is wanted and could not be opened when it was named: the store may answer by now.
@@ -247,7 +231,7 @@ impl Session {
         &self,
         need: Need,
         answers: &mpsc::Sender<Answer>,
-        tasks: &TaskTracker,
+        reads: &mut JoinSet<()>,
     ) -> Result<(), WireError> {
         let invalid = |value: &str| WireError::Field { field: "need", value: value.to_owned() };
         let slots = self.slots.as_ref().ok_or_else(|| invalid("before Slots"))?;
@@ -255,14 +239,12 @@ impl Session {
             return Err(invalid("its number of wants"));
         }
         let claims = slots.claim(&need)?;
-        for run in fetch::runs(&self.sources, claims, self.lanes.most(need.urgent)) {
-            let (lane, pace) = (self.lanes.of(need.urgent), Arc::clone(&self.lanes.pace));
+        while reads.try_join_next().is_some() {}
+        for run in fetch::runs(&self.sources, claims, need.urgent) {
             let (answers, counts) = (answers.clone(), Arc::clone(&self.counts));
-            let slots = Arc::clone(slots);
-            tasks.spawn(async move {
-                // The semaphore is never closed; without a permit the work would only be less bounded.
-                let _permit = lane.acquire_owned().await.ok();
-                for answer in fetch::carry_out(run, &slots, &counts, &pace).await {
+            let (slots, turns) = (Arc::clone(slots), Arc::clone(&self.turns));
+            reads.spawn(async move {
+                for answer in fetch::in_turn(run, &turns, need.urgent, &slots, &counts).await {
                     if answers.send(answer).await.is_err() {
                         return;
                     }

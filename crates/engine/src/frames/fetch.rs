@@ -12,49 +12,49 @@ use godwit_types::Code;
 use godwit_wire::Refusal;
 use godwit_wire::pager::frames::{Failed, Ready};
 
-use super::pace::Pace;
+use super::lanes::{Lanes, Turns};
 use super::slots::{Claim, SharedSlots};
 use super::{Answer, FrameCounts, FrameError, OpenedSource};
 
 /// Unwanted bytes that are read rather than paying for another request: about what 1 GB/s moves in a round trip of 64 µs.
 const MAX_GAP: u64 = 64 << 10;
 
+/// A checkpoint that a pager has named, and where its reads take turns.
+#[derive(Clone)]
+pub(super) struct Named {
+    pub(super) source: Arc<dyn OpenedSource>,
+    pub(super) lanes: Arc<Lanes>,
+}
+
 /// Wants of one source and pack that one GET answers.
 pub(super) struct Run {
-    source: Option<Arc<dyn OpenedSource>>,
+    named: Option<Named>,
     frames: Vec<(Claim, Option<FrameRecord>)>,
     pack: Option<PackName>,
     range: Range<u64>,
 }
 
-/// Groups claims into runs of at most so many bytes. Wants that name nothing known become runs that fail.
-pub(super) fn runs(
-    sources: &HashMap<u32, Arc<dyn OpenedSource>>,
-    claims: Vec<Claim>,
-    most: u64,
-) -> Vec<Run> {
+/// Groups claims into runs of as many bytes as their store may be asked for at once. Wants that name nothing known become runs that fail.
+pub(super) fn runs(sources: &HashMap<u32, Named>, claims: Vec<Claim>, urgent: bool) -> Vec<Run> {
     let mut by_pack: BTreeMap<(u32, u32), Vec<Claim>> = BTreeMap::new();
     for claim in claims {
         by_pack.entry((claim.want.source, claim.want.pack)).or_default().push(claim);
     }
     by_pack
         .into_iter()
-        .flat_map(|((source, pack), claims)| of_pack(sources.get(&source), pack, claims, most))
+        .flat_map(|((source, pack), claims)| of_pack(sources.get(&source), pack, claims, urgent))
         .collect()
 }
 
-fn of_pack(
-    source: Option<&Arc<dyn OpenedSource>>,
-    pack: u32,
-    claims: Vec<Claim>,
-    most: u64,
-) -> Vec<Run> {
-    let record = source.and_then(|s| s.packs().get(PackSlot(pack)));
+fn of_pack(named: Option<&Named>, pack: u32, claims: Vec<Claim>, urgent: bool) -> Vec<Run> {
+    let most = named.map_or(0, |named| named.lanes.most(urgent));
+    let packs = named.map(|named| named.source.packs());
+    let record = packs.and_then(|packs| packs.get(PackSlot(pack)));
     let mut found: Vec<(Claim, Option<FrameRecord>)> = claims
         .into_iter()
         .map(|claim| {
             let frame = FrameRef { pack: PackSlot(pack), frame: claim.want.frame };
-            let located = source.and_then(|s| s.packs().locate(frame).ok()).map(|l| *l.frame);
+            let located = packs.and_then(|packs| packs.locate(frame).ok()).map(|l| *l.frame);
             (claim, located)
         })
         .collect();
@@ -68,7 +68,7 @@ fn of_pack(
                 run.frames.push((claim, located));
             }
             _ => runs.push(Run {
-                source: source.cloned(),
+                named: named.cloned(),
                 frames: vec![(claim, located)],
                 pack: record.map(|r| r.name),
                 range,
@@ -82,30 +82,42 @@ fn joins(run: &Range<u64>, next: &Range<u64>, most: u64) -> bool {
     next.start <= run.end + MAX_GAP && next.end.max(run.end) - run.start <= most
 }
 
-/// Reads a run and writes its frames to their slots.
-pub(super) async fn carry_out(
+/// Reads a run when it is its turn, and writes its frames to their slots.
+pub(super) async fn in_turn(
     run: Run,
+    own: &Turns,
+    urgent: bool,
     slots: &Arc<SharedSlots>,
     counts: &Arc<FrameCounts>,
-    pace: &Pace,
 ) -> Vec<Answer> {
-    let begun = Instant::now();
-    let bytes = match (&run.source, &run.pack) {
-        (Some(source), Some(pack)) => source.read(pack, run.range.clone()).await,
-        (Some(source), None) => Err(source.unopened().unwrap_or_else(unknown)),
-        (None, _) => Err(unknown()),
+    let lanes = run.named.as_ref().map(|named| Arc::clone(&named.lanes));
+    let _turn = match &lanes {
+        Some(lanes) => Some(lanes.turn(own, urgent).await),
+        None => None,
     };
-    let bytes = match bytes {
+    carry_out(run, slots, counts).await
+}
+
+async fn carry_out(run: Run, slots: &Arc<SharedSlots>, counts: &Arc<FrameCounts>) -> Vec<Answer> {
+    let bytes = match read(&run).await {
         Ok(bytes) => bytes,
         Err(error) => return fail_all(run, slots, &error),
     };
-    pace.note(bytes.len() as u64, begun.elapsed());
     FrameCounts::add(&counts.requests, 1);
     FrameCounts::add(&counts.fetched, bytes.len() as u64);
     let (slots, counts) = (Arc::clone(slots), Arc::clone(counts));
     // Decompression and digests are CPU work.
     let placed = tokio::task::spawn_blocking(move || place(run, &bytes, &slots, &counts)).await;
     placed.unwrap_or_default()
+}
+
+async fn read(run: &Run) -> Result<Bytes, FrameError> {
+    let Named { source, lanes } = run.named.as_ref().ok_or_else(unknown)?;
+    let Some(pack) = &run.pack else { return Err(source.unopened().unwrap_or_else(unknown)) };
+    let begun = Instant::now();
+    let bytes = source.read(pack, run.range.clone()).await?;
+    lanes.pace.note(bytes.len() as u64, begun.elapsed());
+    Ok(bytes)
 }
 
 fn place(run: Run, bytes: &Bytes, slots: &SharedSlots, counts: &FrameCounts) -> Vec<Answer> {
@@ -175,6 +187,11 @@ impl Unopened {
 
 #[async_trait]
 impl OpenedSource for Unopened {
+    /// Of none: it is read from nowhere.
+    fn store(&self) -> &str {
+        ""
+    }
+
     fn packs(&self) -> &PackTable {
         &self.none
     }

@@ -131,6 +131,10 @@ impl Opened {
 
 #[async_trait]
 impl OpenedSource for Opened {
+    fn store(&self) -> &str {
+        self.store.name()
+    }
+
     fn packs(&self) -> &PackTable {
         &self.packs
     }
