@@ -94,7 +94,7 @@ pub struct Operations {
 
 #[derive(Debug)]
 struct Running {
-    inputs: mpsc::Sender<Input>,
+    inputs: mpsc::UnboundedSender<Input>,
     server: JoinHandle<()>,
 }
 
@@ -106,7 +106,7 @@ impl Operations {
     }
 
     /// The pod's actor; the first call starts it.
-    fn actor(&self, pod: &Arc<Pod>) -> Result<mpsc::Sender<Input>> {
+    fn actor(&self, pod: &Arc<Pod>) -> Result<mpsc::UnboundedSender<Input>> {
         let mut running = self.running();
         if let Some(running) = &*running {
             return Ok(running.inputs.clone());
@@ -126,6 +126,7 @@ impl Operations {
         );
         tokio::spawn(actor.run(heard));
         let server = server::serve(self.places.socket(&key), inputs.clone());
+        let inputs = in_order(inputs);
         *running = Some(Running { inputs: inputs.clone(), server });
         Ok(inputs)
     }
@@ -166,21 +167,35 @@ impl Operations {
     }
 }
 
+/// The way to the actor for what happens in a pod: nothing overtakes, however long the actor's queue is. Not more words can be in it than
+/// requests of containerd are under way, and one end of each container.
+fn in_order(inputs: mpsc::Sender<Input>) -> mpsc::UnboundedSender<Input> {
+    let (way, mut words) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(word) = words.recv().await {
+            if inputs.send(word).await.is_err() {
+                return;
+            }
+        }
+    });
+    way
+}
+
 async fn ask_once(
-    inputs: &mpsc::Sender<Input>,
+    inputs: &mpsc::UnboundedSender<Input>,
     container: &Arc<Container>,
     until: tokio::time::Instant,
 ) -> Result<StartAnswer> {
     let (op, (answer, answered)) = (OpId::mint(), oneshot::channel());
     let start = StartInput { op, container: Arc::clone(container), answer };
-    inputs.send(Input::Start(Box::new(start))).await.map_err(|_| over())?;
+    inputs.send(Input::Start(Box::new(start))).map_err(|_| over())?;
     tokio::pin!(answered);
     tokio::select! {
         answer = &mut answered => return answer.map_err(|_| over()),
         () = tokio::time::sleep_until(until) => {}
     }
     // From here on it ends as soon as it may: not between an entry and its outcome.
-    inputs.send(Input::StartDeadline(op)).await.map_err(|_| over())?;
+    inputs.send(Input::StartDeadline(op)).map_err(|_| over())?;
     answered.await.map_err(|_| over())
 }
 
@@ -220,7 +235,7 @@ impl Hooks for Operations {
         self.given_up().insert(container.id().to_owned());
         let (done, given_up) = oneshot::channel();
         let input = Input::GiveUp(Arc::clone(container), done);
-        self.actor(pod)?.send(input).await.map_err(|_| over())?;
+        self.actor(pod)?.send(input).map_err(|_| over())?;
         given_up.await.map_err(|_| over())?;
         if matches!(container.state(), State::Sealed | State::Moved)
             && let Some(cgroup) = container.cgroup()
@@ -233,18 +248,15 @@ impl Hooks for Operations {
 
     fn exited(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
         let Ok(inputs) = self.actor(pod) else { return };
-        let container = Arc::clone(container);
-        pod.tasks().spawn(async move {
-            // An actor that is gone needs no word.
-            let _ = inputs.send(Input::Exited(container)).await;
-        });
+        // An actor that is gone needs no word.
+        let _ = inputs.send(Input::Exited(Arc::clone(container)));
     }
 
     async fn deleted(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
         self.given_up().remove(container.id());
         let Ok(inputs) = self.actor(pod) else { return };
         let (done, settled) = oneshot::channel();
-        if inputs.send(Input::Deleted(Arc::clone(container), done)).await.is_ok() {
+        if inputs.send(Input::Deleted(Arc::clone(container), done)).is_ok() {
             // Told early or late, or the agent is away: the container is deleted anyway.
             let _ = settled.await;
         }
@@ -256,7 +268,7 @@ impl Hooks for Operations {
         // Its end removes the socket.
         let _ = running.server.await;
         let (done, ended) = oneshot::channel();
-        if running.inputs.send(Input::Shutdown(done)).await.is_ok() {
+        if running.inputs.send(Input::Shutdown(done)).is_ok() {
             let _ = ended.await;
         }
     }
@@ -264,4 +276,34 @@ impl Hooks for Operations {
 
 fn over() -> Error {
     Error::Unavailable("the shim is about to end".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::running;
+    use crate::pod::tests::pod_of;
+
+    #[tokio::test]
+    async fn the_end_of_a_container_is_heard_before_its_deletion_however_busy_the_actor_is() {
+        let container = running("c");
+        let pod = pod_of(&container);
+        let (inputs, mut heard) = mpsc::channel(1);
+        inputs.send(Input::Ended(godwit_ownership::shim::Conn(0))).await.unwrap();
+        let server = tokio::spawn(std::future::pending());
+        let operations = Operations::new(Places::default());
+        *operations.running() = Some(Running { inputs: in_order(inputs), server });
+        operations.exited(&pod, &container);
+        let mut words = Vec::new();
+        let hears = async {
+            // Nobody listens until everything has been said.
+            tokio::task::yield_now().await;
+            while words.len() < 3 {
+                let word = heard.recv().await.unwrap();
+                words.push(format!("{word:?}"));
+            }
+        };
+        tokio::join!(operations.deleted(&pod, &container), hears);
+        assert_eq!(words, ["ended", "exited", "deleted"]);
+    }
 }
