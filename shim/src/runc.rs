@@ -70,8 +70,6 @@ pub struct Restore {
     pub path_first: Option<PathBuf>,
     /// Environment for runc and thereby for `criu`.
     pub env: Vec<(OsString, OsString)>,
-    /// Further options.
-    pub options: Vec<OsString>,
     /// Do not kill runc when the shim ends: it would leave mounts.
     pub outlives_shim: bool,
 }
@@ -217,9 +215,6 @@ impl Runc {
             .option_if(self.no_pivot_root, "--no-pivot")
             .path_first(what.path_first.as_deref())
             .outlives_shim(what.outlives_shim);
-        for option in &what.options {
-            call = call.option(option);
-        }
         for (key, value) in &what.env {
             call = call.env(key, value);
         }

@@ -140,7 +140,7 @@ impl Shim {
     /// # Errors
     /// [`ShimError`].
     pub async fn attach(&self) -> Result<Status, ShimError> {
-        match self.ask(Attach { watch: false }, &[], QUICK).await?.body {
+        match self.ask(Attach {}, &[], QUICK).await?.body {
             FromShimBody::Status(status) => Ok(status),
             other => Err(other.unexpected("Status").into()),
         }
@@ -251,7 +251,6 @@ fn sent(message: &ToShimBody) -> &'static str {
         ToShimBody::Cancel(_) => "cancel.sent",
         ToShimBody::WriteFence(fence) if fence.stands => "stands.sent",
         ToShimBody::WriteFence(_) => "hold.sent",
-        ToShimBody::CleanFence(_) => "clean-fence.sent",
         ToShimBody::ResumeHeld(_) => "resume.sent",
         ToShimBody::AbortHeld(_) => "abort.sent",
     }

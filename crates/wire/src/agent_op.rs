@@ -9,7 +9,7 @@
 //!   FenceWritten → Resume | ColdStart | Abort         the fence with the slot is on disk; only now the entry is PUT
 //!   Resumed      → Noted                              it runs; the request is consumed
 //!   Hydrated     → Noted                              or HydrationFailed → Noted; the shim ends the connection
-//!   Failed       → Noted                              any time before Resume: the attempt is over and proved dead
+//!   Failed       → Noted                              any time before Resume: the attempt is over
 //! a start of a pod that has a fence, without a restore request
 //!   AskStart     → Committing | May | Refusal         May: no entry is needed
 //!   FenceWritten → May | Abort
@@ -30,8 +30,8 @@
 //! that it does not any more.
 
 use crate::packet::envelope;
-use crate::shim_op::{Before, HydratingRecord, RootMount};
-use crate::{Annotation, LineageAt, Namespace, Refusal};
+use crate::shim_op::{Before, HydratingRecord};
+use crate::{Annotation, LineageAt, Refusal};
 
 /// Shim → agent.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -162,39 +162,21 @@ pub struct BeginRestore {
     /// Annotations of the spec that begin with `godwit.dev/` or `io.kubernetes.cri.`.
     #[prost(message, repeated, tag = "7")]
     pub annotations: Vec<Annotation>,
-    /// Path of the bundle.
-    #[prost(string, tag = "8")]
-    pub bundle: String,
     /// Path of the mounted root file system.
-    #[prost(string, tag = "9")]
+    #[prost(string, tag = "8")]
     pub rootfs: String,
-    /// `linux.cgroupsPath` of the spec.
-    #[prost(string, tag = "10")]
-    pub cgroup: String,
-    /// The namespaces of the spec.
-    #[prost(message, repeated, tag = "11")]
-    pub namespaces: Vec<Namespace>,
-    /// Whether the spec wants a terminal.
-    #[prost(bool, tag = "12")]
-    pub terminal: bool,
-    /// How long the shim can wait for `Resume`, unless `Committing` comes before: milliseconds from now.
-    #[prost(uint64, tag = "13")]
-    pub deadline_ms: u64,
     /// The pod's fence as it is on disk (`godwit_ownership::Fence`); empty: none.
-    #[prost(bytes = "vec", tag = "14")]
+    #[prost(bytes = "vec", tag = "9")]
     pub fence: Vec<u8>,
-    /// Root file system mounts as containerd gave them at Create.
-    #[prost(message, repeated, tag = "15")]
-    pub mounts: Vec<RootMount>,
     /// An empty directory below `/run/godwit` of this attempt, root only, on tmpfs. The agent may fill it with anything that
     /// the restore needs; the shim removes it when the attempt is over, or when hydrated.
-    #[prost(string, tag = "16")]
+    #[prost(string, tag = "10")]
     pub work_dir: String,
     /// What was before, for a start from the image.
-    #[prost(message, optional, tag = "17")]
+    #[prost(message, optional, tag = "11")]
     pub before: Option<Before>,
     /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
-    #[prost(bool, tag = "18")]
+    #[prost(bool, tag = "12")]
     pub others_dead: bool,
 }
 
@@ -212,26 +194,23 @@ pub struct Plan {
     /// The relay's plan, encoded; the shim writes it to the file that the relay reads.
     #[prost(bytes = "vec", tag = "3")]
     pub relay_plan: Vec<u8>,
-    /// Options of `runc restore` besides the shim's own, for example `--tcp-established`.
-    #[prost(string, repeated, tag = "4")]
-    pub runc_options: Vec<String>,
     /// First message for the pager, encoded ([`crate::pager`]); empty if not lazy.
-    #[prost(bytes = "vec", tag = "5")]
+    #[prost(bytes = "vec", tag = "4")]
     pub pager: Vec<u8>,
     /// How many descriptors came for the pager: page maps of each process, frame tables.
-    #[prost(uint32, tag = "6")]
+    #[prost(uint32, tag = "5")]
     pub pager_fds: u32,
     /// The checkpoint that is restored.
-    #[prost(string, tag = "7")]
+    #[prost(string, tag = "6")]
     pub checkpoint: String,
     /// The lineage that is continued; absent for a fork that has not got its own yet.
-    #[prost(message, optional, tag = "8")]
+    #[prost(message, optional, tag = "7")]
     pub at: Option<LineageAt>,
     /// Pids of the container, as seen inside it, that must exist at post-restore; empty: not checked.
-    #[prost(uint32, repeated, tag = "9")]
+    #[prost(uint32, repeated, tag = "8")]
     pub tasks: Vec<u32>,
     /// Whether all memory must be there before [`Held`] is said.
-    #[prost(bool, tag = "10")]
+    #[prost(bool, tag = "9")]
     pub whole: bool,
 }
 
@@ -350,59 +329,46 @@ pub struct HydrationOver {
 }
 
 /// The attempt failed before `Resume`. Answer: [`Noted`].
+///
+/// It proves no death, and need not: nothing of the attempt has run or ever will, and this start is over for the agent in any case.
+/// What does not die is for the shim to tell whoever starts it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Failed {
     /// Why.
     #[prost(message, optional, tag = "1")]
     pub why: Option<Refusal>,
-    /// Nothing of it runs: runc's state is deleted and the cgroup is empty. `false` only if that could not be proved; the agent
-    /// then lets nobody go on with this pod on this node.
-    #[prost(bool, tag = "2")]
-    pub proved_dead: bool,
-    /// Path of CRIU's log; readable until the answer.
-    #[prost(string, tag = "3")]
-    pub criu_log: String,
-    /// No other try of this point here can succeed.
-    #[prost(bool, tag = "4")]
-    pub never: bool,
 }
 
 /// "A container of a pod with a fence is to be started from its image: may it?" The agent reads the log and appends what is
 /// needed (`cold`, `resume`, …) first. Answer: [`May`] or a refusal.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AskStart {
-    /// Name of the shim's socket and fence.
-    #[prost(string, tag = "1")]
-    pub pod_key: String,
     /// [`godwit_types::Owner::pod_uid`].
-    #[prost(string, tag = "2")]
+    #[prost(string, tag = "1")]
     pub pod_uid: String,
     /// [`godwit_types::Incarnation`] of the asking sandbox life.
-    #[prost(string, tag = "3")]
+    #[prost(string, tag = "2")]
     pub incarnation: String,
     /// The container.
-    #[prost(string, tag = "4")]
+    #[prost(string, tag = "3")]
     pub container: String,
     /// The fence as it is on disk (`godwit_ownership::Fence`).
-    #[prost(bytes = "vec", tag = "5")]
+    #[prost(bytes = "vec", tag = "4")]
     pub fence: Vec<u8>,
     /// What was before, for the log.
-    #[prost(message, optional, tag = "6")]
+    #[prost(message, optional, tag = "5")]
     pub before: Option<Before>,
     /// [`godwit_types::OpId`] of this start, minted by the shim.
-    #[prost(string, tag = "7")]
+    #[prost(string, tag = "6")]
     pub op: String,
-    /// How long the shim can wait: milliseconds.
-    #[prost(uint64, tag = "8")]
-    pub deadline_ms: u64,
     /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
-    #[prost(bool, tag = "9")]
+    #[prost(bool, tag = "7")]
     pub others_dead: bool,
     /// containerd's namespace.
-    #[prost(string, tag = "10")]
+    #[prost(string, tag = "8")]
     pub namespace: String,
     /// Annotations of the spec that begin with `godwit.dev/` or `io.kubernetes.cri.`.
-    #[prost(message, repeated, tag = "11")]
+    #[prost(message, repeated, tag = "9")]
     pub annotations: Vec<Annotation>,
 }
 

@@ -44,6 +44,6 @@ pub use packet::{Envelope, MAX_FDS, MAX_PACKET, Received};
 pub use socket::{Listener, Socket, is_served};
 #[cfg(feature = "tokio")]
 pub use socket_tokio::{AsyncListener, AsyncSocket};
-pub use terms::{Annotation, LineageAt, Namespace, NodeIdentity, Refusal, WireCode, parse};
+pub use terms::{Annotation, LineageAt, NodeIdentity, Refusal, WireCode, parse};
 #[cfg(feature = "tokio")]
 pub use watched::Watched;

@@ -5,7 +5,7 @@
 //! they never stand for an answer. Any message may be answered by [`Refused`](crate::Refusal): nothing changed then.
 //!
 //! ```text
-//! Attach            → Status                                 then, unasked, a Status at every change of state
+//! Attach            → Status
 //! BeginCheckpoint   → Containers | Refused                   one operation at a time per pod; arms the fence if it gives away
 //! CriuStarted       → Noted                                  one per container, before Freeze
 //! Freeze            → Frozen | FreezeTimeout | Refused       FreezeTimeout: thawed again, the operation is over
@@ -14,7 +14,7 @@
 //! Unseal | Stopped | Moved → Done | Refused                  only with the entry that settled the slot
 //! Cancel            → Done                                   before the seal: thaws; the operation is over
 //! ResumeHeld | AbortHeld → Done | Refused                    a start whose own connection is gone (its agent died)
-//! WriteFence | CleanFence → Done | Refused
+//! WriteFence        → Done | Refused
 //! ```
 //!
 //! # The connection's end
@@ -46,7 +46,7 @@ pub const FREEZE_TIMEOUT_MS: u64 = 2_000;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToShim {
     /// The message; `None` for one of a newer version.
-    #[prost(oneof = "ToShimBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "ToShimBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub body: Option<ToShimBody>,
 }
 
@@ -86,14 +86,11 @@ pub enum ToShimBody {
     /// See [`WriteFence`].
     #[prost(message, tag = "11")]
     WriteFence(WriteFence),
-    /// See [`CleanFence`].
-    #[prost(message, tag = "12")]
-    CleanFence(CleanFence),
     /// See [`ResumeHeld`].
-    #[prost(message, tag = "13")]
+    #[prost(message, tag = "12")]
     ResumeHeld(ResumeHeld),
     /// See [`AbortHeld`].
-    #[prost(message, tag = "14")]
+    #[prost(message, tag = "13")]
     AbortHeld(AbortHeld),
 }
 
@@ -111,7 +108,6 @@ envelope!(
         Moved,
         Cancel,
         WriteFence,
-        CleanFence,
         ResumeHeld,
         AbortHeld,
     }
@@ -190,13 +186,9 @@ envelope!(
 );
 
 /// "Who are you, and what is unsettled?" Allowed in every state, also beside an operation of another connection.
-/// Answer: [`Status`]. With `watch`, the shim then sends a [`Status`] unasked at every change of state until the connection ends.
+/// Answer: [`Status`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Attach {
-    /// Send a [`Status`] at every change.
-    #[prost(bool, tag = "1")]
-    pub watch: bool,
-}
+pub struct Attach {}
 
 /// Begins the pod's one operation, which lives as long as this connection. Answer: [`Containers`].
 /// Before it answers, the shim has the fence on disk: `Owned` for [`WireOutcome::Run`], `Armed` otherwise.
@@ -345,15 +337,6 @@ pub struct WriteFence {
     /// It is not about to be PUT: it stands in the log, and the fence remembers that.
     #[prost(bool, tag = "3")]
     pub stands: bool,
-}
-
-/// Removes the pod's fence: its slot is settled and the newest entry does not name this node. Refused while a container of the
-/// pod runs, is sealed or held. Answer: [`Done`].
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct CleanFence {
-    /// The lineage that the fence must name.
-    #[prost(string, tag = "1")]
-    pub lineage: String,
 }
 
 /// The entry of a start whose connection ended after `Committing` is settled as this attempt's and the newest entry names this

@@ -100,17 +100,6 @@ pub struct Annotation {
     pub value: String,
 }
 
-/// One namespace of the container's spec.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Namespace {
-    /// OCI's name: `network`, `ipc`, `uts`, `mount`, `pid`, `cgroup`, `user`, `time`.
-    #[prost(string, tag = "1")]
-    pub kind: String,
-    /// The path to join; empty: a new one, private to the container.
-    #[prost(string, tag = "2")]
-    pub path: String,
-}
-
 /// The node's own part of an [`godwit_types::Owner`]; the agent's, because a shim does not know it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct NodeIdentity {

@@ -21,7 +21,7 @@ fn rich_message() -> Vec<u8> {
     let container = godwit_wire::shim_op::Container {
         id: "web".to_owned(),
         pid: 77,
-        bundle: "/run/b".to_owned(),
+        rootfs: "/run/b".to_owned(),
         stdio: vec!["pipe:[1]".to_owned(); 3],
         cgroups: vec![godwit_wire::shim_op::Cgroup::default(); 4],
         ..Default::default()

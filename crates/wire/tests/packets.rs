@@ -36,11 +36,11 @@ fn messages_arrive_in_order_with_their_descriptors() {
     let mut file = tempfile::tempfile().expect("file");
     file.write_all(b"spec").expect("write");
     let fds = vec![file.as_fd(); MAX_FDS];
-    agent.send(Attach { watch: true }, &fds).expect("send");
+    agent.send(Attach {}, &fds).expect("send");
     agent.send(seal_of(3), &[]).expect("send");
 
     let first = shim.recv().expect("recv").expect("open");
-    assert_eq!(first.body, ToShimBody::Attach(Attach { watch: true }));
+    assert_eq!(first.body, ToShimBody::Attach(Attach {}));
     assert_eq!(first.fds.len(), MAX_FDS);
     let mut copy = std::fs::File::from(first.fds.into_iter().next_back().expect("a descriptor"));
     let mut text = String::new();
@@ -54,7 +54,7 @@ fn messages_arrive_in_order_with_their_descriptors() {
 #[test]
 fn received_descriptors_are_close_on_exec() {
     let (agent, shim) = pair();
-    agent.send(Attach { watch: false }, &[agent.as_fd()]).expect("send");
+    agent.send(Attach {}, &[agent.as_fd()]).expect("send");
     let (_, [fd]) = shim.recv().expect("recv").expect("open").with_fds::<1>("Attach").expect("one");
     let flags = rustix::io::fcntl_getfd(&fd).expect("F_GETFD");
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
@@ -64,7 +64,7 @@ fn received_descriptors_are_close_on_exec() {
 fn too_many_descriptors_and_too_long_messages_are_not_sent() {
     let (agent, shim) = pair();
     let fds = vec![agent.as_fd(); MAX_FDS + 1];
-    let sent = agent.send(Attach { watch: true }, &fds);
+    let sent = agent.send(Attach {}, &fds);
     assert!(matches!(sent, Err(WireError::TooManyFds)));
     assert!(matches!(agent.send(seal_of(MAX_PACKET), &[]), Err(WireError::TooLong)));
     agent.send(seal_of(MAX_PACKET - 64), &[]).expect("the longest one still fits");
@@ -112,7 +112,7 @@ fn a_wait_ends_at_its_limit_and_the_connection_is_still_of_use() {
     let (agent, shim) = pair();
     let waited = shim.recv_timeout(Duration::from_millis(5));
     assert!(matches!(waited, Err(WireError::Timeout { millis: 5 })));
-    agent.send(Attach { watch: true }, &[]).expect("send");
+    agent.send(Attach {}, &[]).expect("send");
     assert!(shim.recv_timeout(SOON).expect("recv").is_some());
 }
 
@@ -128,7 +128,7 @@ fn a_message_of_a_newer_version_is_unknown_and_an_empty_one_too() {
 #[test]
 fn wrong_numbers_of_descriptors_are_named() {
     let (agent, shim) = pair();
-    agent.send(Attach { watch: true }, &[agent.as_fd()]).expect("send");
+    agent.send(Attach {}, &[agent.as_fd()]).expect("send");
     let received = shim.recv().expect("recv").expect("open");
     let error = received.with_fds::<2>("CriuStarted").expect_err("two were expected");
     assert_eq!(error.to_string(), "CriuStarted came with 1 file descriptors, 2 expected");
@@ -262,7 +262,7 @@ fn the_tokio_flavour_speaks_with_the_blocking_one() {
         let client_path = path.clone();
         let client = std::thread::spawn(move || {
             let agent = Agent::connect(&client_path).expect("connect");
-            agent.send(Attach { watch: true }, &[agent.as_fd()]).expect("send");
+            agent.send(Attach {}, &[agent.as_fd()]).expect("send");
             let answer = agent.recv_timeout(SOON).expect("recv").expect("open").body;
             assert_eq!(answer, FromShimBody::Refusal(Refusal::new(Code::Refused, "no")));
             agent.recv_timeout(SOON).expect("recv").is_none()

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use godwit_ownership::shim::{Action, Conn, Event, Phase, ShimMachine, Tasks};
+use godwit_ownership::shim::{Action, Conn, Event, Phase, ShimMachine};
 use godwit_ownership::{Fence, ToAgent, ToShim};
 use godwit_types::Code;
 use godwit_wire::agent_op::{FromAgentBody, HydrationOver};
@@ -51,7 +51,6 @@ pub(super) struct Actor {
     jobs: u64,
     job: Option<(u64, AbortHandle)>,
     waiting: Vec<oneshot::Sender<()>>,
-    last_told: Option<godwit_wire::shim_op::Status>,
 }
 
 /// What follows from an action.
@@ -92,7 +91,6 @@ impl Actor {
             jobs: 0,
             job: None,
             waiting: Vec::new(),
-            last_told: None,
         }
     }
 
@@ -106,7 +104,7 @@ impl Actor {
             }
             debug!(?input, phase = ?self.machine.phase(), "operation");
             self.take(input).await;
-            self.after_each().await;
+            self.after_each();
         }
     }
 
@@ -145,11 +143,6 @@ impl Actor {
     }
 
     async fn on_message(&mut self, from: Conn, message: Received<ToShimBody>) {
-        if let ToShimBody::Attach(attach) = &message.body
-            && attach.watch
-        {
-            self.conns.watch(from);
-        }
         let means = match words::of_agent(&message.body) {
             Ok(means) => means,
             Err(why) => {
@@ -162,7 +155,6 @@ impl Actor {
             (ToShimBody::CriuStarted(started), _) => {
                 self.criu_started(from, &started.container, message.fds).await;
             }
-            (ToShimBody::CleanFence(clean), _) => self.clean_fence(from, &clean.lineage).await,
             (ToShimBody::Freeze(freeze), Some(means)) => {
                 if self.note_deadline(from, freeze.deadline_ms).await {
                     self.feed(Event::Message { from, message: means }).await;
@@ -358,7 +350,7 @@ impl Actor {
         }
     }
 
-    async fn after_each(&mut self) {
+    fn after_each(&mut self) {
         if matches!(self.machine.phase(), Phase::Idle) {
             self.end_checkpoint();
         }
@@ -368,53 +360,6 @@ impl Actor {
                 let _ = waiting.send(());
             }
         }
-        self.tell_watchers().await;
-    }
-
-    /// An agent that keeps the pod's fence says that nothing of its lineage is here any more.
-    async fn clean_fence(&mut self, from: Conn, lineage: &str) {
-        let idle = self.machine.phase() == Phase::Idle && self.machine.tasks() == Tasks::Dead;
-        let named = self.machine.fence().is_none_or(|fence| fence.at.lineage.as_str() == lineage);
-        if !(idle && named) {
-            let why = Refusal::new(Code::Precondition, "the pod lives, or its fence is another's");
-            return self.conns.tell(from, why, &[]).await;
-        }
-        let removed = self.fence.remove();
-        match removed {
-            Ok(()) => {
-                self.renew();
-                self.conns.tell(from, godwit_wire::shim_op::Done {}, &[]).await;
-            }
-            Err(why) => {
-                let why = Refusal::new(why.code(), why.chain());
-                self.conns.tell(from, why, &[]).await;
-            }
-        }
-    }
-
-    /// A life without a past: what comes next in this shim is a new pod.
-    pub(super) fn renew(&mut self) {
-        let incarnation = godwit_types::Incarnation::mint();
-        self.machine = ShimMachine::new(self.key.clone(), incarnation, None);
-    }
-
-    async fn tell_watchers(&mut self) {
-        let watchers = self.conns.watchers();
-        if watchers.is_empty() {
-            return;
-        }
-        let status = self.status();
-        if self.last_told.as_ref() == Some(&status) {
-            return;
-        }
-        for conn in watchers {
-            self.conns.tell(conn, status.clone(), &[]).await;
-        }
-        self.last_told = Some(status);
-    }
-
-    pub(super) fn is_told(&mut self, status: &godwit_wire::shim_op::Status) {
-        self.last_told = Some(status.clone());
     }
 
     /// What an agent that only looks must know: see `status`.

@@ -31,7 +31,6 @@ pub(super) struct Conns {
 #[derive(Debug)]
 struct Link {
     end: End,
-    watches: bool,
     reader: JoinHandle<()>,
     /// Cancelled when its end was read, before the actor hears of it.
     over: CancellationToken,
@@ -54,7 +53,7 @@ impl Conns {
         let (socket, over) = (Arc::new(socket), CancellationToken::new());
         let end = over.clone().drop_guard();
         let reader = read(Arc::clone(&socket), conn, self.inputs.clone(), Input::Message, end);
-        self.live.insert(conn, Link { end: End::Served(socket), watches: false, reader, over });
+        self.live.insert(conn, Link { end: End::Served(socket), reader, over });
         conn
     }
 
@@ -64,7 +63,7 @@ impl Conns {
         let (socket, over) = (Arc::new(socket), CancellationToken::new());
         let end = over.clone().drop_guard();
         let reader = read(Arc::clone(&socket), conn, self.inputs.clone(), Input::Answer, end);
-        self.live.insert(conn, Link { end: End::Asked(socket), watches: false, reader, over });
+        self.live.insert(conn, Link { end: End::Asked(socket), reader, over });
         conn
     }
 
@@ -132,18 +131,6 @@ impl Conns {
     /// Forgets a connection whose end was heard.
     pub(super) fn forget(&mut self, conn: Conn) {
         self.live.remove(&conn);
-    }
-
-    /// Lets a connection hear every change.
-    pub(super) fn watch(&mut self, conn: Conn) {
-        if let Some(link) = self.live.get_mut(&conn) {
-            link.watches = true;
-        }
-    }
-
-    /// Connections that hear every change.
-    pub(super) fn watchers(&self) -> Vec<Conn> {
-        self.live.iter().filter(|(_, link)| link.watches).map(|(conn, _)| *conn).collect()
     }
 
     fn number(&mut self) -> Conn {

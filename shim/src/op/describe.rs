@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use godwit_wire::shim_op::{self, RootMount};
-use godwit_wire::{Annotation, Namespace, memfd};
+use godwit_wire::{Annotation, memfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::Cgroup;
@@ -29,10 +29,8 @@ pub(super) fn container(container: &Container) -> Result<(shim_op::Container, [O
     let described = shim_op::Container {
         id: container.id().to_owned(),
         pid,
-        bundle: container.bundle().display().to_string(),
         rootfs: container.rootfs().display().to_string(),
         cgroups: container.cgroup().map(|cgroup| cgroups(&cgroup, pid)).unwrap_or_default(),
-        namespaces: namespaces(container.spec()),
         stdio: container.init().io().map(|io| io.pipes().to_vec()).unwrap_or_default(),
         terminal: container.init().stdio().terminal,
         execs: u32::try_from(*container.running_execs().borrow()).unwrap_or(u32::MAX),
@@ -53,16 +51,6 @@ pub(super) fn spec(container: &Container) -> Result<OwnedFd> {
         .map_err(|why| Error::Unavailable(format!("pass the spec on: {why}")))
 }
 
-/// The namespaces of a spec.
-pub(super) fn namespaces(spec: &Spec) -> Vec<Namespace> {
-    let listed = spec.linux.iter().flat_map(|linux| &linux.namespaces);
-    let told = listed.map(|namespace| Namespace {
-        kind: namespace.kind.clone(),
-        path: namespace.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-    });
-    told.collect()
-}
-
 /// The annotations of a spec that agents read.
 pub(super) fn annotations(spec: &Spec) -> Vec<Annotation> {
     let read = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
@@ -71,7 +59,7 @@ pub(super) fn annotations(spec: &Spec) -> Vec<Annotation> {
 }
 
 /// Mounts at the root file system's place, as containerd made them.
-pub(super) fn root_mounts(rootfs: &Path) -> Vec<RootMount> {
+fn root_mounts(rootfs: &Path) -> Vec<RootMount> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let rootfs = rootfs.canonicalize().unwrap_or_else(|_| rootfs.to_owned());
     table.lines().filter_map(|line| mount_at(line, &rootfs)).collect()

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::actor::Actor;
 use super::hydrating::Hydrating;
 use super::input::{Asked, Input, StartAnswer, StartInput};
-use super::{START_PATIENCE, describe, words};
+use super::{describe, words};
 use crate::container::{Container, Origin};
 use crate::error::{Error, Result, chain};
 use crate::hooks::Restored;
@@ -36,7 +36,6 @@ const READ: &str = "read the agent's answer, shim and agent may be of different 
 pub(super) struct Starting {
     op: OpId,
     container: Arc<Container>,
-    begun: Instant,
     answer: Option<oneshot::Sender<StartAnswer>>,
     /// The agent's own sentence about its last refusal.
     sentence: Option<godwit_wire::Refusal>,
@@ -138,7 +137,6 @@ impl Actor {
         self.starting = Some(Starting {
             op,
             container,
-            begun: Instant::now(),
             answer: Some(answer),
             sentence: None,
             plan: None,
@@ -233,20 +231,16 @@ impl Actor {
         let starting = self.starting.as_mut();
         let starting = starting.ok_or_else(|| Error::Cancelled("the start is over".into()))?;
         let container = Arc::clone(&starting.container);
-        let left = START_PATIENCE.saturating_sub(starting.begun.elapsed());
-        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let before = Some(words::before(&self.past.before(&container, !fence.is_empty())));
         let annotations = describe::annotations(container.spec());
         if !matches!(container.origin(), Origin::Restore { .. }) {
             let ask = AskStart {
-                pod_uid: pod_key.clone(),
-                pod_key,
+                pod_uid: pod_key,
                 incarnation,
                 container: container.id().to_owned(),
                 fence,
                 before,
                 op: starting.op.to_string(),
-                deadline_ms,
                 others_dead,
                 namespace: container.namespace().to_owned(),
                 annotations,
@@ -255,7 +249,6 @@ impl Actor {
         }
         starting.work = None;
         let work = WorkDir::make(starting.op)?;
-        let spec = container.spec();
         let begin = BeginRestore {
             op: starting.op.to_string(),
             pod_uid: pod_key.clone(),
@@ -264,14 +257,8 @@ impl Actor {
             namespace: container.namespace().to_owned(),
             container: container.id().to_owned(),
             annotations,
-            bundle: container.bundle().display().to_string(),
             rootfs: container.rootfs().display().to_string(),
-            cgroup: spec.linux.as_ref().and_then(|l| l.cgroups_path.clone()).unwrap_or_default(),
-            namespaces: describe::namespaces(spec),
-            terminal: container.init().stdio().terminal,
-            deadline_ms,
             fence,
-            mounts: describe::root_mounts(&container.rootfs()),
             work_dir: work.path().display().to_string(),
             before,
             others_dead,
@@ -383,7 +370,6 @@ impl Actor {
                 if let Some(sender) = starting.answer.take() {
                     refuse(sender, &told, why == Refusal::AgentAway);
                 }
-                // Its directory stays until the agent has read CRIU's log, or until the attempt is over.
                 if !starting.granted {
                     self.starting = None;
                 }

@@ -22,11 +22,7 @@ impl Actor {
     /// Tells an agent that has connected.
     pub(super) async fn tell(&mut self, to: Conn, message: ToAgent) {
         let body: FromShimBody = match message {
-            ToAgent::Status(_) => {
-                let status = self.status();
-                self.is_told(&status);
-                status.into()
-            }
+            ToAgent::Status(_) => self.status().into(),
             ToAgent::Begun => return self.tell_containers(to).await,
             ToAgent::Frozen => Frozen {}.into(),
             ToAgent::Thawed => Thawed { frozen_us: self.frozen_us() }.into(),
@@ -66,8 +62,8 @@ impl Actor {
                 let resumed = self.starting.as_ref().map(|s| s.resumed()).unwrap_or_default();
                 self.conns.reply(to, resumed).await;
             }
-            ToAgent::RestoreFailed { never } => {
-                let failed = Failed { never, ..self.failure("the restore failed") };
+            ToAgent::RestoreFailed { .. } => {
+                let failed = self.failure("the restore failed");
                 self.conns.reply(to, failed).await;
             }
             ToAgent::Done => {
@@ -209,11 +205,6 @@ impl Actor {
             || Refusal::new(Code::Cancelled, otherwise),
             |failure| failure.told(container),
         );
-        Failed {
-            why: Some(why),
-            proved_dead: failure.is_none_or(|failure| failure.proved_dead),
-            criu_log: failure.map(|f| f.work.log().display().to_string()).unwrap_or_default(),
-            never: false,
-        }
+        Failed { why: Some(why) }
     }
 }

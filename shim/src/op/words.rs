@@ -40,7 +40,7 @@ pub(super) fn of_agent(body: &ToShimBody) -> Result<Option<ToShim>, WireError> {
         ToShimBody::Moved(moved) => ToShim::Moved { entry: entry(&moved.entry)? },
         ToShimBody::ResumeHeld(resume) => ToShim::Resume { entry: entry(&resume.entry)? },
         ToShimBody::AbortHeld(abort) => ToShim::Abort { why: reason(abort.why.as_ref()) },
-        ToShimBody::CriuStarted(_) | ToShimBody::CleanFence(_) => return Ok(None),
+        ToShimBody::CriuStarted(_) => return Ok(None),
     }))
 }
 

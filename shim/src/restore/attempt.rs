@@ -90,8 +90,6 @@ pub struct Failure {
     pub why: Error,
     /// Nothing of it is left.
     pub proved_dead: bool,
-    /// Its directory, with CRIU's log.
-    pub work: WorkDir,
 }
 
 impl Failure {
@@ -138,7 +136,7 @@ impl Attempt {
                 let why = explain(why, &work);
                 let container = scene.container.id();
                 warn!(container, why = why.chain(), proved_dead, "restore failed");
-                Err(Box::new(Failure { why, proved_dead, work }))
+                Err(Box::new(Failure { why, proved_dead }))
             }
         }
     }
@@ -383,7 +381,6 @@ fn command(plan: &Plan, work: &WorkDir, relay: &RelaySocket) -> Result<runc::Res
             (RELAY_SOCKET_ENV.into(), relay.path().into()),
             (RELAY_PLAN_ENV.into(), file.into_os_string()),
         ],
-        options: plan.runc_options.iter().map(Into::into).collect(),
         outlives_shim: true,
     })
 }

@@ -57,8 +57,7 @@ impl WorkDir {
     }
 
     /// Where CRIU writes its log.
-    #[must_use]
-    pub fn log(&self) -> PathBuf {
+    fn log(&self) -> PathBuf {
         self.path.join(LOG)
     }
 

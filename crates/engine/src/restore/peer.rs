@@ -132,7 +132,7 @@ impl<'j> TargetPeer<'j> {
             ToAgentBody::Failed(failed) => {
                 self.socket.send(Noted {}, &[]).await?;
                 self.why = failed.why;
-                Said::RestoreFailed { never: failed.never }
+                Said::RestoreFailed { never: false }
             }
             other => return Err(other.unexpected("Held, FenceWritten, Resumed or Failed")),
         })

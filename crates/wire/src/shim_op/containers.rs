@@ -1,7 +1,5 @@
 //! What the shim tells of the containers of an operation.
 
-use crate::Namespace;
-
 /// The containers of the operation. Descriptors: for each container, in order, \[pidfd of its init, its `config.json` as a
 /// sealed memfd\].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -29,33 +27,27 @@ pub struct Container {
     /// Pid of its init in the shim's (the node's) pid namespace.
     #[prost(uint32, tag = "2")]
     pub pid: u32,
-    /// Path of the bundle.
-    #[prost(string, tag = "3")]
-    pub bundle: String,
     /// Path of the mounted root file system.
-    #[prost(string, tag = "4")]
+    #[prost(string, tag = "3")]
     pub rootfs: String,
     /// Its cgroups: on v2 one, on v1 one per hierarchy.
-    #[prost(message, repeated, tag = "5")]
+    #[prost(message, repeated, tag = "4")]
     pub cgroups: Vec<Cgroup>,
-    /// The namespaces of its spec.
-    #[prost(message, repeated, tag = "6")]
-    pub namespaces: Vec<Namespace>,
     /// The pipes of its standard streams, which the shim made (`pipe:[123]`; empty: none), wherever its processes have them now: what
     /// `descriptors.json` holds.
-    #[prost(string, repeated, tag = "7")]
+    #[prost(string, repeated, tag = "5")]
     pub stdio: Vec<String>,
     /// Whether it has a terminal.
-    #[prost(bool, tag = "8")]
+    #[prost(bool, tag = "6")]
     pub terminal: bool,
     /// Live exec sessions (processes that the shim started beside init).
-    #[prost(uint32, tag = "9")]
+    #[prost(uint32, tag = "7")]
     pub execs: u32,
     /// The runtime that runs it: `runc`, or the name of another binary (whose checkpoints are refused).
-    #[prost(string, tag = "10")]
+    #[prost(string, tag = "8")]
     pub runtime: String,
     /// Root file system mounts as containerd gave them at Create, for files of the writable layer.
-    #[prost(message, repeated, tag = "12")]
+    #[prost(message, repeated, tag = "9")]
     pub mounts: Vec<RootMount>,
 }
 
