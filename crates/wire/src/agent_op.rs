@@ -138,10 +138,10 @@ envelope!(
 );
 
 /// "containerd starts this container, and its spec asks for a restore." Descriptor: \[`config.json` as a sealed memfd\].
-/// Answer: [`Plan`], [`ColdStart`] or a refusal.
+/// Answer: [`Plan`], [`Committing`] or a refusal.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct BeginRestore {
-    /// [`godwit_types::OpId`], minted by the shim at Create and kept in the bundle: the same for every try of one Start.
+    /// [`godwit_types::OpId`], minted by the shim: another one for every time that it asks.
     #[prost(string, tag = "1")]
     pub op: String,
     /// Name of the shim's socket and fence.

@@ -270,7 +270,8 @@ pub struct Freeze {
 pub struct Thaw {}
 
 /// "The entry in these bytes may give the pod away: hold it until this slot is settled." Answer: [`Sealed`] or [`NotContinuous`].
-/// Refused while a CRIU lives, and for [`WireOutcome::Run`]. On disk before it is answered.
+/// Refused while a CRIU lives, and for [`WireOutcome::Run`]. The seal lives as long as the shim; the fence, armed on disk since
+/// [`BeginCheckpoint`], says for longer that the pod may have been given away.
 /// The agent sends it only after the `post-dump` of every session; the PUT of the entry comes after the answer.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Seal {
@@ -331,7 +332,7 @@ pub struct WriteFence {
     /// The pod's lineage.
     #[prost(message, optional, tag = "1")]
     pub at: Option<LineageAt>,
-    /// The entry that is about to be PUT (`reclaim`, `cold`, …).
+    /// The entry that is about to be PUT (`start`, `reclaim`), or any that stands.
     #[prost(bytes = "vec", tag = "2")]
     pub entry: Vec<u8>,
     /// It is not about to be PUT: it stands in the log, and the fence remembers that.

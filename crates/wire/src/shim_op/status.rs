@@ -29,7 +29,7 @@ pub struct Status {
     /// What is sealed: settle this first.
     #[prost(message, optional, tag = "8")]
     pub seal: Option<SealRecord>,
-    /// A restore between `Committing` and `Resume` whose connection is gone: settle this first.
+    /// A start between `Committing` and `Resume`: settle this first. Told also while the connection on which it asks lives.
     #[prost(message, optional, tag = "9")]
     pub committing: Option<Committing>,
     /// The checkpoint that is being hydrated (its pin is the agent's to renew), and its operation.
@@ -87,7 +87,7 @@ pub struct ContainerStatus {
     pub exit_status: u32,
 }
 
-/// What a seal holds; it outlives the agent, and on disk the shim.
+/// What a seal holds. It outlives the agent, but not the shim: of a shim that died only the armed fence tells.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct SealRecord {
     /// [`godwit_types::OpId`].
