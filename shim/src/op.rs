@@ -21,6 +21,7 @@ mod hydrating;
 mod input;
 mod kill;
 mod orphaned;
+mod releasing;
 mod server;
 mod starting;
 mod status;
@@ -51,7 +52,7 @@ pub(crate) const START_PATIENCE: Duration = Duration::from_secs(100);
 const PLAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before the agent is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// Words to the actor that may wait: readers of connections wait then, nothing is lost.
+/// Words to the actor that may wait, and as many that it has put off: readers of connections wait then, nothing is lost.
 const INPUTS: usize = 64;
 
 /// Where the shim meets others.
@@ -122,9 +123,9 @@ impl Operations {
             self.places.clone(),
             fence,
             machine,
-            inputs.clone(),
+            (inputs.clone(), heard),
         );
-        tokio::spawn(actor.run(heard));
+        tokio::spawn(actor.run());
         let server = server::serve(self.places.socket(&key), inputs.clone());
         let inputs = in_order(inputs);
         *running = Some(Running { inputs: inputs.clone(), server });

@@ -37,6 +37,9 @@ pub(super) struct Actor {
     pub(super) machine: ShimMachine,
     pub(super) conns: Conns,
     pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) heard: mpsc::Receiver<Input>,
+    /// What was heard and waits until held tasks run.
+    pub(super) later: VecDeque<Input>,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) trouble: Option<Trouble>,
     /// The connection of the operation.
@@ -70,7 +73,7 @@ impl Actor {
         places: Places,
         fence: FenceFile,
         machine: ShimMachine,
-        inputs: mpsc::Sender<Input>,
+        (inputs, heard): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     ) -> Self {
         Self {
             pod,
@@ -80,6 +83,8 @@ impl Actor {
             machine,
             conns: Conns::new(inputs.clone()),
             inputs,
+            heard,
+            later: VecDeque::new(),
             checkpoint: None,
             trouble: None,
             operator: None,
@@ -95,8 +100,8 @@ impl Actor {
     }
 
     /// Hears until the shim ends.
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
-        while let Some(input) = inputs.recv().await {
+    pub(super) async fn run(mut self) {
+        while let Some(input) = self.next_input().await {
             if let Input::Shutdown(done) = input {
                 // Nobody may wait for it any more.
                 let _ = done.send(());

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use godwit_ownership::Refusal;
 use godwit_ownership::message::Ask;
@@ -24,9 +24,6 @@ use crate::restore::attempt::{self, Attempt, Decision};
 use crate::restore::hydrate;
 use crate::restore::work_dir::WorkDir;
 
-/// How long CRIU may take to let go of its tasks.
-const RUNS: Duration = Duration::from_secs(100);
-
 /// What is attempted before and after the question of a start.
 const ASK: &str = "ask the agent";
 const READ: &str = "read the agent's answer, shim and agent may be of different versions";
@@ -42,12 +39,12 @@ pub(super) struct Starting {
     plan: Option<(Plan, Vec<OwnedFd>)>,
     /// Of the plan that is carried out.
     point: Option<Point>,
-    attempt: Option<Held>,
+    pub(super) attempt: Option<Held>,
     held: Option<attempt::Held>,
     work: Option<WorkDir>,
     pub(super) failure: Option<Box<attempt::Failure>>,
     /// The machine has answered, and the restored init is awaited.
-    granted: bool,
+    pub(super) granted: bool,
     /// On which connection an abort is to be answered.
     pub(super) aborting: Option<Conn>,
     /// The connection of the operation.
@@ -68,8 +65,8 @@ pub(super) struct Point {
 /// The handle of an attempt that runs.
 #[derive(Debug)]
 pub(super) struct Held {
-    decision: Option<oneshot::Sender<Decision>>,
-    over: watch::Receiver<bool>,
+    pub(super) decision: Option<oneshot::Sender<Decision>>,
+    pub(super) over: watch::Receiver<bool>,
 }
 
 impl Held {
@@ -82,6 +79,29 @@ impl Held {
 }
 
 impl Starting {
+    fn new(
+        op: OpId,
+        container: Arc<Container>,
+        answer: Option<oneshot::Sender<StartAnswer>>,
+    ) -> Self {
+        Self {
+            op,
+            container,
+            answer,
+            sentence: None,
+            plan: None,
+            point: None,
+            attempt: None,
+            held: None,
+            work: None,
+            failure: None,
+            granted: false,
+            aborting: None,
+            conn: None,
+            noted: false,
+        }
+    }
+
     /// Gives the attempt up, unless its tasks run.
     pub(super) fn abort(&mut self) -> Option<Held> {
         let attempt = self.attempt.as_mut()?;
@@ -134,22 +154,7 @@ impl Actor {
         let asked = words::asked(container.origin());
         let call = StartCall { op, start: words::start(restores, before), asked };
         info!(container = container.id(), op = %op, restores, "start");
-        self.starting = Some(Starting {
-            op,
-            container,
-            answer: Some(answer),
-            sentence: None,
-            plan: None,
-            point: None,
-            attempt: None,
-            held: None,
-            work: None,
-            failure: None,
-            granted: false,
-            aborting: None,
-            conn: None,
-            noted: false,
-        });
+        self.starting = Some(Starting::new(op, container, Some(answer)));
         self.feed(Event::Start(Box::new(call))).await;
     }
 
@@ -338,20 +343,6 @@ impl Actor {
         self.feed(Event::Held).await;
     }
 
-    /// Lets the held tasks run; `false`: they are dead.
-    pub(super) async fn run_held(&mut self) -> bool {
-        let Some(starting) = &mut self.starting else { return false };
-        let decision = starting.attempt.as_mut().and_then(|attempt| attempt.decision.take());
-        let Some(decision) = decision else { return false };
-        let (ran, runs) = oneshot::channel();
-        if decision.send(Decision::Run(ran)).is_err() {
-            return false;
-        }
-        starting.granted = true;
-        let runs = tokio::time::timeout(RUNS, runs).await;
-        matches!(runs, Ok(Ok(())))
-    }
-
     /// The machine's answer to a start.
     pub(super) fn started(&mut self, result: Result<(), Refusal>) {
         let Some(starting) = &mut self.starting else { return };
@@ -488,5 +479,21 @@ fn error_of(why: &godwit_wire::Refusal) -> Error {
         Code::Cancelled => Error::Cancelled(told),
         Code::AlreadyExists => Error::AlreadyExists(told),
         Code::NotFound | Code::Refused | Code::Corrupt | Code::Internal => Error::Refused(told),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A start whose tasks are held: what is decided about them, and the end of the attempt.
+    pub(in crate::op) fn held(
+        container: &Arc<Container>,
+    ) -> (Starting, oneshot::Receiver<Decision>, watch::Sender<bool>) {
+        let (decision, decided) = oneshot::channel();
+        let (done, over) = watch::channel(false);
+        let mut starting = Starting::new(OpId::mint(), Arc::clone(container), None);
+        starting.attempt = Some(Held { decision: Some(decision), over });
+        (starting, decided, done)
     }
 }

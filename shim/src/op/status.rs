@@ -126,6 +126,7 @@ impl Actor {
     fn pod_state(&self) -> PodState {
         let moved = godwit_ownership::FenceState::Moved;
         let given = self.machine.fence().is_some_and(|fence| fence.state == moved);
+        let resumes = self.starting.as_ref().is_some_and(|starting| starting.granted);
         match (self.machine.phase(), self.machine.tasks()) {
             (Phase::Sealed, _) => PodState::Sealed,
             (Phase::Starting | Phase::Committing, Tasks::Held) | (Phase::Committing, _) => {
@@ -135,6 +136,8 @@ impl Actor {
             (Phase::Checkpointing, Tasks::Frozen) | (Phase::Thawing, _) => PodState::Frozen,
             (Phase::Checkpointing, _) => PodState::Checkpointing,
             (Phase::Killing, _) => PodState::Moved,
+            // Being let go, or not answered for yet: its containers say less.
+            (Phase::Idle, Tasks::Running) if resumes => PodState::Held,
             (Phase::Idle, Tasks::Dead) if given => PodState::Moved,
             (Phase::Idle, _) => self.by_containers(),
         }

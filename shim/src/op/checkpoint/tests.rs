@@ -19,7 +19,6 @@ use crate::pod::tests::pod_of;
 struct Scene {
     container: Arc<Container>,
     actor: Actor,
-    heard: mpsc::Receiver<Input>,
     _fences: tempfile::TempDir,
 }
 
@@ -31,15 +30,15 @@ impl Scene {
         let key = pod.identity().key().unwrap();
         let mut machine = ShimMachine::new(key.to_string(), Incarnation::mint(), None);
         machine.step(Event::Start(Box::new(start())));
-        let (inputs, heard) = mpsc::channel(8);
         let file = FenceFile::within(fences.path(), &key);
-        let actor = Actor::new(pod, key.to_string(), Places::default(), file, machine, inputs);
-        Self { container, actor, heard, _fences: fences }
+        let (key, way) = (key.to_string(), mpsc::channel(8));
+        let actor = Actor::new(pod, key, Places::default(), file, machine, way);
+        Self { container, actor, _fences: fences }
     }
 
     /// Hears the next word; what it was.
     async fn hear(&mut self) -> String {
-        let input = self.heard.recv().await.unwrap();
+        let input = self.actor.next_input().await.unwrap();
         let said = format!("{input:?}");
         self.actor.take(input).await;
         said
