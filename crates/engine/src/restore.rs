@@ -88,6 +88,14 @@ pub(crate) struct Resumed {
     pub(crate) pin: Pin,
 }
 
+/// What became of a start that asked for a restore.
+pub(crate) enum Started {
+    /// Its tasks are the checkpoint's.
+    Resumed(Box<Resumed>),
+    /// There was nothing to restore, and it may start from its image.
+    Cold,
+}
+
 /// Carries a restore through; the connection is given back for what follows the resume.
 ///
 /// # Errors
@@ -98,7 +106,7 @@ pub(crate) async fn restore(
     spec: Spec,
     connection: Connection,
     journal: &mut Journal,
-) -> Result<Resumed, RestoreError> {
+) -> Result<Started, RestoreError> {
     journal.enter(Phase::Check);
     let mut peer = TargetPeer::new(connection, Some(journal), begin.container.clone());
     let mut pin = None;
@@ -108,9 +116,10 @@ pub(crate) async fn restore(
             if peer.held.is_none() {
                 // It started from its image: nothing is read.
                 release(pin).await;
-                return Err(RestoreError::Interrupted);
+                return Ok(Started::Cold);
             }
-            Ok(Resumed { connection: peer.into_socket(), manifest, pin })
+            let connection = peer.into_socket();
+            Ok(Started::Resumed(Box::new(Resumed { connection, manifest, pin })))
         }
         Err(error) => {
             if let Some(pin) = pin {
@@ -138,6 +147,7 @@ async fn carry_through(
     let shim = peer.pid();
     let mut driver = Driver::new(Target::new(target.clone()), &log, peer, reclaim);
     let mut event = Event::Begin;
+    let mut opened = wanted.manifest().clone();
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
@@ -161,7 +171,8 @@ async fn carry_through(
                 };
                 drop(turn);
                 event = match staged {
-                    Ok(mut staged) => {
+                    Ok((mut staged, manifest)) => {
+                        opened = manifest;
                         staged.plan.checkpoint = checkpoint.to_string();
                         staged.plan.whole = ask::is_whole(&begin.annotations);
                         staged.plan.at = Some(lineage_at(&target.at));
@@ -178,7 +189,7 @@ async fn carry_through(
                     }
                 };
             }
-            Stop::Done(Ending::Resumed(_)) => return Ok(wanted.manifest().clone()),
+            Stop::Done(Ending::Resumed(_)) => return Ok(opened),
             Stop::Done(Ending::Refused(refusal)) => {
                 let told = refusal.told(&begin.container);
                 return Err(match driver.peer().why.take() {
@@ -237,10 +248,11 @@ async fn prepare(
     shim: u32,
     pinned: &mut Option<Pin>,
     stop: &CancellationToken,
-) -> Result<Staged, RestoreError> {
+) -> Result<(Staged, Manifest), RestoreError> {
     let opened = open(node, begin, spec, wanted, target, checkpoint, pinned);
     let (reader, head) =
         stop.run_until_cancelled(opened).await.ok_or(RestoreError::Interrupted)??;
+    let manifest = reader.manifest().clone();
     let packs = Arc::new(head.packs.clone());
     let frames = reader.frame_source(Arc::clone(&packs)).stopped_by(stop.clone());
     let frames: Arc<dyn FrameSource> = Arc::new(frames);
@@ -259,7 +271,7 @@ async fn prepare(
     let (spec, launcher, version) = (spec.clone(), node.launcher.clone(), node.criu);
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
-    let addresses = wanted.manifest().network.ips.clone();
+    let addresses = manifest.network.ips.clone();
     let score = score_of(shim);
     let halt = Halt::when({
         let stop = stop.clone();
@@ -291,7 +303,8 @@ async fn prepare(
         };
         stage.run()
     });
-    staged.await.map_err(|_| RestoreError::Interrupted)?
+    let staged = staged.await.map_err(|_| RestoreError::Interrupted)??;
+    Ok((staged, manifest))
 }
 
 /// What is read before anything is written, for a point that fits here.
@@ -304,12 +317,14 @@ async fn open(
     checkpoint: CheckpointId,
     pinned: &mut Option<Pin>,
 ) -> Result<(CheckpointReader, Head), RestoreError> {
-    compat::check(&wanted.manifest().compat, &node.compat)?;
+    let reader = reader_of(wanted, target, checkpoint, pinned).await?;
+    let manifest = reader.manifest();
+    compat::check(&manifest.compat, &node.compat)?;
     compat::check_lazy(node.lazy_pages)?;
     let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
-    fits::image(wanted.manifest(), &here, &begin.container)?;
-    let reader = reader_of(wanted, target, checkpoint, pinned).await?;
-    let (fit, head) = tokio::join!(check_volumes(node, begin, spec, wanted), reader.head());
+    fits::image(manifest, &here, &begin.container)?;
+    let fit = check_volumes(node, begin, spec, &wanted.tenant, manifest);
+    let (fit, head) = tokio::join!(fit, reader.head());
     fit?;
     Ok((reader, head?))
 }
@@ -341,13 +356,13 @@ async fn check_volumes(
     node: &Node,
     begin: &BeginRestore,
     spec: &Spec,
-    wanted: &Wanted,
+    tenant: &TenantStore,
+    manifest: &Manifest,
 ) -> Result<(), RestoreError> {
-    let manifest = wanted.manifest();
     if manifest.volumes.is_empty() {
         return Ok(());
     }
-    let newest = wanted.tenant.lineage(&manifest.lineage).newest().await?;
+    let newest = tenant.lineage(&manifest.lineage).newest().await?;
     let asked = |name| ask::annotation(&begin.annotations, name);
     let start = volumes::Start {
         checkpoint: manifest.id,

@@ -15,7 +15,7 @@ use godwit_wire::{AsyncListener, Received, Refusal, WireError, memfd, parse};
 use tokio_util::sync::CancellationToken;
 
 use super::peer::{Connection, TargetPeer};
-use super::{RestoreError, ask, release, restore};
+use super::{RestoreError, Started, ask, release, restore};
 use crate::driver::{Driver, Stop};
 use crate::gone::{self, GonePod};
 use crate::journal::Journal;
@@ -81,9 +81,13 @@ async fn begin_restore(
     let _listed = node.progress.enter(op, "restore", &begin.pod_key, watched);
     let name = begin.container.clone();
     let at_work = node.pods.operation(&parse("pod key", &begin.pod_key)?).await;
-    let resumed = restore(node, begin, spec, connection, &mut journal).await;
+    let started = restore(node, begin, spec, connection, &mut journal).await;
     drop(at_work);
-    let resumed = resumed.inspect_err(|_| node.handed.forget(op))?;
+    let Started::Resumed(resumed) = started.inspect_err(|_| node.handed.forget(op))? else {
+        node.handed.forget(op);
+        tracing::info!(container = name, "started from its image");
+        return Ok(());
+    };
     node.restored.note(RestoreReport {
         op,
         checkpoint: resumed.manifest.id,

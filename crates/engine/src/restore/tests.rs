@@ -176,3 +176,18 @@ async fn a_restore_asks_its_store_for_nothing_twice() {
     source::opened(&store, &words, &handed).await.unwrap();
     assert!(counts.all().requests > 13, "a pager that comes again finds it by itself");
 }
+
+#[tokio::test]
+async fn what_is_opened_is_the_point_that_the_log_says_also_if_another_was_asked_for() {
+    let tenant = fixture::tenant().await;
+    let asked = fixture::point(&tenant, &[vec![1; 4096]]).await;
+    let latest = fixture::point(&tenant, &[vec![2; 4096]]).await;
+    let (op, me) = (OpId::mint(), fixture::owner("n2"));
+    let (pin, reader) = tenant.pin_and_open(asked.id, op, &me).await.unwrap();
+    let wanted = Wanted { store_name: "main".to_owned(), tenant: tenant.clone(), reader };
+    let (spec, mut pinned) = (target(op, &me, asked.id), Some(pin));
+    let reader = reader_of(&wanted, &spec, latest.id, &mut pinned).await.unwrap();
+    assert_eq!(reader.manifest().id, latest.id);
+    assert_eq!(pinned.unwrap().checkpoint(), latest.id);
+    assert_eq!(tenant.pins(asked.id).await.unwrap(), []);
+}
