@@ -220,6 +220,55 @@ fn how_a_container_is_run() -> Result<()> {
 }
 
 #[test]
+fn a_root_file_system_that_is_of_no_image() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let known = sleeper("known");
+    known.run(&bed.n1)?;
+    // Its files are a directory that no other node can have: they are those of the image, and containerd does not know it.
+    let root = format!("{BUNDLES}/known/rootfs");
+    bed.n1.run(&[
+        "ctr",
+        "run",
+        "--detach",
+        "--runtime",
+        RUNTIME,
+        "--rootfs",
+        &root,
+        "own",
+        "/bin/sleep",
+        "infinity",
+    ])?;
+    let own = sleeper("own");
+    let words = "own was not made from an image";
+    expect(&refused_later(&own, &bed.n1, &[])?, words)?;
+    expect(&refused_later(&own, &bed.n1, &["--stop"])?, words)?;
+
+    // A name that is gone is no image that is gone: the files are still known by their digest.
+    bed.n1.ctr(&["images", "rm", "--sync", Image::Shell.reference()])?;
+    let id = known.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    known.remove(&bed.n1)?;
+    known.restore(&bed.n2, &id)?;
+    known.wait_state(&bed.n2, "running")
+}
+
+#[test]
+fn a_root_that_is_read_only_and_lacks_the_place_of_a_mount() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
+    let mount = ["--mount", "type=bind,src=/etc,dst=/more,options=rbind:ro"];
+    // In its writable layer runc has made the place.
+    let web = sleeper("web").with(&mount);
+    web.run(&bed.n1)?;
+    let id = web.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    web.remove(&bed.n1)?;
+
+    let read_only = web.clone().with(&["--read-only"]);
+    let told = not_restored(&read_only, &bed.n2, &id)?;
+    expect(&told, "the mount / of the checkpoint lacks the flag ro of the container's spec")?;
+    web.restore(&bed.n2, &id)?;
+    web.wait_state(&bed.n2, "running")
+}
+
+#[test]
 fn what_the_new_spec_does_not_grant() -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
     let capability = ["--cap-add", "CAP_SYS_ADMIN"];
