@@ -343,32 +343,35 @@ pub struct Failed {
 /// needed (`cold`, `resume`, …) first. Answer: [`May`] or a refusal.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AskStart {
-    /// [`godwit_types::Owner::pod_uid`].
+    /// Name of the shim's socket and fence.
     #[prost(string, tag = "1")]
+    pub pod_key: String,
+    /// [`godwit_types::Owner::pod_uid`].
+    #[prost(string, tag = "2")]
     pub pod_uid: String,
     /// [`godwit_types::Incarnation`] of the asking sandbox life.
-    #[prost(string, tag = "2")]
+    #[prost(string, tag = "3")]
     pub incarnation: String,
     /// The container.
-    #[prost(string, tag = "3")]
+    #[prost(string, tag = "4")]
     pub container: String,
     /// The fence as it is on disk (`godwit_ownership::Fence`).
-    #[prost(bytes = "vec", tag = "4")]
+    #[prost(bytes = "vec", tag = "5")]
     pub fence: Vec<u8>,
     /// What was before, for the log.
-    #[prost(message, optional, tag = "5")]
+    #[prost(message, optional, tag = "6")]
     pub before: Option<Before>,
     /// [`godwit_types::OpId`] of this start, minted by the shim.
-    #[prost(string, tag = "6")]
+    #[prost(string, tag = "7")]
     pub op: String,
     /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
-    #[prost(bool, tag = "7")]
+    #[prost(bool, tag = "8")]
     pub others_dead: bool,
     /// containerd's namespace.
-    #[prost(string, tag = "8")]
+    #[prost(string, tag = "9")]
     pub namespace: String,
     /// Annotations of the spec that begin with `godwit.dev/` or `io.kubernetes.cri.`.
-    #[prost(message, repeated, tag = "9")]
+    #[prost(message, repeated, tag = "10")]
     pub annotations: Vec<Annotation>,
 }
 

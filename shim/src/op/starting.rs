@@ -240,7 +240,8 @@ impl Actor {
         let annotations = describe::annotations(container.spec());
         if !matches!(container.origin(), Origin::Restore { .. }) {
             let ask = AskStart {
-                pod_uid: pod_key,
+                pod_uid: pod_key.clone(),
+                pod_key,
                 incarnation,
                 container: container.id().to_owned(),
                 fence,
