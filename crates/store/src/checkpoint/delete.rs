@@ -141,7 +141,13 @@ impl TenantStore {
         if !self.write_tombstone(id, reason, &options.why).await? {
             // Somebody else's came between; gone since, it was withdrawn long ago.
             let found = self.any_tombstone(id).await?;
-            return done_already(id, found.map_or(TombstoneReason::Withdrawn, |t| t.reason));
+            let found = found.map_or(TombstoneReason::Withdrawn, |t| t.reason);
+            return match found {
+                TombstoneReason::Deleted | TombstoneReason::Withdrawn if options.force => {
+                    forced().await
+                }
+                found => done_already(id, found),
+            };
         }
         match manifest {
             Some(manifest) if !options.force => self.look_again(&manifest, &age).await,
