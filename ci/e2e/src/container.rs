@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_lab::{Image, Node, PodNetwork, Spawned, wait};
-use godwit_types::CheckpointReport;
+use godwit_types::{CheckpointReport, names};
 
 use crate::clean;
 
@@ -165,6 +165,19 @@ impl Container {
             Ok(state) => Err(state),
             Err(error) => Err(format!("{error:#}")),
         })?;
+        Ok(())
+    }
+
+    /// Waits until containerd has cleaned up after its death, and the log has that death: at once, or by a later look of the agent.
+    /// Nothing starts under its name before.
+    ///
+    /// # Errors
+    /// It is not so in time.
+    pub fn wait_buried(&self, node: &Node) -> Result<()> {
+        let gone = || self.listed(node).is_ok_and(|listed| listed == "ABSENT");
+        wait::until_true("containerd to clean up", SOON, gone)?;
+        let fence = node.host_path(&format!("{}/default+{}", names::FENCES, self.id))?;
+        wait::until_true("its death to be settled", SOON, || !fence.exists())?;
         Ok(())
     }
 

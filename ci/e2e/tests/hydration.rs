@@ -317,9 +317,7 @@ fn a_shim_that_is_killed_ends_the_container_and_leaves_nothing() -> Result<()> {
     let scene = Scene::new(LONG)?;
     scene.hydrate()?;
     kill(scene.node(), "containerd-shim-godwit-v2")?;
-    wait::until_true("containerd to clean up", SOON, || {
-        scene.writer.listed(scene.node()).is_ok_and(|listed| listed == "ABSENT")
-    })?;
+    scene.writer.wait_buried(scene.node())?;
     scene.saw_only_its_own()?;
     let look = "pgrep --list-full 'memwriter|godwit-pager' || true
                 find /run/godwit/restores -mindepth 1";
@@ -328,8 +326,5 @@ fn a_shim_that_is_killed_ends_the_container_and_leaves_nothing() -> Result<()> {
         Ok(left) => Err(left),
         Err(error) => Err(error.to_string()),
     })?;
-    // Its death goes into the log at once, or by a later look of the agent; nothing starts under its name before that.
-    let fence = scene.node().host_path(&format!("{}/default+writer", names::FENCES))?;
-    wait::until_true("its death to be settled", SOON, || !fence.exists())?;
     scene.goes_on_again()
 }

@@ -313,7 +313,9 @@ fn files_that_are_in_no_checkpoint() -> Result<()> {
     // Where its files are it goes on. What it writes there outlives a death, its memory does not.
     web.restore(&bed.n1, &id)?;
     web.wait_state(&bed.n1, "running")?;
-    dies_with_its_shim(&web, &bed.n1)?;
+    bed.n1.sh("kill -KILL $(pgrep --full '^[^ ]*containerd-shim-godwit-v2')")?;
+    web.wait_buried(&bed.n1)?;
+    bed.n1.ctr(&["container", "rm", &web.id])?;
     let told = not_restored(&web, &bed.n1, &id)?;
     expect(&told, "VolumeDiverged: /data (/lab/shared/data of node n1)")?;
     expect(&told, "--annotation godwit.dev/volumes=/data")?;
@@ -321,17 +323,6 @@ fn files_that_are_in_no_checkpoint() -> Result<()> {
     let shared = web.with(&["--annotation", "godwit.dev/volumes=/data"]);
     shared.restore(&bed.n2, &id)?;
     shared.wait_state(&bed.n2, "running")
-}
-
-/// Kills the node's only shim, and waits until containerd has cleaned up and the log has the container's death.
-fn dies_with_its_shim(container: &Container, node: &Node) -> Result<()> {
-    node.sh("kill -KILL $(pgrep --full '^[^ ]*containerd-shim-godwit-v2')")?;
-    let gone = || container.listed(node).is_ok_and(|listed| listed == "ABSENT");
-    wait::until_true("containerd to clean up", SOON, gone)?;
-    let fence = node.host_path(&format!("{}/default+{}", names::FENCES, container.id))?;
-    wait::until_true("its death to be settled", SOON, || !fence.exists())?;
-    node.ctr(&["container", "rm", &container.id])?;
-    Ok(())
 }
 
 /// A writer of so many MiB that has written all of them.

@@ -5,9 +5,8 @@
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::clean;
-use godwit_e2e::container::{Container, SOON};
-use godwit_lab::{Image, LabOptions, Node, wait};
-use godwit_types::names;
+use godwit_e2e::container::Container;
+use godwit_lab::{Image, LabOptions, Node};
 use godwit_wire::failpoint::VARIABLE;
 
 /// Where containerd finds the shim, where it is instead, and the site at which those die that start now.
@@ -61,13 +60,9 @@ fn armed<T>(node: &Node, site: &str, work: impl FnOnce() -> Result<T>) -> Result
     done
 }
 
-/// containerd has cleaned up, and the log has its death.
+/// containerd has cleaned up, the log has its death, and nothing of it is left.
 fn wait_buried(web: &Container, node: &Node) -> Result<()> {
-    let gone = || web.listed(node).is_ok_and(|listed| listed == "ABSENT");
-    wait::until_true("containerd to clean up", SOON, gone)?;
-    // Settled at once, or by a later look of the agent; nothing starts under its name before that.
-    let fence = node.host_path(&format!("{}/default+{}", names::FENCES, web.id))?;
-    wait::until_true("its death to be settled", SOON, || !fence.exists())?;
+    web.wait_buried(node)?;
     node.ctr(&["container", "rm", &web.id])?;
     clean::wait(node)
 }
