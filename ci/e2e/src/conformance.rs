@@ -99,7 +99,7 @@ pub fn run(
         let stage = Stage::set(&programs)?;
         say(&format!("{runtime} under containerd {}", stage.version(daemon)?));
         let log = logs.join(format!("{}-{runtime}.log", daemon.name()));
-        let outcomes = stage.run(daemon, runtime, only, &log)?;
+        let outcomes = stage.run(daemon, runtime, (only, &known.hanging()), &log)?;
         ensure!(!outcomes.is_empty(), "no test was run: see {}", log.display());
         Ok(outcomes)
     };
