@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use godwit_types::names::{FORK_FROM, RESTORE_FROM};
+use godwit_types::names::{self, FORK_FROM, RESTORE_FROM};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::cgroup::Cgroup;
@@ -85,6 +86,7 @@ pub struct Container {
     prepared: Mutex<Option<(Prepared, ChildEnds)>>,
     unfilled: AtomicBool,
     killed: AtomicBool,
+    made: Instant,
 }
 
 /// While it lives, no process is executed in the container: new ones wait.
@@ -118,6 +120,7 @@ impl Container {
             prepared: Mutex::default(),
             unfilled: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            made: Instant::now(),
         })
     }
 
@@ -125,6 +128,18 @@ impl Container {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.identity.id
+    }
+
+    /// What the pod calls it. Kubernetes gives each life of a container another id, and the same name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.spec.annotation(names::CONTAINER_NAME).unwrap_or(self.id())
+    }
+
+    /// When it was created.
+    #[must_use]
+    pub fn made(&self) -> Instant {
+        self.made
     }
 
     /// containerd's namespace.
@@ -398,6 +413,9 @@ fn origin(spec: &Spec, images: &str) -> Origin {
     };
     if !images.is_empty() {
         return Origin::Images(PathBuf::from(images));
+    }
+    if spec.is_sandbox() {
+        return Origin::Spec;
     }
     restore(RestoreKind::Continue, RESTORE_FROM)
         .or_else(|| restore(RestoreKind::Fork, FORK_FROM))

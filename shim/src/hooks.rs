@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 use crate::container::Container;
 use crate::error::Result;
 use crate::pod::Pod;
 
 /// How a restore ended well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Restored {
     /// Its processes run; this is the pid of its init in our pid namespace, a child of the shim.
     Running {
@@ -21,6 +22,13 @@ pub enum Restored {
         /// Whether a pager still brings memory: the container is then `Hydrating` until someone shifts it by
         /// [`crate::state::Step::Hydrated`], else it is `Running` at once.
         hydrating: bool,
+    },
+    /// Its processes are there, and run when those of the other containers of its pod are. Its Start is over: the others come after it.
+    Held {
+        /// Pid of its init in our pid namespace. Not a child of the shim yet.
+        pid: u32,
+        /// [`Restored::Running`], or why all of it was killed.
+        runs: oneshot::Receiver<Result<Restored>>,
     },
     /// It had finished before the checkpoint (an init container): it exits with status 0 without running.
     Finished,

@@ -207,6 +207,9 @@ impl Hooks for Operations {
     }
 
     async fn before_start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+        if container.spec().is_sandbox() {
+            return Ok(());
+        }
         match self.ask_to_start(pod, container).await? {
             StartAnswer::Cold => Ok(()),
             StartAnswer::Runs(_) | StartAnswer::No { .. } => {
@@ -248,6 +251,9 @@ impl Hooks for Operations {
     }
 
     fn exited(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
+        if container.spec().is_sandbox() {
+            return;
+        }
         let Ok(inputs) = self.actor(pod) else { return };
         // An actor that is gone needs no word.
         let _ = inputs.send(Input::Exited(Arc::clone(container)));
@@ -255,6 +261,9 @@ impl Hooks for Operations {
 
     async fn deleted(&self, pod: &Arc<Pod>, container: &Arc<Container>) {
         self.given_up().remove(container.id());
+        if container.spec().is_sandbox() {
+            return;
+        }
         let Ok(inputs) = self.actor(pod) else { return };
         let (done, settled) = oneshot::channel();
         if inputs.send(Input::Deleted(Arc::clone(container), done)).is_ok() {

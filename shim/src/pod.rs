@@ -170,6 +170,15 @@ impl Pod {
         self.list().values().cloned().collect()
     }
 
+    /// All containers but the sandbox's own, in the order in which they were created.
+    #[must_use]
+    pub fn members(&self) -> Vec<Arc<Container>> {
+        let mut all = self.containers();
+        all.retain(|container| !container.spec().is_sandbox());
+        all.sort_by_key(|container| container.made());
+        all
+    }
+
     /// One container.
     ///
     /// # Errors

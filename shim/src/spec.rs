@@ -140,6 +140,12 @@ impl Spec {
         linux.namespaces.iter().find(|namespace| namespace.kind == kind)
     }
 
+    /// Whether it is a pod's sandbox: its pause process, which holds the namespaces and has no state of its own.
+    #[must_use]
+    pub fn is_sandbox(&self) -> bool {
+        self.annotation(names::CONTAINER_TYPE) == Some("sandbox")
+    }
+
     /// The root file system as an absolute path.
     #[must_use]
     pub fn rootfs(&self, bundle: &Path) -> PathBuf {

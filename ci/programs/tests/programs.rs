@@ -120,3 +120,20 @@ fn region_of(pid: u32, bytes: u64) -> u64 {
     });
     found.unwrap_or_else(|| panic!("no mapping of {bytes} bytes in\n{maps}"))
 }
+
+#[test]
+fn two_that_talk_get_on_and_notice_the_end_of_the_other() {
+    let address = format!("127.0.0.1:{}", 20_000 + std::process::id() % 10_000);
+    let talk = |how: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_talk"));
+        command.args([how, &address, "--every-ms", "1"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let (answers, mut asks) = (talk("--listen"), talk("--connect"));
+    let mut lines = BufReader::new(asks.stdout.take().unwrap()).lines();
+    assert_eq!(lines.nth(20).unwrap().unwrap(), "20");
+    asks.kill().unwrap();
+    asks.wait().unwrap();
+    let ended = answers.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(3), "{}", text(&ended.stderr));
+}

@@ -45,6 +45,8 @@ pub enum Kind {
     UserNs,
     /// `ghost-file-<id>.img`: one record, then the file's bytes or chunks.
     GhostFile,
+    /// `tcp-stream-<inode>.img`: one record, then what was received and not read, and what was written and not acknowledged.
+    TcpStream,
     /// `stats-dump`, `stats-restore`
     Stats,
 }
@@ -66,6 +68,7 @@ impl Kind {
             Self::Seccomp => 0x6441_3049,
             Self::UserNs => 0x5547_4906,
             Self::GhostFile => 0x5258_3605,
+            Self::TcpStream => 0x5146_5506,
             Self::Stats => 0x5709_3306,
         }
     }
@@ -152,6 +155,22 @@ pub fn first_record<M: Message + Default>(
     decode(name, record(name, &mut rest)?)
 }
 
+/// Replaces the first record of a file whose rest is raw data, which stays.
+///
+/// # Errors
+/// [`Error::Malformed`] when there is none, or `edit` says so.
+pub fn edit_first(
+    kind: Kind,
+    name: &str,
+    bytes: &[u8],
+    edit: impl FnOnce(&[u8]) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<u8>, Error> {
+    let mut rest = body(kind, name, bytes)?;
+    let record = edit(record(name, &mut rest)?)?;
+    let head = ImageFile { kind, records: vec![record] };
+    Ok([head.encode().as_slice(), rest].concat())
+}
+
 fn body<'a>(kind: Kind, name: &str, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
     if bytes.len() > MAX_FILE {
         return Err(Error::malformed(name, format!("larger than {MAX_FILE} bytes")));
@@ -199,6 +218,17 @@ mod tests {
         assert_eq!(bytes[8..14], [2, 0, 0, 0, 8, 1]);
         assert_eq!(bytes[14..], [9, 0, 0, 0, 8, 0x80, 0x20, 0x10, 1, 0x20, 2, 0x28, 1]);
         assert_eq!(ImageFile::parse(Kind::Pagemap, "pagemap-1.img", &bytes).unwrap(), file);
+    }
+
+    #[test]
+    fn the_first_record_is_replaced_and_what_follows_it_stays() {
+        let file = ImageFile { kind: Kind::TcpStream, records: vec![vec![8, 1, 96, 7]] };
+        let bytes = [file.encode().as_slice(), b"queues"].concat();
+        let kind = Kind::TcpStream;
+        let edited = edit_first(kind, "t", &bytes, |record| Ok(record[..2].to_vec())).unwrap();
+        let expected = ImageFile { kind, records: vec![vec![8, 1]] }.encode();
+        assert_eq!(edited, [expected.as_slice(), b"queues"].concat());
+        assert!(edit_first(Kind::GhostFile, "t", &bytes, |record| Ok(record.to_vec())).is_err());
     }
 
     #[test]

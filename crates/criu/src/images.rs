@@ -10,6 +10,7 @@ pub mod inet;
 pub mod limits;
 pub mod pagemap;
 pub mod stats;
+mod streams;
 pub mod tasks;
 
 use std::io::Read as _;

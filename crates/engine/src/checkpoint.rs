@@ -15,6 +15,7 @@
 //! seal on nothing is undone here; the machine goes on, and after this process's death the next agent does.
 
 mod compact;
+mod cut;
 pub(crate) mod dump;
 mod error;
 mod files;
@@ -27,18 +28,21 @@ mod poked;
 mod precopy;
 mod preflight;
 mod record;
+pub(crate) mod source;
 mod work;
 
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{Ending, Event, Fence, LineageRef, Pen, Refusal, Source};
 use godwit_types::{
-    Bytes, CheckpointId, CheckpointReport, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
+    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
+    names,
 };
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::parse;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
+use crate::containerd;
 use crate::driver::{Driver, Stop};
 use crate::journal::Journal;
 use crate::log::StoreLog;
@@ -49,6 +53,7 @@ pub use error::{CheckpointError, Step};
 
 use self::outside::Outside;
 use self::peer::SourcePeer;
+use self::source::{Source as Container, annotation};
 use self::work::Work;
 
 /// Makes a checkpoint of a running container.
@@ -62,14 +67,33 @@ pub async fn checkpoint(
     cancel: CancellationToken,
 ) -> Result<CheckpointReport, CheckpointError> {
     let op = OpId::mint();
-    let pod = format!("{}+{}", request.namespace, request.container);
-    let _listed = node.progress.enter(op, "checkpoint", &pod, journal.watched());
+    let key = pod_of(node, &request.namespace, &request.container).await?;
+    let _listed = node.progress.enter(op, "checkpoint", key.as_str(), journal.watched());
     let _turn = turn(&node.operations, &mut journal, &cancel).await?;
     journal.enter(Phase::Preflight);
-    let key = PodKey::new(pod)?;
     let _at_work = node.pods.operation(&key).await;
     let attempt = Attempt::begin(node, op, key, request).await?;
     attempt.run(&mut journal, cancel).await
+}
+
+/// The pod of a container: one without company is its own. What is checkpointed is always a whole pod.
+async fn pod_of(node: &Node, namespace: &str, container: &str) -> Result<PodKey, CheckpointError> {
+    let alone = PodKey::new(format!("{namespace}+{container}"))?;
+    if Shim::listens(&alone) {
+        return Ok(alone);
+    }
+    match containerd::spec_of(&node.containerd, namespace, container).await {
+        Ok(spec) => Ok(match annotation(&spec, names::SANDBOX_UID) {
+            Some(uid) => PodKey::new(uid)?,
+            None => match annotation(&spec, names::SANDBOX_ID) {
+                Some(group) => PodKey::new(format!("{namespace}+{group}"))?,
+                None => alone,
+            },
+        }),
+        // That nothing of it runs is told better by who connects to its shim.
+        Err(error) if error.code() == Code::NotFound => Ok(alone),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Waits until fewer operations than the configuration allows are in progress.
@@ -168,8 +192,8 @@ impl<'n> Attempt<'n> {
         }
         let ghost_limit = Bytes(node.launcher.ghost_limit.into());
         let server = node.stores.server(&spec.at.store);
-        let source = match examine(driver.peer(), ghost_limit, server).await {
-            Ok(source) => source,
+        let sources = match examine(driver.peer(), ghost_limit, server).await {
+            Ok(sources) => sources,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
                 return Err(worse(error, driver.peer()));
@@ -180,8 +204,9 @@ impl<'n> Attempt<'n> {
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
         let outside = Outside::new(&cancel);
-        let work = Work { node, request: &request, spec: &spec, tenant: &tenant, outside };
-        let made = match work.make(source, driver.peer(), journal).await {
+        let done = driver.peer().done.clone();
+        let work = Work { node, request: &request, spec: &spec, tenant: &tenant, outside, done };
+        let made = match work.make(sources, driver.peer(), journal).await {
             Ok(made) => made,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
@@ -208,15 +233,17 @@ impl<'n> Attempt<'n> {
     }
 }
 
-/// What is checkpointed, if it can be. Nothing is stored before that is known, not even that its lineage begins.
+/// What is checkpointed, if all of it can be. Nothing is stored before that is known, not even that its lineage begins.
 async fn examine(
     peer: &mut SourcePeer,
     ghost_limit: Bytes,
     server: Option<(String, u16)>,
-) -> Result<work::Source, CheckpointError> {
-    let source = work::only_source(peer)?;
-    preflight::check(&source, ghost_limit, server).await?;
-    Ok(source)
+) -> Result<Vec<Container>, CheckpointError> {
+    let sources = source::all(peer)?;
+    for source in &sources {
+        preflight::check(source, ghost_limit, server.clone()).await?;
+    }
+    Ok(sources)
 }
 
 /// Removes what a checkpoint that did not take place has stored. With a manifest, the log decides: the sweep does it.

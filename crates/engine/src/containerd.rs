@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::Client;
-use containerd_client::services::v1::GetContainerRequest;
 use containerd_client::services::v1::snapshots::StatSnapshotRequest;
+use containerd_client::services::v1::{self, GetContainerRequest};
 use containerd_client::tonic::{self, Request, Status, metadata::MetadataValue};
 use godwit_types::Code;
+use oci_spec::runtime::Spec;
 
 /// For both questions; containerd answers from a local database.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,23 +91,63 @@ pub async fn image_of(
     asked.map_err(away)?
 }
 
+/// The spec that a container was created with.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub async fn spec_of(
+    socket: &Path,
+    namespace: &str,
+    container: &str,
+) -> Result<Spec, ContainerdError> {
+    let told = |status: Status| ContainerdError::Told {
+        container: container.to_owned(),
+        status: Box::new(status),
+    };
+    let away = |_| ContainerdError::Away { socket: socket.to_owned(), source: None };
+    let known = async {
+        let client = connect(socket).await?;
+        known(&client, namespace, container).await
+    };
+    let known = tokio::time::timeout(PATIENCE, known).await.map_err(away)??;
+    let spec = known.spec.unwrap_or_default();
+    serde_json::from_slice(&spec.value)
+        .map_err(|why| told(Status::data_loss(format!("its specification cannot be read: {why}"))))
+}
+
+async fn connect(socket: &Path) -> Result<Client, ContainerdError> {
+    let away = |error| ContainerdError::Away { socket: socket.to_owned(), source: Some(error) };
+    Client::from_path(socket).await.map_err(away)
+}
+
+/// What containerd knows of a container.
+async fn known(
+    client: &Client,
+    namespace: &str,
+    container: &str,
+) -> Result<v1::Container, ContainerdError> {
+    let told = |status: Status| ContainerdError::Told {
+        container: container.to_owned(),
+        status: Box::new(status),
+    };
+    let request = within(namespace, GetContainerRequest { id: container.to_owned() });
+    let answer = client.containers().get(request.map_err(told)?).await.map_err(told)?;
+    let none = || told(Status::not_found(format!("there is no container {container}")));
+    answer.into_inner().container.ok_or_else(none)
+}
+
 async fn ask(
     socket: &Path,
     namespace: &str,
     container: &str,
 ) -> Result<RootImage, ContainerdError> {
-    let client = Client::from_path(socket).await.map_err(|error| ContainerdError::Away {
-        socket: socket.to_owned(),
-        source: Some(error),
-    })?;
+    let client = connect(socket).await?;
     let told = |status: Status| ContainerdError::Told {
         container: container.to_owned(),
         status: Box::new(status),
     };
     let no_image = || ContainerdError::NoImage { container: container.to_owned() };
-    let request = within(namespace, GetContainerRequest { id: container.to_owned() });
-    let answer = client.containers().get(request.map_err(told)?).await.map_err(told)?;
-    let known = answer.into_inner().container.ok_or_else(no_image)?;
+    let known = known(&client, namespace, container).await?;
     if known.snapshot_key.is_empty() {
         return Err(no_image());
     }

@@ -23,17 +23,17 @@ use std::sync::Arc;
 
 use godwit_files::Halt;
 use godwit_image::{FrameSource, Head, Manifest};
+use godwit_ownership::Target;
 use godwit_ownership::{Ending, Event};
-use godwit_ownership::{Target, TargetSpec};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
-use godwit_types::{CheckpointId, Phase, Tenant, names};
+use godwit_types::{CheckpointId, OpId, Owner, Phase, Tenant, names};
 use godwit_wire::agent_op::BeginRestore;
 use godwit_wire::parse;
 use oci_spec::runtime::Spec;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::peer::lineage_at;
+use crate::checkpoint::source::name_of;
 use crate::compat;
 use crate::containerd;
 use crate::driver::{Driver, Peer, Stop};
@@ -48,6 +48,34 @@ pub use error::RestoreError;
 use self::peer::{Connection, TargetPeer};
 use self::stage::{Stage, Staged};
 
+/// A start that asks for a restore.
+struct Asking<'a> {
+    node: &'a Node,
+    begin: &'a BeginRestore,
+    spec: &'a Spec,
+    op: OpId,
+    me: Owner,
+    /// Pid of its shim; 0 if it is not known.
+    shim: u32,
+}
+
+impl<'a> Asking<'a> {
+    fn new(
+        node: &'a Node,
+        begin: &'a BeginRestore,
+        spec: &'a Spec,
+        shim: u32,
+    ) -> Result<Self, RestoreError> {
+        let me = node.owner(&begin.pod_uid, parse("incarnation", &begin.incarnation)?);
+        Ok(Self { node, begin, spec, op: parse("op", &begin.op)?, me, shim })
+    }
+
+    /// What the pod calls the container.
+    fn name(&self) -> &'a str {
+        name_of(self.spec).unwrap_or(&self.begin.container)
+    }
+}
+
 /// What a spec's annotations ask for, found in a store.
 struct Wanted {
     /// Name of the store.
@@ -58,17 +86,15 @@ struct Wanted {
 }
 
 impl Wanted {
-    async fn find(
-        node: &Node,
-        begin: &BeginRestore,
-        pinned: &mut Option<Pin>,
-    ) -> Result<Self, RestoreError> {
-        let asked = ask::Asked::read(begin)?;
-        let (store_name, store) = node.store(asked.store.as_deref())?;
+    async fn find(asking: &Asking<'_>, pinned: &mut Option<Pin>) -> Result<Self, RestoreError> {
+        let asked = ask::Asked::read(asking.begin)?;
+        let (store_name, store) = asking.node.store(asked.store.as_deref())?;
         let tenant = store.tenant(&Tenant::node());
-        let me = node.owner(&begin.pod_uid, parse("incarnation", &begin.incarnation)?);
-        let op = parse("op", &begin.op)?;
-        let (pin, reader) = tenant.pin_and_open(asked.checkpoint, op, &me).await?;
+        let checkpoint = match &asking.begin.joins {
+            Some(join) => parse("checkpoint", &join.checkpoint)?,
+            None => asked.checkpoint,
+        };
+        let (pin, reader) = tenant.pin_and_open(checkpoint, asking.op, &asking.me).await?;
         *pinned = Some(pin);
         Ok(Self { store_name: store_name.to_owned(), tenant, reader })
     }
@@ -94,6 +120,15 @@ pub(crate) enum Started {
     Resumed(Box<Resumed>),
     /// There was nothing to restore, and it may start from its image.
     Cold,
+    /// It was done before the checkpoint was made, and does not run.
+    Finished,
+}
+
+/// What becomes of a start, before its pin does.
+enum Through {
+    Resumed(Box<Manifest>),
+    Cold,
+    Finished,
 }
 
 /// Carries a restore through; the connection is given back for what follows the resume.
@@ -111,15 +146,17 @@ pub(crate) async fn restore(
     let mut peer = TargetPeer::new(connection, Some(journal), begin.container.clone());
     let mut pin = None;
     match Box::pin(carry_through(node, &begin, &spec, &mut peer, &mut pin)).await {
-        Ok(manifest) => {
+        Ok(Through::Resumed(manifest)) => {
             let pin = pin.ok_or(RestoreError::Interrupted)?;
-            if peer.held.is_none() {
-                // It started from its image: nothing is read.
-                release(pin).await;
-                return Ok(Started::Cold);
-            }
             let connection = peer.into_socket();
-            Ok(Started::Resumed(Box::new(Resumed { connection, manifest, pin })))
+            Ok(Started::Resumed(Box::new(Resumed { connection, manifest: *manifest, pin })))
+        }
+        Ok(through) => {
+            // Nothing is read.
+            if let Some(pin) = pin {
+                release(pin).await;
+            }
+            Ok(if matches!(through, Through::Cold) { Started::Cold } else { Started::Finished })
         }
         Err(error) => {
             if let Some(pin) = pin {
@@ -139,48 +176,34 @@ async fn carry_through(
     spec: &Spec,
     peer: &mut TargetPeer<'_>,
     pinned: &mut Option<Pin>,
-) -> Result<Manifest, RestoreError> {
-    let wanted = Wanted::find(node, begin, pinned).await?;
+) -> Result<Through, RestoreError> {
+    let asking = Asking::new(node, begin, spec, peer.pid())?;
+    let wanted = Wanted::find(&asking, pinned).await?;
+    if begin.joins.is_some() {
+        return join(&asking, &wanted, peer, pinned).await;
+    }
     let target = ask::target(node, begin, &wanted.store_name, wanted.manifest())?;
     let log = StoreLog::new(wanted.tenant.clone(), &target.at.lineage);
     let reclaim = std::time::Duration::MAX;
-    let shim = peer.pid();
-    let mut driver = Driver::new(Target::new(target.clone()), &log, peer, reclaim);
+    let at = target.at.clone();
+    let mut driver = Driver::new(Target::new(target), &log, peer, reclaim);
     let mut event = Event::Begin;
     let mut opened = wanted.manifest().clone();
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
-                driver.peer().enter(Phase::Stage);
-                let turn = match turn(&node.restores, driver.peer()).await {
-                    Ok(turn) => turn,
-                    Err(heard) => {
-                        event = heard;
-                        continue;
-                    }
-                };
-                let stop = CancellationToken::new();
-                let work =
-                    prepare(node, begin, spec, &wanted, &target, checkpoint, shim, pinned, &stop);
-                let staged = match unless_heard(work, &stop, driver.peer()).await {
-                    Ok(staged) => staged,
-                    Err(heard) => {
-                        event = heard;
-                        continue;
-                    }
-                };
-                drop(turn);
-                event = match staged {
-                    Ok((mut staged, manifest)) => {
-                        opened = manifest;
-                        staged.plan.checkpoint = checkpoint.to_string();
-                        staged.plan.whole = ask::is_whole(&begin.annotations);
-                        staged.plan.at = Some(lineage_at(&target.at));
-                        driver.peer().plan = Some((staged.plan, staged.fds));
-                        driver.peer().enter(Phase::Restore);
+                event = match stage(&asking, &wanted, checkpoint, driver.peer(), pinned).await {
+                    Ok(Ready::Staged(manifest)) => {
+                        opened = *manifest;
+                        driver.peer().at(&at);
                         Event::Prepared
                     }
-                    Err(error) => {
+                    Ok(Ready::Finished) => {
+                        driver.peer().finish().await?;
+                        return Ok(Through::Finished);
+                    }
+                    Err(NotReady::Heard(heard)) => heard,
+                    Err(NotReady::Failed(error)) => {
                         let never = error.never();
                         let told = godwit_wire::Refusal::new(error.code(), error.sentence());
                         driver.peer().why = Some(told);
@@ -189,7 +212,14 @@ async fn carry_through(
                     }
                 };
             }
-            Stop::Done(Ending::Resumed(_)) => return Ok(opened),
+            Stop::Done(Ending::Resumed(_)) => {
+                let restored = driver.peer().held.is_some();
+                return Ok(if restored {
+                    Through::Resumed(Box::new(opened))
+                } else {
+                    Through::Cold
+                });
+            }
             Stop::Done(Ending::Refused(refusal)) => {
                 let told = refusal.told(&begin.container);
                 return Err(match driver.peer().why.take() {
@@ -200,6 +230,70 @@ async fn carry_through(
             Stop::Done(_) | Stop::Examine | Stop::Ready => return Err(RestoreError::Interrupted),
         }
     }
+}
+
+/// Another container of a pod that is restored: it is staged, and whoever decides for the pod decides for it.
+async fn join(
+    asking: &Asking<'_>,
+    wanted: &Wanted,
+    peer: &mut TargetPeer<'_>,
+    pinned: &mut Option<Pin>,
+) -> Result<Through, RestoreError> {
+    let checkpoint = wanted.manifest().id;
+    match stage(asking, wanted, checkpoint, peer, pinned).await {
+        Ok(Ready::Staged(manifest)) => match peer.joined().await? {
+            true => Ok(Through::Resumed(manifest)),
+            false => Err(RestoreError::Interrupted),
+        },
+        Ok(Ready::Finished) => {
+            peer.finish().await?;
+            Ok(Through::Finished)
+        }
+        Err(NotReady::Heard(_)) => Err(RestoreError::Interrupted),
+        Err(NotReady::Failed(error)) => Err(error),
+    }
+}
+
+/// What a point is for a container.
+enum Ready {
+    /// Its plan is with the peer.
+    Staged(Box<Manifest>),
+    /// The container was done.
+    Finished,
+}
+
+/// Why there is no plan.
+enum NotReady {
+    /// The shim said something meanwhile.
+    Heard(Event),
+    /// It cannot be restored here.
+    Failed(RestoreError),
+}
+
+/// Makes the plan of a container, unless the shim says something meanwhile.
+async fn stage(
+    asking: &Asking<'_>,
+    wanted: &Wanted,
+    checkpoint: CheckpointId,
+    peer: &mut TargetPeer<'_>,
+    pinned: &mut Option<Pin>,
+) -> Result<Ready, NotReady> {
+    peer.enter(Phase::Stage);
+    let _turn = turn(&asking.node.restores, peer).await.map_err(NotReady::Heard)?;
+    let stop = CancellationToken::new();
+    let work = prepare(asking, wanted, checkpoint, pinned, &stop);
+    let staged = unless_heard(work, &stop, peer).await.map_err(NotReady::Heard)?;
+    let Some((mut staged, manifest)) = staged.map_err(NotReady::Failed)? else {
+        return Ok(Ready::Finished);
+    };
+    staged.plan.checkpoint = checkpoint.to_string();
+    staged.plan.whole = ask::is_whole(&asking.begin.annotations);
+    if let [_, _, ..] = manifest.containers.as_slice() {
+        staged.plan.pod = manifest.containers.iter().map(|c| c.name.clone()).collect();
+    }
+    peer.plan = Some((staged.plan, staged.fds));
+    peer.enter(Phase::Restore);
+    Ok(Ready::Staged(Box::new(manifest)))
 }
 
 /// Waits for a turn to make a restore ready: a head in memory and what is read for it. What the shim says meanwhile ends the wait.
@@ -236,39 +330,36 @@ async fn unless_heard<T>(
     }
 }
 
-/// Everything that the plan needs. Once `stop` is cancelled it ends soon; when it has ended, nothing of it goes on.
-#[expect(clippy::too_many_arguments, reason = "all that is known of one start")]
+/// Everything that the plan needs; `None` for a container that was done. Once `stop` is cancelled it ends soon; when it has ended,
+/// nothing of it goes on.
 async fn prepare(
-    node: &Node,
-    begin: &BeginRestore,
-    spec: &Spec,
+    asking: &Asking<'_>,
     wanted: &Wanted,
-    target: &TargetSpec,
     checkpoint: CheckpointId,
-    shim: u32,
     pinned: &mut Option<Pin>,
     stop: &CancellationToken,
-) -> Result<(Staged, Manifest), RestoreError> {
-    let opened = open(node, begin, spec, wanted, target, checkpoint, pinned);
-    let (reader, head) =
-        stop.run_until_cancelled(opened).await.ok_or(RestoreError::Interrupted)??;
+) -> Result<Option<(Staged, Manifest)>, RestoreError> {
+    let opened = open(asking, wanted, checkpoint, pinned);
+    let opened = stop.run_until_cancelled(opened).await.ok_or(RestoreError::Interrupted)??;
+    let Some((reader, head, index)) = opened else { return Ok(None) };
+    let Asking { node, begin, shim, .. } = *asking;
     let manifest = reader.manifest().clone();
     let packs = Arc::new(head.packs.clone());
     let frames = reader.frame_source(Arc::clone(&packs)).stopped_by(stop.clone());
     let frames: Arc<dyn FrameSource> = Arc::new(frames);
     if let Some(pin) = pinned.clone() {
-        node.handed.put(target.op(), Handed { reader, packs, pin });
+        node.handed.put(asking.op, Handed { reader, packs, pin });
     }
     let words = SourceWords {
         store: wanted.store_name.clone(),
         tenant: wanted.tenant.tenant().clone(),
         checkpoint,
-        op: target.op(),
-        owner: target.pen.me.clone(),
+        op: asking.op,
+        owner: asking.me.clone(),
     };
     let source = serde_json::to_vec(&words).map_err(RestoreError::Words)?;
     let work_dir = PathBuf::from(&begin.work_dir);
-    let (spec, launcher, version) = (spec.clone(), node.launcher.clone(), node.criu);
+    let (spec, launcher, version) = (asking.spec.clone(), node.launcher.clone(), node.criu);
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = manifest.network.ips.clone();
@@ -278,9 +369,7 @@ async fn prepare(
         move || stop.is_cancelled()
     });
     let staged = tokio::task::spawn_blocking(move || {
-        let [container] = head.containers.as_slice() else {
-            return Err(RestoreError::SeveralContainers);
-        };
+        let container = head.containers.get(index).ok_or(RestoreError::OtherHead)?;
         fits::memory(container, &spec, &name)?;
         let images = make_dir(&work_dir.join("images"))?;
         let workspace = make_dir(&run_dir.join("relay"))?;
@@ -304,42 +393,60 @@ async fn prepare(
         stage.run()
     });
     let staged = staged.await.map_err(|_| RestoreError::Interrupted)??;
-    Ok((staged, manifest))
+    Ok(Some((staged, manifest)))
 }
 
-/// What is read before anything is written, for a point that fits here.
+/// What is read before anything is written, for a point that fits here, and which of its containers it is for. `None` for one that
+/// was done.
 async fn open(
-    node: &Node,
-    begin: &BeginRestore,
-    spec: &Spec,
+    asking: &Asking<'_>,
     wanted: &Wanted,
-    target: &TargetSpec,
     checkpoint: CheckpointId,
     pinned: &mut Option<Pin>,
-) -> Result<(CheckpointReader, Head), RestoreError> {
-    let reader = reader_of(wanted, target, checkpoint, pinned).await?;
+) -> Result<Option<(CheckpointReader, Head, usize)>, RestoreError> {
+    let Asking { node, begin, .. } = *asking;
+    let reader = reader_of((asking.op, &asking.me), wanted, checkpoint, pinned).await?;
     let manifest = reader.manifest();
+    let Some(index) = which(asking, manifest)? else { return Ok(None) };
+    let container = manifest.containers.get(index).ok_or(RestoreError::OtherHead)?;
     compat::check(&manifest.compat, &node.compat)?;
     compat::check_lazy(node.lazy_pages)?;
     let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
-    fits::image(manifest, &here, &begin.container)?;
-    let fit = check_volumes(node, begin, spec, &wanted.tenant, manifest);
+    fits::image(container, &here, &begin.container)?;
+    let fit = check_volumes(asking, &wanted.tenant, manifest, &container.name);
     let (fit, head) = tokio::join!(fit, reader.head());
     fit?;
-    Ok((reader, head?))
+    let head = head?;
+    let names_it = head.containers.get(index).is_some_and(|one| one.name == container.name);
+    if names_it { Ok(Some((reader, head, index))) } else { Err(RestoreError::OtherHead) }
+}
+
+/// Which container of a checkpoint starts. Without a name of its own it is the only one, whatever it is called here.
+fn which(asking: &Asking<'_>, manifest: &Manifest) -> Result<Option<usize>, RestoreError> {
+    let name = asking.name();
+    if manifest.init_done.iter().any(|done| done == name) {
+        return Ok(None);
+    }
+    let all = &manifest.containers;
+    let only = (all.len() == 1 && name_of(asking.spec).is_none()).then_some(0);
+    let found = all.iter().position(|container| container.name == name);
+    found.or(only).map(Some).ok_or_else(|| RestoreError::NotOfPoint {
+        container: name.to_owned(),
+        there: all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.
 async fn reader_of(
+    (op, me): (OpId, &Owner),
     wanted: &Wanted,
-    target: &TargetSpec,
     checkpoint: CheckpointId,
     pinned: &mut Option<Pin>,
 ) -> Result<CheckpointReader, RestoreError> {
     if checkpoint == wanted.manifest().id {
         return Ok(wanted.reader.clone());
     }
-    let (pin, reader) = wanted.tenant.pin(checkpoint, target.op(), &target.pen.me).await?;
+    let (pin, reader) = wanted.tenant.pin(checkpoint, op, me).await?;
     if let Some(former) = pinned.replace(pin) {
         release(former).await;
     }
@@ -353,22 +460,22 @@ fn score_of(shim: u32) -> i32 {
 }
 
 async fn check_volumes(
-    node: &Node,
-    begin: &BeginRestore,
-    spec: &Spec,
+    asking: &Asking<'_>,
     tenant: &TenantStore,
     manifest: &Manifest,
+    container: &str,
 ) -> Result<(), RestoreError> {
     if manifest.volumes.is_empty() {
         return Ok(());
     }
     let newest = tenant.lineage(&manifest.lineage).newest().await?;
-    let asked = |name| ask::annotation(&begin.annotations, name);
+    let asked = |name| ask::annotation(&asking.begin.annotations, name);
     let start = volumes::Start {
         checkpoint: manifest.id,
         source: &manifest.source,
-        node: &node.identity,
-        spec,
+        node: &asking.node.identity,
+        container,
+        spec: asking.spec,
         cared_for: asked(names::VOLUMES).unwrap_or_default(),
         fork: asked(names::FORK_FROM).is_some(),
         newest: newest.as_ref().map(|entry| &entry.kind),

@@ -122,6 +122,12 @@ pub fn socket_path(directory: &Path, key: &PodKey) -> PathBuf {
 }
 
 impl Shim {
+    /// Whether the shim of this pod has a socket.
+    #[must_use]
+    pub fn listens(key: &PodKey) -> bool {
+        socket_path(Path::new(names::SHIM_SOCKETS), key).exists()
+    }
+
     /// Connects to the shim of this pod.
     ///
     /// # Errors

@@ -74,9 +74,10 @@ pub enum VolumeRefusal {
 }
 
 /// What a checkpoint with this outcome says of the container's volumes.
-pub(crate) fn of(plan: &MountPlan, spec: &Spec, outcome: Outcome) -> Vec<Volume> {
+pub(crate) fn of(plan: &MountPlan, container: &str, spec: &Spec, outcome: Outcome) -> Vec<Volume> {
     let volume = |bind: binds::Bind| Volume {
         name: bind.destination.display().to_string(),
+        container: Some(container.to_owned()),
         path: Some(bind.source.display().to_string()),
         claim_uid: None,
         mode: VolumeMode::ReadWrite,
@@ -95,6 +96,8 @@ pub(crate) struct Start<'a> {
     pub(crate) source: &'a Source,
     /// Where.
     pub(crate) node: &'a NodeIdentity,
+    /// Which of its containers.
+    pub(crate) container: &'a str,
     /// Under which spec.
     pub(crate) spec: &'a Spec,
     /// Value of the annotation [`names::VOLUMES`].
@@ -110,11 +113,15 @@ pub(crate) struct Start<'a> {
 /// # Errors
 /// The first one that is not.
 pub(crate) fn check(start: Start<'_>, volumes: &[Volume]) -> Result<(), VolumeRefusal> {
-    let written = volumes.iter().filter(|v| v.mode == VolumeMode::ReadWrite);
+    let written = volumes.iter().filter(|v| v.mode == VolumeMode::ReadWrite && start.has(v));
     written.filter(|v| !start.is_cared_for(v)).try_for_each(|v| start.check(v))
 }
 
 impl Start<'_> {
+    fn has(&self, volume: &Volume) -> bool {
+        volume.container.as_ref().is_none_or(|container| container == self.container)
+    }
+
     fn is_cared_for(&self, volume: &Volume) -> bool {
         self.cared_for.split(',').map(str::trim).any(|path| {
             !path.is_empty()

@@ -19,6 +19,12 @@ pub const AFTER_START: &str = "after-start";
 pub const BEFORE_START: &str = "before-start";
 /// Annotation of containerd's CRI: groups the containers of one pod.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// Annotation of containerd's CRI: `sandbox` or `container`.
+pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+/// Annotation of containerd's CRI: what the pod's specification calls the container.
+pub const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
+/// Annotation of containerd's CRI: the pod's name.
+pub const SANDBOX_NAME: &str = "io.kubernetes.cri.sandbox-name";
 /// Annotation of containerd's CRI: the pod's uid.
 pub const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
 

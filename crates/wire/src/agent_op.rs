@@ -4,12 +4,15 @@
 //!
 //! ```text
 //! a start whose spec asks for a restore
-//!   BeginRestore → Plan | Committing | Refusal        Committing at once: it starts from its image (see below)
+//!   BeginRestore → Plan | Committing | Finished | Refusal        Committing at once: it starts from its image (see below)
 //!   Held         → Committing | Abort                 every container of the plan is at post-restore and was checked
 //!   FenceWritten → Resume | ColdStart | Abort         the fence with the slot is on disk; only now the entry is PUT
 //!   Resumed      → Noted                              it runs; the request is consumed
 //!   Hydrated     → Noted                              or HydrationFailed → Noted; the shim ends the connection
 //!   Failed       → Noted                              any time before Resume: the attempt is over
+//! a start whose spec asks for a restore, of a pod of which another container is restored already
+//!   BeginRestore → Plan | Finished | Refusal          Finished: it was done, and ends at once
+//!   Resumed      → Noted                              said when the one that decides for the pod may; then as above
 //! a start of a pod that has a fence, without a restore request
 //!   AskStart     → Committing | May | Refusal         May: no entry is needed
 //!   FenceWritten → May | Abort
@@ -96,7 +99,7 @@ envelope!(
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FromAgent {
     /// The message; `None` for one of a newer version.
-    #[prost(oneof = "FromAgentBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "FromAgentBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub body: Option<FromAgentBody>,
 }
 
@@ -130,11 +133,25 @@ pub enum FromAgentBody {
     /// See [`Noted`].
     #[prost(message, tag = "9")]
     Noted(Noted),
+    /// See [`Finished`].
+    #[prost(message, tag = "10")]
+    Finished(Finished),
 }
 
 envelope!(
     FromAgent,
-    FromAgentBody { Plan, ColdStart, Refusal, Committing, Resume, Abort, May, Settled, Noted }
+    FromAgentBody {
+        Plan,
+        ColdStart,
+        Refusal,
+        Committing,
+        Resume,
+        Abort,
+        May,
+        Settled,
+        Noted,
+        Finished,
+    }
 );
 
 /// "containerd starts this container, and its spec asks for a restore." Descriptor: \[`config.json` as a sealed memfd\].
@@ -178,6 +195,17 @@ pub struct BeginRestore {
     /// No task of another incarnation of this pod lives on this node (their cgroups are empty): proved by the shim.
     #[prost(bool, tag = "12")]
     pub others_dead: bool,
+    /// Another container of the pod is restored already, and its connection decides for all of them: only a [`Plan`] is asked for.
+    #[prost(message, optional, tag = "13")]
+    pub joins: Option<Join>,
+}
+
+/// What a container joins.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Join {
+    /// The checkpoint of [`Plan`] of the connection that decides.
+    #[prost(string, tag = "1")]
+    pub checkpoint: String,
 }
 
 /// How to restore this container. Everything is ready when it is sent: images on tmpfs, files applied to the root file system.
@@ -212,7 +240,14 @@ pub struct Plan {
     /// Whether all memory must be there before [`Held`] is said.
     #[prost(bool, tag = "9")]
     pub whole: bool,
+    /// Names of all containers of the checkpoint, if it has several: [`Held`] is said when each of them is restored and held.
+    #[prost(string, repeated, tag = "10")]
+    pub pod: Vec<String>,
 }
+
+/// The container was done before the checkpoint was made (an init container): it ends with status 0 without running.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Finished {}
 
 /// There is nothing to restore, and the lineage's owner may start it from its image: the entry stands in the log.
 /// The shim creates and starts the container as if nothing had been asked, then says [`Resumed`].

@@ -123,6 +123,7 @@ impl Actor {
                 self.conns.forget(conn);
                 self.lost(conn);
                 self.note_end(conn);
+                self.on_join_end(conn).await;
                 self.feed(Event::Ended(conn)).await;
             }
             Input::Asked(op, socket) => self.asked(op, socket).await,
@@ -139,6 +140,7 @@ impl Actor {
             Input::StartDeadline(op) => self.start_deadline(op).await,
             Input::Held(op, held) => self.held(op, held).await,
             Input::Over(op, result) => self.over(op, result).await,
+            Input::NobodyCame => self.nobody_came().await,
             Input::Hydrated(container, outcome) => self.hydrated(&container, outcome).await,
             Input::GiveUp(container, done) => self.give_up(&container, done).await,
             Input::Exited(container) => self.exited(&container).await,
@@ -181,6 +183,9 @@ impl Actor {
     }
 
     async fn on_answer(&mut self, from: Conn, message: Received<FromAgentBody>) {
+        if self.has_joined(from) {
+            return self.on_join_answer(from, message).await;
+        }
         let means = match words::of_answer(&message.body) {
             Ok(means) => means,
             Err(why) => {
@@ -197,6 +202,7 @@ impl Actor {
             }
             FromAgentBody::Refusal(why) => self.note_sentence(Some(why)),
             FromAgentBody::Noted(_) => self.noted(from),
+            FromAgentBody::Finished(_) => self.finished().await,
             _ => {}
         }
         if let Some(message) = means {
@@ -241,8 +247,10 @@ impl Actor {
                 }
             }
             Action::RunHeld => {
+                let several = self.starting.as_ref().is_some_and(Starting::is_of_several);
                 if !self.run_held().await {
-                    return Next::Instead(Event::Died);
+                    // Of several, some may run.
+                    return Next::Instead(if several { Event::Kill } else { Event::Died });
                 }
             }
             // Whoever called Start does it when it is answered, which is next.

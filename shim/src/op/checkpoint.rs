@@ -102,7 +102,7 @@ impl Actor {
         if self.machine.phase() != Phase::Idle {
             return self.begin(from, begin, Vec::new()).await;
         }
-        let containers = self.pod.containers();
+        let containers = self.pod.members();
         let holds: Vec<ExecHold> = containers.iter().map(Container::hold_execs).collect();
         let mut counts: Vec<_> = containers.iter().map(|c| c.running_execs()).collect();
         if counts.iter().all(|count| *count.borrow() == 0) {
@@ -154,7 +154,7 @@ impl Actor {
     /// Moves every container of the operation to `Checkpointing`, or none.
     fn enter(&self, begin: &BeginCheckpoint, message: &ToShim) -> Result<Vec<Arc<Container>>> {
         let alive = |c: &Arc<Container>| !matches!(c.state(), State::Stopped | State::Creating);
-        let all: Vec<Arc<Container>> = self.pod.containers().into_iter().filter(alive).collect();
+        let all: Vec<Arc<Container>> = self.pod.members().into_iter().filter(alive).collect();
         let chosen: Vec<Arc<Container>> = if begin.containers.is_empty() {
             all.clone()
         } else {

@@ -63,6 +63,12 @@ impl PastLives {
         self.ended.contains_key(&name(container))
     }
 
+    /// Names of those whose last life ended well.
+    fn done(&self) -> impl Iterator<Item = &String> {
+        let well = |end: &End| end.reason == ColdReason::Exited;
+        self.ended.iter().filter(move |(_, end)| well(end)).map(|(name, _)| name)
+    }
+
     /// What was before this start. Without a past in this shim: a life of an earlier one, if there is a fence.
     pub(super) fn before(&self, container: &Container, fenced: bool) -> Before {
         let container = name(container);
@@ -73,13 +79,20 @@ impl PastLives {
     }
 }
 
-/// Kubernetes gives each try of a container another id, and the same name.
 fn name(container: &Container) -> String {
-    let named = container.spec().annotation("io.kubernetes.cri.container-name");
-    named.unwrap_or(container.id()).to_owned()
+    container.name().to_owned()
 }
 
 impl Actor {
+    /// Names of the pod's containers that are done and do not run.
+    pub(super) fn done(&self) -> Vec<String> {
+        let members = self.pod.members();
+        let alive = |name: &str| {
+            members.iter().any(|one| one.name() == name && one.state() != State::Stopped)
+        };
+        self.past.done().filter(|name| !alive(name)).cloned().collect()
+    }
+
     /// An init process is over.
     pub(super) async fn exited(&mut self, container: &Arc<Container>) {
         let status = container.init().exit().map_or(255, |exit| exit.status);
@@ -89,7 +102,7 @@ impl Actor {
             checkpoint.containers.iter().any(|one| one.id() == container.id())
         });
         let last =
-            self.pod.containers().iter().all(|one| {
+            self.pod.members().iter().all(|one| {
                 matches!(one.state(), State::Stopped | State::Created | State::Creating)
             });
         if last && self.machine.tasks() != Tasks::Dead {

@@ -73,8 +73,8 @@ impl Actor {
     /// The agent has read the last word of a connection: nothing follows on it.
     pub(super) fn noted(&mut self, conn: Conn) {
         self.untold.remove(&conn);
-        if let Some(starting) = &mut self.starting {
-            return starting.noted(conn);
+        if self.starting.as_mut().is_some_and(|starting| starting.noted(conn)) {
+            return;
         }
         if !self.hydrating.values().any(|hydrating| hydrating.conn == Some(conn)) {
             self.conns.close(conn);

@@ -20,20 +20,20 @@ impl Actor {
     /// Kills beside the actor, until every cgroup of the pod is empty.
     pub(super) fn begin_kill(&mut self) {
         let number = self.next_job();
-        for container in self.pod.containers() {
+        for container in self.pod.members() {
             if container.state() == State::Sealed {
                 // It exits next, in any case.
                 let _ = container.shift(Step::Move);
             }
         }
-        let restoring = self.starting.as_mut().and_then(super::starting::Starting::abort);
+        let restoring = self.starting.as_mut().map(super::starting::Starting::abort);
         let criu = self.checkpoint.as_ref().map(super::checkpoint::Checkpoint::live_criu);
-        let containers = self.pod.containers();
+        let containers = self.pod.members();
         let cgroups = containers.iter().filter_map(|container| container.cgroup()).collect();
         info!(containers = containers.len(), "killing everyone of the pod");
         self.begin_job(
             async move {
-                kill(restoring, criu.unwrap_or_default(), cgroups).await;
+                kill(restoring.unwrap_or_default(), criu.unwrap_or_default(), cgroups).await;
                 Input::Job(number, Event::Killed)
             },
             number,
@@ -42,7 +42,7 @@ impl Actor {
 
     /// Whether no task of another life of this pod is in the cgroups of its containers.
     pub(super) fn others_dead(&self) -> bool {
-        self.pod.containers().iter().all(|container| {
+        self.pod.members().iter().all(|container| {
             let own = container.init_pid();
             let inside = place::of(container).map(|cgroup| cgroup.pids()).unwrap_or_default();
             // A container that runs is this life's; one that does not has at most runc's init.
@@ -58,8 +58,8 @@ impl Actor {
     }
 }
 
-async fn kill(restoring: Option<Held>, criu: Vec<Arc<OwnedFd>>, cgroups: Vec<Arc<Cgroup>>) {
-    if let Some(attempt) = restoring {
+async fn kill(restoring: Vec<Held>, criu: Vec<Arc<OwnedFd>>, cgroups: Vec<Arc<Cgroup>>) {
+    for attempt in restoring {
         attempt.over().await;
     }
     for cgroup in &cgroups {

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::INPUTS;
 use super::actor::Actor;
 use super::input::Input;
-use super::starting::{Held, Starting};
+use super::starting::{Held, Member, Starting};
 use crate::container::Container;
 use crate::restore::attempt::Decision;
 
@@ -68,7 +68,7 @@ impl Actor {
     /// A kill of what is being let go. Nothing of it has run as far as anybody was told: it is as if it had died while it was held, and
     /// whoever asked is answered when that is known.
     fn kill_released(&self, container: &Container) {
-        let released = self.starting.as_ref().is_some_and(|s| s.container() == container.id());
+        let released = self.starting.as_ref().is_some_and(|starting| starting.has(container));
         let Some(cgroup) = container.cgroup().filter(|_| released) else { return };
         info!(container = container.id(), "killed while it is let go");
         if let Err(why) = cgroup.kill() {
@@ -83,13 +83,29 @@ fn has_asked(later: &VecDeque<Input>, conn: Conn) -> bool {
 }
 
 impl Starting {
-    /// Tells the attempt to let its tasks run. `None`: there is nothing to be let run. The future tells whether they run; if not, it ends
-    /// when the attempt has.
+    /// Tells the attempts to let their tasks run. `None`: there is nothing to be let run. The future tells whether all of them run; if
+    /// not, it ends when the attempts that failed have.
+    fn release(&mut self) -> Option<impl Future<Output = bool> + 'static + use<>> {
+        let released: Vec<_> = self.members_mut().filter_map(Member::release).collect();
+        if released.is_empty() || self.members_mut().any(|member| member.attempt.is_none()) {
+            return None;
+        }
+        self.granted = true;
+        Some(async move {
+            let mut all = true;
+            for runs in released {
+                all &= runs.await;
+            }
+            all
+        })
+    }
+}
+
+impl Member {
     fn release(&mut self) -> Option<impl Future<Output = bool> + 'static + use<>> {
         let Held { decision, over } = self.attempt.as_mut()?;
         let (ran, runs) = oneshot::channel();
         decision.take()?.send(Decision::Run(ran)).ok()?;
-        self.granted = true;
         let mut over = over.clone();
         Some(async move {
             let runs = runs.await.is_ok();

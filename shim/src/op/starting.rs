@@ -1,4 +1,10 @@
 //! A start of containerd: asking the agent, restoring, and the answer.
+//!
+//! The containers of a checkpoint are restored one after another, as the kubelet starts them, and none runs before all are held. The
+//! first one's connection decides for the pod; the others ([`join`]) ask for their plans on connections of their own.
+
+mod join;
+mod member;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,8 +15,9 @@ use godwit_ownership::message::Ask;
 use godwit_ownership::shim::{Conn, Event, Phase, StartCall};
 use godwit_types::{Code, OpId};
 use godwit_wire::WireError;
-use godwit_wire::agent_op::{AskStart, BeginRestore, HeldTask, Plan, Resumed, ToAgentBody};
+use godwit_wire::agent_op::{AskStart, BeginRestore, HeldTask, Join, Plan, Resumed, ToAgentBody};
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::actor::Actor;
@@ -20,9 +27,11 @@ use super::{describe, words};
 use crate::container::{Container, Origin};
 use crate::error::{Error, Result, chain};
 use crate::hooks::Restored;
-use crate::restore::attempt::{self, Attempt, Decision};
+use crate::restore::attempt::{self, Attempt};
 use crate::restore::hydrate;
 use crate::restore::work_dir::WorkDir;
+
+pub(super) use member::{Attempt as Held, Member};
 
 /// What is attempted before and after the question of a start.
 const ASK: &str = "ask the agent";
@@ -31,26 +40,18 @@ const READ: &str = "read the agent's answer, shim and agent may be of different 
 /// The start that is on its way.
 #[derive(Debug)]
 pub(super) struct Starting {
-    op: OpId,
-    container: Arc<Container>,
-    answer: Option<oneshot::Sender<StartAnswer>>,
-    /// The agent's own sentence about its last refusal.
-    sentence: Option<godwit_wire::Refusal>,
-    plan: Option<(Plan, Vec<OwnedFd>)>,
-    /// Of the plan that is carried out.
-    point: Option<Point>,
-    pub(super) attempt: Option<Held>,
-    held: Option<attempt::Held>,
-    work: Option<WorkDir>,
-    pub(super) failure: Option<Box<attempt::Failure>>,
-    /// The machine has answered, and the restored init is awaited.
+    /// Whose connection decides.
+    head: Member,
+    /// Those that have joined it.
+    joined: Vec<Member>,
+    /// Names of all that must be held before any runs; empty: the head alone.
+    pod: Vec<String>,
+    /// The machine has answered, and the restored inits are awaited.
     pub(super) granted: bool,
     /// On which connection an abort is to be answered.
     pub(super) aborting: Option<Conn>,
-    /// The connection of the operation.
-    conn: Option<Conn>,
-    /// The agent has noted that it runs.
-    noted: bool,
+    /// Ends the wait for containers that do not come.
+    waits: Option<AbortHandle>,
 }
 
 /// Which checkpoint is restored, for `Status`.
@@ -62,93 +63,98 @@ pub(super) struct Point {
     pub(super) checkpoint: String,
 }
 
-/// The handle of an attempt that runs.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) decision: Option<oneshot::Sender<Decision>>,
-    pub(super) over: watch::Receiver<bool>,
-}
-
-impl Held {
-    /// Waits until nothing of it is left. Whoever waits has decided.
-    pub(super) async fn over(mut self) {
-        drop(self.decision.take());
-        // Its task is gone: it was over.
-        let _ = self.over.wait_for(|over| *over).await;
-    }
-}
-
 impl Starting {
     fn new(
         op: OpId,
         container: Arc<Container>,
         answer: Option<oneshot::Sender<StartAnswer>>,
     ) -> Self {
-        Self {
-            op,
-            container,
-            answer,
-            sentence: None,
-            plan: None,
-            point: None,
-            attempt: None,
-            held: None,
-            work: None,
-            failure: None,
-            granted: false,
-            aborting: None,
-            conn: None,
-            noted: false,
-        }
+        let head = Member::new(op, container, answer);
+        let (joined, pod) = (Vec::new(), Vec::new());
+        Self { head, joined, pod, granted: false, aborting: None, waits: None }
     }
 
-    /// Gives the attempt up, unless its tasks run.
-    pub(super) fn abort(&mut self) -> Option<Held> {
-        let attempt = self.attempt.as_mut()?;
-        if let Some(decision) = attempt.decision.take() {
-            // An attempt that has failed already needs no decision.
-            let _ = decision.send(Decision::Abort);
-        }
-        self.attempt.take().filter(|_| !self.granted)
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.head).chain(&self.joined)
     }
 
-    /// What is told with `Held` and `Resumed`.
+    pub(super) fn members_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        std::iter::once(&mut self.head).chain(&mut self.joined)
+    }
+
+    fn member(&mut self, op: OpId) -> Option<&mut Member> {
+        self.members_mut().find(|member| member.op == op)
+    }
+
+    /// Whether it is of several containers.
+    pub(super) fn is_of_several(&self) -> bool {
+        !self.joined.is_empty()
+    }
+
+    /// Whether this container is one of them.
+    pub(super) fn has(&self, container: &Container) -> bool {
+        self.members().any(|member| member.container.id() == container.id())
+    }
+
+    /// Gives all attempts up, unless their tasks run.
+    pub(super) fn abort(&mut self) -> Vec<Held> {
+        let granted = self.granted;
+        let attempts = self.members_mut().filter_map(Member::abort).collect();
+        if granted { Vec::new() } else { attempts }
+    }
+
+    /// What is told with `Held`.
     pub(super) fn tasks(&self) -> Vec<HeldTask> {
-        let tasks = self.held.iter().flat_map(|held| &held.tasks);
-        let told = tasks.map(|task| HeldTask {
-            container: self.container.id().to_owned(),
-            pid: task.pid,
-            vpid: task.vpid,
-        });
-        told.collect()
+        self.members().flat_map(Member::tasks).collect()
     }
 
-    pub(super) fn resumed(&self) -> Resumed {
-        Resumed { tasks: self.tasks().into_iter().filter(|task| task.vpid == 1).collect() }
+    /// What each connection is told when the tasks run.
+    pub(super) fn resumed(&self) -> Vec<(Conn, Resumed)> {
+        let told = |member: &Member| {
+            let tasks = member.tasks().filter(|task| task.vpid == 1).collect();
+            Some((member.conn?, Resumed { tasks }))
+        };
+        self.members().filter_map(told).collect()
     }
 
-    /// The agent has read the last word on this connection.
-    pub(super) fn noted(&mut self, conn: Conn) {
-        self.noted |= self.granted && self.conn == Some(conn);
+    /// The agent has read the last word on this connection. `false`: it is none of this start's.
+    pub(super) fn noted(&mut self, conn: Conn) -> bool {
+        let granted = self.granted;
+        let member = self.members_mut().find(|member| member.conn == Some(conn));
+        member.map(|member| member.noted |= granted).is_some()
     }
 
+    /// The container whose connection decides.
     pub(super) fn container(&self) -> &str {
-        self.container.id()
+        self.head.container.id()
+    }
+
+    /// Why the first that failed did.
+    pub(super) fn failure(&self) -> Option<(&str, &attempt::Failure)> {
+        self.members().find_map(|m| Some((m.container.id(), m.failure.as_deref()?)))
+    }
+
+    /// The sentence for containerd: what the agent said, what went wrong here, or the machine's own.
+    fn told(&self, why: &Refusal) -> godwit_wire::Refusal {
+        let told = self.members().find_map(Member::told);
+        told.unwrap_or_else(|| words::refusal(why, self.container()))
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(waits) = &self.waits {
+            waits.abort();
+        }
     }
 }
 
 impl Actor {
     pub(super) async fn start(&mut self, start: StartInput) {
-        let StartInput { op, container, answer } = start;
-        if let Some(starting) = &mut self.starting {
-            if starting.container.id() == container.id() && starting.answer.is_none() {
-                // The outcome of the former try is on its way already.
-                starting.answer = Some(answer);
-                return;
-            }
-            let why = words::refusal(&Refusal::Busy, container.id());
-            return refuse(answer, &why, false);
+        if self.starting.is_some() {
+            return self.start_beside(start);
         }
+        let StartInput { op, container, answer } = start;
         let restores = matches!(container.origin(), Origin::Restore { .. });
         let before = self.past.before(&container, self.machine.fence().is_some());
         let asked = words::asked(container.origin());
@@ -159,18 +165,24 @@ impl Actor {
     }
 
     pub(super) async fn start_deadline(&mut self, op: OpId) {
-        let current = self.starting.as_ref().is_some_and(|starting| starting.op == op);
+        let waits = |member: &Member| member.op == op && member.answer.is_some();
+        let current = self.starting.as_ref().is_some_and(|starting| starting.members().any(waits));
         // After `Committing` no deadline ends it: only the settled slot does.
         if current && self.machine.phase() == Phase::Starting {
             self.feed(Event::StartDeadline).await;
         }
     }
 
-    /// Connects to the agent beside the actor.
+    /// The machine asks.
     pub(super) fn ask(&mut self, ask: &Ask) {
         let Some(starting) = &mut self.starting else { return };
-        let (path, inputs, op) = (self.places.agent.clone(), self.inputs.clone(), ask.op);
-        starting.op = op;
+        starting.head.op = ask.op;
+        self.connect(ask.op);
+    }
+
+    /// Connects to the agent beside the actor.
+    fn connect(&self, op: OpId) {
+        let (path, inputs) = (self.places.agent.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let socket = Asked::connect(&path).await;
             // An actor that is gone needs no word.
@@ -180,8 +192,11 @@ impl Actor {
 
     /// The agent is there: asks it. Or it is not.
     pub(super) async fn asked(&mut self, op: OpId, socket: Result<Asked, WireError>) {
-        let waits = self.starting.as_ref().is_some_and(|starting| starting.op == op);
-        if !waits || self.machine.phase() != Phase::Starting {
+        let Some(starting) = &mut self.starting else { return };
+        if starting.head.op != op {
+            return self.asked_to_join(op, socket).await;
+        }
+        if self.machine.phase() != Phase::Starting {
             return;
         }
         let socket = match socket {
@@ -189,19 +204,31 @@ impl Actor {
             Err(why) if is_away(&why) => return self.agent_away(&why).await,
             Err(why) => return self.end_start(Code::Unavailable, ASK, chain(&why)).await,
         };
-        let (body, spec) = match self.question() {
+        let (body, spec) = match self.question(op) {
             Ok(question) => question,
             Err(why) => return self.end_start(why.code(), ASK, why.chain()).await,
         };
+        match self.put(op, socket, body, spec).await {
+            Ok(conn) => self.feed(Event::Asked(conn)).await,
+            Err(why) => self.agent_away(&why).await,
+        }
+    }
+
+    /// Puts the question; the connection is the member's from now on.
+    async fn put(
+        &mut self,
+        op: OpId,
+        socket: Asked,
+        body: ToAgentBody,
+        spec: Option<OwnedFd>,
+    ) -> Result<Conn, WireError> {
         let fds: Vec<_> = spec.iter().map(std::os::fd::AsFd::as_fd).collect();
-        if let Err(why) = socket.send(body, &fds).await {
-            return self.agent_away(&why).await;
-        }
+        socket.send(body, &fds).await?;
         let conn = self.conns.ask(socket);
-        if let Some(starting) = &mut self.starting {
-            starting.conn = Some(conn);
+        if let Some(member) = self.starting.as_mut().and_then(|starting| starting.member(op)) {
+            member.conn = Some(conn);
         }
-        self.feed(Event::Asked(conn)).await;
+        Ok(conn)
     }
 
     async fn agent_away(&mut self, why: &WireError) {
@@ -212,8 +239,8 @@ impl Actor {
     /// The agent answers what this shim cannot read: asking again would bring the same. Nothing but the end of the start may follow,
     /// and after `Committing` not even that.
     pub(super) async fn unreadable(&mut self, from: Conn, why: &WireError) {
-        let asked = self.starting.as_ref().is_some_and(|starting| starting.conn == Some(from));
-        if asked && !is_away(why) {
+        let of = |starting: &Starting| starting.members().any(|member| member.conn == Some(from));
+        if self.starting.as_ref().is_some_and(of) && !is_away(why) {
             self.end_start(Code::Corrupt, READ, chain(why)).await;
         }
     }
@@ -228,14 +255,16 @@ impl Actor {
         }
     }
 
-    fn question(&mut self) -> Result<(ToAgentBody, Option<OwnedFd>)> {
+    fn question(&mut self, op: OpId) -> Result<(ToAgentBody, Option<OwnedFd>)> {
         let fence = self.machine.fence().map(godwit_ownership::Fence::encode).transpose();
         let fence = fence.map_err(|why| Error::Invalid(why.to_string()))?.unwrap_or_default();
         let (pod_key, incarnation) = (self.key.clone(), self.incarnation());
         let others_dead = self.others_dead();
-        let starting = self.starting.as_mut();
-        let starting = starting.ok_or_else(|| Error::Cancelled("the start is over".into()))?;
-        let container = Arc::clone(&starting.container);
+        let starting = self.starting.as_mut().ok_or_else(over)?;
+        let point = starting.head.point.as_ref().filter(|_| starting.head.op != op);
+        let joins = point.map(|point| Join { checkpoint: point.checkpoint.clone() });
+        let member = starting.member(op).ok_or_else(over)?;
+        let container = Arc::clone(&member.container);
         let before = Some(words::before(&self.past.before(&container, !fence.is_empty())));
         let annotations = describe::annotations(container.spec());
         if !matches!(container.origin(), Origin::Restore { .. }) {
@@ -246,17 +275,17 @@ impl Actor {
                 container: container.id().to_owned(),
                 fence,
                 before,
-                op: starting.op.to_string(),
+                op: op.to_string(),
                 others_dead,
                 namespace: container.namespace().to_owned(),
                 annotations,
             };
             return Ok((ask.into(), None));
         }
-        starting.work = None;
-        let work = WorkDir::make(starting.op)?;
+        member.work = None;
+        let work = WorkDir::make(op)?;
         let begin = BeginRestore {
-            op: starting.op.to_string(),
+            op: op.to_string(),
             pod_uid: pod_key.clone(),
             pod_key,
             incarnation,
@@ -268,20 +297,23 @@ impl Actor {
             work_dir: work.path().display().to_string(),
             before,
             others_dead,
+            joins,
         };
-        starting.work = Some(work);
+        member.work = Some(work);
         Ok((begin.into(), Some(describe::spec(&container)?)))
     }
 
+    /// The plan of the container whose connection decides.
     pub(super) fn note_plan(&mut self, plan: Plan, fds: Vec<OwnedFd>) {
         if let Some(starting) = &mut self.starting {
-            starting.plan = Some((plan, fds));
+            starting.pod.clone_from(&plan.pod);
+            starting.head.plan = Some((plan, fds));
         }
     }
 
     pub(super) fn note_sentence(&mut self, why: Option<godwit_wire::Refusal>) {
         if let Some(starting) = &mut self.starting {
-            starting.sentence = why;
+            starting.head.sentence = why;
         }
     }
 
@@ -291,12 +323,18 @@ impl Actor {
         }
     }
 
-    /// Starts the attempt of the plan that came.
+    /// The machine says: restore.
     pub(super) fn begin_restore(&mut self) -> Result<()> {
+        let op = self.starting.as_ref().ok_or_else(over)?.head.op;
+        self.begin_attempt(op)
+    }
+
+    /// Starts the attempt of the plan that came.
+    fn begin_attempt(&mut self, op: OpId) -> Result<()> {
         let (inputs, reaper) = (self.inputs.clone(), self.pod.reaper().clone());
-        let starting = self.starting.as_mut();
-        let starting = starting.ok_or_else(|| Error::Cancelled("the start is over".into()))?;
-        let taken = starting.plan.take().zip(starting.work.take());
+        let member = self.starting.as_mut().and_then(|starting| starting.member(op));
+        let member = member.ok_or_else(over)?;
+        let taken = member.plan.take().zip(member.work.take());
         let ((plan, pager_fds), work) =
             taken.ok_or_else(|| Error::Refused("the agent's plan did not come".into()))?;
         let wanted = usize::try_from(plan.pager_fds).unwrap_or(usize::MAX);
@@ -306,20 +344,19 @@ impl Actor {
                 pager_fds.len()
             )));
         }
-        let op = starting.op;
         let at = plan.at.clone().unwrap_or_default();
-        starting.point = Some(Point {
+        member.point = Some(Point {
             op,
             store: at.store,
             tenant: at.tenant,
             checkpoint: plan.checkpoint.clone(),
         });
-        let container = Arc::clone(&starting.container);
+        let container = Arc::clone(&member.container);
         let attempt = Attempt { container, reaper, plan, pager_fds, work };
         let (decision, decided) = oneshot::channel();
         let (done, over) = watch::channel(false);
         let (held, holds) = oneshot::channel();
-        starting.attempt = Some(Held { decision: Some(decision), over });
+        member.attempt = Some(Held { decision: Some(decision), over });
         let news = inputs.clone();
         tokio::spawn(async move {
             if let Ok(held) = holds.await {
@@ -335,13 +372,16 @@ impl Actor {
         Ok(())
     }
 
+    /// A container is restored and held: the machine hears it when all are.
     pub(super) async fn held(&mut self, op: OpId, held: attempt::Held) {
-        let Some(starting) = self.starting.as_mut().filter(|starting| starting.op == op) else {
-            return;
-        };
-        info!(container = starting.container(), tasks = held.tasks.len(), "restored and held");
-        starting.held = Some(held);
-        self.feed(Event::Held).await;
+        let Some(starting) = &mut self.starting else { return };
+        let Some(member) = starting.member(op) else { return };
+        info!(container = member.container.id(), tasks = held.tasks.len(), "restored and held");
+        member.held = Some(held);
+        match starting.is_complete() {
+            true => self.feed(Event::Held).await,
+            false => self.wait_for_others(op),
+        }
     }
 
     /// The machine's answer to a start.
@@ -350,18 +390,17 @@ impl Actor {
         match result {
             Ok(()) if starting.granted => {
                 // Answered when runc has ended: see `over`.
-                self.past.began(&starting.container, true);
+                starting.members().for_each(|member| self.past.began(&member.container, true));
             }
             Ok(()) => {
-                self.past.began(&starting.container, false);
-                answer(starting, StartAnswer::Cold);
+                self.past.began(&starting.head.container, false);
+                starting.head.answer(StartAnswer::Cold);
                 self.starting = None;
             }
             Err(why) => {
                 let told = starting.told(&why);
-                if let Some(sender) = starting.answer.take() {
-                    refuse(sender, &told, why == Refusal::AgentAway);
-                }
+                let away = why == Refusal::AgentAway;
+                starting.members_mut().for_each(|member| member.refuse(&told, away));
                 if !starting.granted {
                     self.starting = None;
                 }
@@ -375,37 +414,39 @@ impl Actor {
         op: OpId,
         result: Result<attempt::Restored, Box<attempt::Failure>>,
     ) {
-        let current = self.starting.as_ref().is_some_and(|starting| starting.op == op);
+        let current = self.starting.as_mut().and_then(|starting| starting.member(op)).is_some();
         match (result, current) {
-            (Ok(restored), true) => self.runs(restored),
+            (Ok(restored), true) => self.runs(op, restored),
             (Ok(restored), false) => {
                 // It was granted: nobody else can have ended it.
                 warn!(pid = restored.pid, "a restore that nobody waits for runs");
                 self.feed(Event::Kill).await;
             }
-            (Err(failure), true) => self.failed(failure).await,
+            (Err(failure), true) => self.failed(op, failure).await,
             (Err(_), false) => {}
         }
     }
 
-    fn runs(&mut self, restored: attempt::Restored) {
-        let Some(mut starting) = self.starting.take() else { return };
-        let hydrating = restored.pager.is_some();
-        answer(
-            &mut starting,
-            StartAnswer::Runs(Restored::Running { pid: restored.pid, hydrating }),
-        );
-        let attempt::Restored { pager, work, .. } = restored;
-        let (Some(pager), Some(point)) = (pager, starting.point) else {
+    fn runs(&mut self, op: OpId, restored: attempt::Restored) {
+        let Some(starting) = &mut self.starting else { return };
+        let Some(member) = starting.member(op) else { return };
+        let attempt::Restored { pid, pager, work } = restored;
+        member.runs = true;
+        member.tell(Restored::Running { pid, hydrating: pager.is_some() });
+        let (container, conn) = (Arc::clone(&member.container), member.conn);
+        let (point, noted) = (member.point.take(), member.noted);
+        if starting.members().all(|member| member.runs) {
+            self.starting = None;
+        }
+        let (Some(pager), Some(point)) = (pager, point) else {
             drop(work);
-            if let Some(conn) = starting.conn.filter(|_| starting.noted) {
+            if let Some(conn) = conn.filter(|_| noted) {
                 self.conns.close(conn);
             }
             return;
         };
-        let container = starting.container;
         let id = container.id().to_owned();
-        self.hydrating.insert(id, Hydrating { point, conn: starting.conn, begun: Instant::now() });
+        self.hydrating.insert(id, Hydrating { point, conn, begun: Instant::now() });
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             let outcome = hydrate::supervise(Arc::clone(&container), pager, work).await;
@@ -414,55 +455,48 @@ impl Actor {
         });
     }
 
-    async fn failed(&mut self, failure: Box<attempt::Failure>) {
+    async fn failed(&mut self, op: OpId, failure: Box<attempt::Failure>) {
         let Some(starting) = &mut self.starting else { return };
-        let granted = starting.granted;
-        starting.attempt = None;
-        starting.held = None;
-        if let Some(sender) = starting.answer.take_if(|_| granted) {
-            let why = failure.told(starting.container.id());
-            refuse(sender, &why, false);
+        let (granted, several) = (starting.granted, !starting.pod.is_empty());
+        let Some(member) = starting.member(op) else { return };
+        member.attempt = None;
+        member.held = None;
+        if granted {
+            member.runs = true;
+            let why = failure.told(member.container.id());
+            member.refuse(&why, false);
         }
-        starting.failure = Some(failure);
+        member.failure = Some(failure);
+        let none_left = granted && starting.members().all(|member| member.runs);
         match self.machine.phase() {
             // The kill that ended it waits for it by itself.
             Phase::Killing => {}
+            // Its exit is told like any other; those that run beside it go on.
+            _ if granted && several => {}
             // Held, or waiting for its slot, or running: it died by itself.
-            _ if granted || self.machine.tasks() != godwit_ownership::shim::Tasks::Dead => {
+            _ if granted
+                || !several && self.machine.tasks() != godwit_ownership::shim::Tasks::Dead =>
+            {
                 self.feed(Event::Died).await;
-                if granted {
-                    self.starting = None;
-                }
             }
+            // Those that are held beside it die with it: nothing of the pod has run.
+            _ if several => self.feed(Event::Kill).await,
             _ => self.feed(Event::RestoreFailed { never: false }).await,
+        }
+        if none_left {
+            self.starting = None;
         }
     }
 }
 
-impl Starting {
-    /// The sentence for containerd: what the agent said, what went wrong here, or the machine's own.
-    fn told(&self, why: &Refusal) -> godwit_wire::Refusal {
-        let id = self.container.id();
-        match (&self.failure, &self.sentence) {
-            (Some(failure), _) if !failure.proved_dead => failure.told(id),
-            (_, Some(sentence)) => sentence.clone(),
-            (Some(failure), None) => failure.told(id),
-            (None, None) => words::refusal(why, id),
-        }
-    }
+fn over() -> Error {
+    Error::Cancelled("the start is over".into())
 }
 
 /// Whether asking again may help: nobody answers, or does not any more.
 fn is_away(why: &WireError) -> bool {
     use WireError::{Busy, Closed, Io, NobodyListens, Timeout};
     matches!(why, Io { .. } | NobodyListens { .. } | Busy { .. } | Closed | Timeout { .. })
-}
-
-fn answer(starting: &mut Starting, what: StartAnswer) {
-    if let Some(sender) = starting.answer.take() {
-        // containerd's request may be gone.
-        let _ = sender.send(what);
-    }
 }
 
 fn refuse(sender: oneshot::Sender<StartAnswer>, why: &godwit_wire::Refusal, agent_away: bool) {
@@ -486,6 +520,7 @@ fn error_of(why: &godwit_wire::Refusal) -> Error {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::restore::attempt::Decision;
 
     /// A start whose tasks are held: what is decided about them, and the end of the attempt.
     pub(in crate::op) fn held(
@@ -494,7 +529,7 @@ pub(super) mod tests {
         let (decision, decided) = oneshot::channel();
         let (done, over) = watch::channel(false);
         let mut starting = Starting::new(OpId::mint(), Arc::clone(container), None);
-        starting.attempt = Some(Held { decision: Some(decision), over });
+        starting.head.attempt = Some(member::Attempt { decision: Some(decision), over });
         (starting, decided, done)
     }
 }

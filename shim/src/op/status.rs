@@ -6,7 +6,7 @@ use godwit_ownership::ToAgent;
 use godwit_ownership::shim::{Conn, Phase, Tasks};
 use godwit_types::Code;
 use godwit_wire::Refusal;
-use godwit_wire::agent_op::{Failed, FenceWritten, Held};
+use godwit_wire::agent_op::{Failed, FenceWritten, Held, Resumed};
 use godwit_wire::shim_op::{
     Aborted, ContainerStatus, Containers, Damaged, Done, Exited, FreezeTimeout, FromShimBody,
     Frozen, NotContinuous, PodState, Sealed, Status, Thawed,
@@ -59,8 +59,14 @@ impl Actor {
             }
             ToAgent::Committing => self.conns.reply(to, FenceWritten {}).await,
             ToAgent::Resumed => {
-                let resumed = self.starting.as_ref().map(|s| s.resumed()).unwrap_or_default();
-                self.conns.reply(to, resumed).await;
+                let told = self.starting.as_ref().map(|s| s.resumed()).unwrap_or_default();
+                if told.is_empty() {
+                    // It starts from its image.
+                    self.conns.reply(to, Resumed::default()).await;
+                }
+                for (conn, resumed) in told {
+                    self.conns.reply(conn, resumed).await;
+                }
             }
             ToAgent::RestoreFailed { .. } => {
                 let failed = self.failure("the restore failed");
@@ -144,7 +150,7 @@ impl Actor {
     }
 
     fn by_containers(&self) -> PodState {
-        let states: Vec<State> = self.pod.containers().iter().map(|c| c.state()).collect();
+        let states: Vec<State> = self.pod.members().iter().map(|c| c.state()).collect();
         let any = |wanted: State| states.contains(&wanted);
         if any(State::Hydrating) {
             PodState::Hydrating
@@ -183,8 +189,8 @@ impl Actor {
             fds.extend(with);
         }
         let namespace = self.pod.namespace().to_owned();
-        let (pod_uid, containers) = (self.key.clone(), told);
-        Ok((Containers { pod_uid, incarnation, containers, namespace }, fds))
+        let (pod_uid, containers, done) = (self.key.clone(), told, self.done());
+        Ok((Containers { pod_uid, incarnation, containers, namespace, done }, fds))
     }
 
     /// Why the shim ended the operation.
@@ -202,11 +208,10 @@ impl Actor {
     }
 
     fn failure(&self, otherwise: &str) -> Failed {
-        let failure = self.starting.as_ref().and_then(|starting| starting.failure.as_ref());
-        let container = self.starting.as_ref().map_or("it", |starting| starting.container());
+        let failure = self.starting.as_ref().and_then(|starting| starting.failure());
         let why = failure.map_or_else(
             || Refusal::new(Code::Cancelled, otherwise),
-            |failure| failure.told(container),
+            |(container, failure)| failure.told(container),
         );
         Failed { why: Some(why) }
     }

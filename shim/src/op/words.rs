@@ -61,7 +61,9 @@ pub(super) fn of_answer(body: &FromAgentBody) -> Result<Option<ToShim>, WireErro
         FromAgentBody::May(may) => ToShim::Resume { entry: entry(&may.entry)? },
         FromAgentBody::Abort(abort) => ToShim::Abort { why: reason(abort.why.as_ref()) },
         FromAgentBody::Refusal(refusal) => ToShim::Abort { why: reason(Some(refusal)) },
-        FromAgentBody::Noted(_) | FromAgentBody::Settled(_) => return Ok(None),
+        FromAgentBody::Noted(_) | FromAgentBody::Settled(_) | FromAgentBody::Finished(_) => {
+            return Ok(None);
+        }
     }))
 }
 

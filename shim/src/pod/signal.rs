@@ -85,7 +85,8 @@ impl Pod {
             // Nothing has run here yet: giving up loses nothing, and Start says so.
             State::Restoring if ENDING.contains(&signal) => {
                 self.hooks().abort(self, container).await?;
-                // Start answers now.
+                // Start answers now; or it has, and the end of what was held is told.
+                wait_until(container, |state| state != State::Restoring).await;
                 let _turn = container.turn().await;
                 self.end_unstarted(container, signal).await;
                 // Else it came too late to be given up: it runs, and is told like anyone that runs.
@@ -123,6 +124,13 @@ async fn deliver(container: &Container, signal: u32, all: bool) -> Result<()> {
         container.note_killed();
     }
     Ok(())
+}
+
+/// Waits for a change that is on its way.
+async fn wait_until(container: &Container, there: impl Fn(State) -> bool) {
+    let mut state = container.watch_state();
+    // Too late is told by what follows.
+    let _ = tokio::time::timeout(PATIENCE, state.wait_for(|state| there(*state))).await;
 }
 
 /// A signal to a frozen process would be missing in its dump: it waits here until the operation has thawed it.

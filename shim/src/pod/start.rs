@@ -3,15 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+use tracing::warn;
+
 use super::Pod;
 use crate::container::{Container, Origin};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::hooks::Restored;
 use crate::process::Phase;
-use crate::reaper::{Exit, Scope};
+use crate::reaper::{Child, Exit, Scope};
 use crate::runc;
 use crate::state::Step;
+
+/// Exit status of a process that SIGKILL ended.
+const KILLED: u32 = 137;
 
 impl Pod {
     /// Starts the init process of a container; returns its pid.
@@ -82,17 +88,42 @@ impl Pod {
         container.shift(Step::Restore)?;
         let scope = self.reaper().scope();
         match self.hooks().restore(self, container).await {
-            Ok(Restored::Running { pid, hydrating: true }) => {
-                self.restored(container, &scope, pid, &[Step::Restored])
+            Ok(Restored::Running { pid, hydrating }) => {
+                self.restored(container, &scope, pid, steps(hydrating))
             }
-            Ok(Restored::Running { pid, hydrating: false }) => {
-                self.restored(container, &scope, pid, &[Step::Restored, Step::Hydrated])
+            Ok(Restored::Held { pid, runs }) => {
+                container.init().set_pid(pid);
+                self.tell_started(container, pid);
+                let (pod, container) = (Arc::clone(self), Arc::clone(container));
+                self.tasks().spawn(async move { pod.after_hold(&container, &scope, runs).await });
+                Ok(pid)
             }
             Ok(Restored::Finished) => Ok(self.finished_before(container).await),
             Err(why) => {
                 self.not_restored(container);
                 Err(why)
             }
+        }
+    }
+
+    /// What becomes of a container that was told as started while it was held: it runs, or it is over.
+    async fn after_hold(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        scope: &Scope,
+        runs: oneshot::Receiver<Result<Restored>>,
+    ) {
+        let restored = match runs.await {
+            Ok(Ok(Restored::Running { pid, hydrating })) => {
+                let child = self.adopt(container, scope, pid, steps(hydrating));
+                child.map(|child| self.watch_init(container, child))
+            }
+            Ok(Err(why)) => Err(why),
+            Ok(Ok(_)) | Err(_) => Err(Error::Cancelled("its restore was given up".into())),
+        };
+        if let Err(why) = restored {
+            warn!(container = container.id(), why = why.chain(), "killed while it was held");
+            self.init_exited(container, Exit::now(KILLED)).await;
         }
     }
 
@@ -103,6 +134,7 @@ impl Pod {
         let _ = container.shift(Step::Failed);
     }
 
+    /// A restored container runs: it is told as started.
     fn restored(
         self: &Arc<Self>,
         container: &Arc<Container>,
@@ -110,6 +142,20 @@ impl Pod {
         pid: u32,
         steps: &[Step],
     ) -> Result<u32> {
+        let child = self.adopt(container, scope, pid, steps)?;
+        self.tell_started(container, pid);
+        self.watch_init(container, child);
+        Ok(pid)
+    }
+
+    /// Takes a restored init process over.
+    fn adopt(
+        &self,
+        container: &Container,
+        scope: &Scope,
+        pid: u32,
+        steps: &[Step],
+    ) -> Result<Child> {
         let init = container.init();
         init.set_pid(pid);
         container.adopt_cgroup_of(pid);
@@ -127,9 +173,11 @@ impl Pod {
             container.shift(*step)?;
         }
         self.watch_oom(container);
+        Ok(child)
+    }
+
+    fn tell_started(&self, container: &Container, pid: u32) {
         self.events().publish(Event::started(container.id(), pid));
-        self.watch_init(container, child);
-        Ok(pid)
     }
 
     /// An init container that had done its work before the checkpoint: told as started and over, without running.
@@ -141,6 +189,10 @@ impl Pod {
         self.init_exited(container, Exit::now(0)).await;
         pid
     }
+}
+
+fn steps(hydrating: bool) -> &'static [Step] {
+    if hydrating { &[Step::Restored] } else { &[Step::Restored, Step::Hydrated] }
 }
 
 fn work_dir(container: &Container) -> std::path::PathBuf {

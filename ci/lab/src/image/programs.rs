@@ -7,7 +7,7 @@ use crate::command::{host, run_shown};
 use crate::error::{LabError, Result};
 use crate::places;
 
-const PROGRAMS: [&str; 4] = ["counter", "forktree", "hold", "memwriter"];
+const PROGRAMS: [&str; 5] = ["counter", "forktree", "hold", "memwriter", "talk"];
 
 /// Builds the programs (nothing to do when they are up to date) and returns their paths.
 pub(super) fn build() -> Result<Vec<PathBuf>> {

@@ -15,7 +15,7 @@ use godwit_criu_rpc::raw::Message;
 use rustix::fs::{Mode, OFlags};
 
 use crate::Error;
-use crate::images::ImageDir;
+use crate::images::{ImageDir, streams};
 
 /// Image of all open files.
 const FILES: &str = "files.img";
@@ -77,6 +77,7 @@ pub fn readdress(images: &ImageDir, old: &[IpAddr], new: &[IpAddr]) -> Result<Ed
         *record = entry.encode();
     }
     images.write(FILES, &file)?;
+    streams::hold_back(images)?;
     Ok(edited)
 }
 
@@ -211,6 +212,7 @@ fn parse_if_inet6(text: &str) -> BTreeSet<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use godwit_criu_rpc::image_file::ImageFile;
     use godwit_criu_rpc::images::{File, InetSk};
 
     use super::*;
@@ -248,7 +250,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let images = ImageDir::new(dir.path());
         write(&images, Kind::Files, FILES, sockets);
-        std::fs::write(dir.path().join("tcp-stream-1f.img"), "x").unwrap();
+        let stream = ImageFile { kind: Kind::TcpStream, records: vec![Vec::new()] };
+        images.write("tcp-stream-1f.img", &stream).unwrap();
         let edited = readdress(&images, &[ip("10.0.0.1"), ip("fd00::1")], new)?;
         let files: Vec<File> = images.read(Kind::Files, FILES)?.decode(FILES)?;
         assert_eq!(dir.path().join("tcp-stream-1f.img").exists(), edited.closed == 0);

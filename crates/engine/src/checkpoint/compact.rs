@@ -2,43 +2,51 @@
 //!
 //! After the thaw, while packs are on their way: it makes the checkpoint durable later, and the pod wait for nothing.
 
-use godwit_capture::{Assembled, Compacted, MemoryStats};
-use godwit_image::FrameUsage;
+use godwit_capture::Compacted;
+use godwit_image::{FrameUsage, SpaceHead};
 use godwit_types::Bytes;
 
 use super::CheckpointError;
 use super::memory::Capture;
 use super::parent::Earlier;
+use super::work::Captured;
 
-/// What a checkpoint has stored beside the memory that was assembled.
-pub(super) struct Beside<'a> {
-    /// What was stored of its memory before the freeze.
-    pub(super) pre_read: &'a MemoryStats,
-    /// Its files.
-    pub(super) files: Option<&'a godwit_files::Captured>,
-}
-
-/// Rewrites what is sparse, and counts what that stores. Frames that cannot be read stay as they are.
+/// Rewrites what is sparse in the memory of all containers, and counts what that stores. Frames that cannot be read stay as they are.
 ///
 /// # Errors
 /// Packs cannot be stored, or it was cancelled.
-pub(super) fn compact(
+pub(super) fn compact(all: &mut [Captured], earlier: &Earlier) -> Result<(), CheckpointError> {
+    let Some(capture) = all.first().map(|first| first.capture.clone()) else { return Ok(()) };
+    let mut others = FrameUsage::default();
+    let stored = Bytes(all.iter().map(|one| stored(one, &mut others)).sum());
+    let spaces = all.iter_mut().flat_map(|one| one.assembled.spaces.values_mut()).collect();
+    let done = rewrite(&capture, spaces, &others, stored, earlier)?;
+    if let Some(first) = all.first_mut() {
+        first.assembled.stats.stored += done.stored;
+    }
+    Ok(())
+}
+
+/// Rewrites what these spaces use little of, at most a tenth of what was `stored`. `others` is what something else uses.
+fn rewrite(
     capture: &Capture,
-    assembled: &mut Assembled,
-    beside: &Beside<'_>,
+    spaces: Vec<&mut SpaceHead>,
+    others: &FrameUsage,
+    stored: Bytes,
     earlier: &Earlier,
 ) -> Result<Compacted, CheckpointError> {
-    let Beside { pre_read, files } = beside;
-    let mut others = FrameUsage::default();
-    let mut stored = assembled.stats.stored + pre_read.stored;
-    if let Some(files) = files {
-        files.index.count_usage(&mut others);
-        stored += files.stats.stored.0;
-    }
-    let done = capture.compact(assembled, &others, earlier.data(), Bytes(stored))?;
-    assembled.stats.stored += done.stored;
+    let done = capture.compact(spaces, others, earlier.data(), stored)?;
     tell(&done, earlier);
     Ok(done)
+}
+
+/// What a container's checkpoint has stored; what its files use is noted.
+fn stored(captured: &Captured, others: &mut FrameUsage) -> u64 {
+    if let Some(files) = &captured.files {
+        files.index.count_usage(others);
+    }
+    let files = captured.files.as_ref().map_or(0, |files| files.stats.stored.0);
+    captured.assembled.stats.stored + captured.pre_read.stored + files
 }
 
 fn tell(done: &Compacted, earlier: &Earlier) {

@@ -17,12 +17,12 @@ use godwit_criu::images::{ImageDir, descriptors, inet, stats, tasks};
 use godwit_criu::launch::{Canceller, Launcher};
 use godwit_criu::mounts::MountPlan;
 use godwit_criu::mounts::capture::{Capture as Mounted, Limits};
-use godwit_criu::namespaces::NamespacePlan;
+use godwit_criu::namespaces::{NamespacePlan, path_of};
 use godwit_criu::vet;
 use godwit_files::Frozen;
 use godwit_image::{Sections, Space};
 use godwit_wire::shim_op::Container;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::files::Files;
 use super::memory::Receiving;
@@ -171,6 +171,11 @@ impl Dump {
     pub(super) fn wait_warm(&mut self) -> Result<(), CheckpointError> {
         let prepared = self.session.prepare(Instant::now() + PREPARE);
         self.or_abort(prepared.map_err(CheckpointError::from))
+    }
+
+    /// Whether its images hold an IPC namespace that is not the container's alone.
+    pub(super) fn holds_shared_ipc(&self) -> bool {
+        self.namespaces.dumps_ipc() && path_of(&self.spec, LinuxNamespaceType::Ipc).is_some()
     }
 
     /// CRIU's pidfd, for the shim.

@@ -14,7 +14,7 @@ use godwit_capture::{
     assemble, choose, compact, preread, resident,
 };
 use godwit_criu::preflight::deleted_files;
-use godwit_image::{FrameSource, FrameUsage, PackRegistry, PackSink, Space};
+use godwit_image::{FrameSource, FrameUsage, PackRegistry, PackSink, Space, SpaceHead};
 use godwit_types::Bytes;
 
 use super::members;
@@ -194,13 +194,13 @@ impl Capture {
     /// [`CaptureError`]; a frame that cannot be read is none.
     pub(super) fn compact(
         &self,
-        assembled: &mut Assembled,
+        spaces: Vec<&mut SpaceHead>,
         others: &FrameUsage,
         frames: &dyn FrameSource,
         increment: Bytes,
     ) -> Result<Compacted, CaptureError> {
         compact(&mut Compaction {
-            spaces: assembled.spaces.values_mut().collect(),
+            spaces,
             others,
             frames,
             packs: &self.packs,

@@ -27,6 +27,8 @@ pub(crate) struct SourcePeer {
     freeze_deadline: Duration,
     /// What `BeginCheckpoint` was answered with.
     pub(crate) subjects: Option<Subjects>,
+    /// Names of the pod's containers that are done and do not run.
+    pub(crate) done: Vec<String>,
     /// The last thing that went wrong, with its sentence.
     pub(crate) trouble: Option<ShimError>,
     /// How long the pod was frozen, once it was thawed: microseconds.
@@ -41,7 +43,8 @@ impl SourcePeer {
         at: LineageRef,
         freeze_deadline: Duration,
     ) -> Self {
-        Self { shim, node, at, freeze_deadline, subjects: None, trouble: None, frozen_us: None }
+        let (subjects, done, trouble, frozen_us) = (None, Vec::new(), None, None);
+        Self { shim, node, at, freeze_deadline, subjects, done, trouble, frozen_us }
     }
 
     /// The shim itself, for CRIU's sessions.

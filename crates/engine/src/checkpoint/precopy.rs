@@ -6,16 +6,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use godwit_capture::{Baselines, MemoryStats, Received};
+use godwit_capture::{Baselines, MemoryStats};
 use godwit_image::PackRegistry;
 use godwit_store::PackStage;
 use godwit_types::Bytes;
 
 use super::CheckpointError;
+use super::dump::Dumped;
 use super::files::{self, Files};
-use super::memory::{Capture, Receiving, look};
+use super::memory::{Capture, Receiving, Seen, look};
 use super::parent::Earlier;
-use super::work::{Source, Work, freezer};
+use super::source::Source;
+use super::work::Work;
 use crate::blocking::blocking;
 use crate::budget::Reservation;
 use crate::journal::Journal;
@@ -24,22 +26,29 @@ use crate::journal::Journal;
 const FRESH: Duration = Duration::from_secs(1);
 /// Deleted files that are open go into the head: CRIU's copy on tmpfs, or the encoder's two, beside ours.
 const COPIES: u64 = 3;
+/// What capturing the smallest container takes.
+const LEAST: u64 = 64 << 20;
 
 /// What a pre-copy works with.
 pub(super) struct Ahead<'a> {
-    pub(super) source: &'a Source,
+    pub(super) sources: &'a [Source],
     pub(super) earlier: Option<&'a Arc<Earlier>>,
     pub(super) packs: &'a Arc<PackRegistry>,
     pub(super) stage: &'a PackStage,
 }
 
-/// Its result.
+/// Its result, for one container.
 pub(super) struct Ready {
     pub(super) capture: Arc<Capture>,
     pub(super) read: Read,
-    /// Held until all of it is stored.
+    pub(super) receiving: Receiving,
+}
+
+/// What is held of the node's budget, for the whole pod.
+pub(super) struct Held {
+    /// Until all of it is stored.
     pub(super) reserved: Share,
-    /// For deleted files that are open: held until the head is stored.
+    /// For deleted files that are open: until the head is stored.
     pub(super) images: Option<Reservation>,
     /// For the unexpected.
     pub(super) spare: Option<Reservation>,
@@ -48,9 +57,10 @@ pub(super) struct Ready {
 /// A share of the budget, and what was taken beside it.
 pub(super) type Share = (Reservation, Option<Reservation>);
 
-/// What a look at the container says.
+/// What a look at the pod says.
 struct Planned {
-    capture: Arc<Capture>,
+    /// How each container is captured.
+    captures: Vec<Arc<Capture>>,
     /// See [`COPIES`].
     images: Bytes,
 }
@@ -73,38 +83,51 @@ impl Read {
     }
 }
 
-impl Ready {
-    /// CRIU is gone: memory that was set aside for the unexpected is given back if it was not needed.
-    pub(super) fn give_back(&mut self, received: &Received) {
-        self.spare = self.spare.take().filter(|_| received.held().0 > self.capture.need().0);
+impl Held {
+    /// CRIU is gone: memory that was set aside for the unexpected is given back if no container needed it.
+    pub(super) fn give_back<'d>(
+        &mut self,
+        mut all: impl Iterator<Item = (&'d Capture, &'d Dumped)>,
+    ) {
+        let needed = all.any(|(capture, dumped)| dumped.received.held().0 > capture.need().0);
+        self.spare = self.spare.take().filter(|_| needed);
     }
 }
 
 impl Work<'_> {
-    /// Waits for a share of the budget, reads ahead where that is needed, and makes the receiver ready.
+    /// Waits for a share of the budget, reads ahead where that is needed, and makes the receivers ready.
     pub(super) async fn pre_copy(
         &self,
         ahead: &Ahead<'_>,
         journal: &Journal,
-    ) -> Result<(Ready, Receiving), CheckpointError> {
-        let (Planned { capture, images }, mut reserved) = self.reserve(ahead).await?;
+    ) -> Result<(Vec<Ready>, Held), CheckpointError> {
+        let (Planned { captures, images }, mut reserved) = self.reserve(ahead).await?;
         let images = Some(images).filter(|images| images.0 > 0);
         let images = images.and_then(|images| reserved.0.split(images));
-        journal.gauge().expect(capture.private().0);
-        let mut read = self.read(ahead, &capture).await?;
-        if read.baselines.is_some() {
+        let private = captures.iter().map(|capture| capture.private().0).sum();
+        journal.gauge().expect(private);
+        let mut read = Vec::with_capacity(captures.len());
+        for (source, capture) in ahead.sources.iter().zip(&captures) {
+            read.push(self.read(ahead, source, capture).await?);
+        }
+        if read.iter().any(|read| read.baselines.is_some()) {
             // That took long: what was written meanwhile is read before the freeze, not in it.
             ahead.stage.settled().await?;
-            read = blocking(move || read.rescan()).await?;
+            read = blocking(move || read.into_iter().map(Read::rescan).collect()).await?;
             ahead.stage.settled().await?;
         }
         // A process that forks until it is frozen brings all of its memory once more, for each child.
-        let spare = self.node.budget.spare(Bytes(2 * capture.private().0));
+        let spare = self.node.budget.spare(Bytes(2 * private));
         let room = spare.as_ref().map_or(Bytes(0), Reservation::bytes);
-        let (shared, baselines) = (Arc::clone(&capture), read.baselines.clone());
-        let receiving = blocking(move || Ok(shared.receive(baselines.as_ref(), room)?)).await?;
-        journal.gauge().advance(capture.private().0);
-        Ok((Ready { capture, read, reserved, images, spare }, receiving))
+        let mut ready = Vec::with_capacity(captures.len());
+        for (capture, read) in captures.into_iter().zip(read) {
+            let (shared, baselines) = (Arc::clone(&capture), read.baselines.clone());
+            let room = part(room, capture.private().0, private);
+            let receiving = blocking(move || Ok(shared.receive(baselines.as_ref(), room)?)).await?;
+            ready.push(Ready { capture, read, receiving });
+        }
+        journal.gauge().advance(private);
+        Ok((ready, Held { reserved, images, spare }))
     }
 
     /// Looks at the memory and waits for its share of the budget. What grew while it waited is taken beside it, if it is free; else
@@ -134,43 +157,54 @@ impl Work<'_> {
     }
 
     fn need(&self, planned: &Planned) -> Bytes {
-        Bytes(planned.capture.need().0 + self.for_files().0 + planned.images.0)
+        let memory: u64 = planned.captures.iter().map(|capture| capture.need().0).sum();
+        Bytes(memory + self.for_files().0 + planned.images.0)
     }
 
-    /// Looks at the memory and decides how it is captured.
+    /// Looks at the memory and decides how it is captured: each container has a part of the budget by its size.
     async fn plan(&self, ahead: &Ahead<'_>) -> Result<Planned, CheckpointError> {
         let budget = self.node.budget.total().0 - self.for_files().0;
         let gives_away = self.spec.outcome.gives_away();
-        let cgroup = freezer(&ahead.source.container)?;
+        let cgroups: Vec<_> =
+            ahead.sources.iter().map(Source::freezer).collect::<Result<_, _>>()?;
         let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
         let stop = self.outside.stop().clone();
         blocking(move || {
-            let seen = look(&cgroup, &stop)?;
-            let images = Bytes(seen.deleted_files().0.saturating_mul(COPIES));
+            let seen: Vec<Seen> =
+                cgroups.iter().map(|cgroup| look(cgroup, &stop)).collect::<Result<_, _>>()?;
+            let deleted: u64 = seen.iter().map(|seen| seen.deleted_files().0).sum();
+            let images = Bytes(deleted.saturating_mul(COPIES));
             let budget = Bytes(budget.saturating_sub(images.0));
-            let capture = Capture::plan(seen, budget, gives_away, packs, sink, stop)?;
-            Ok(Planned { capture: Arc::new(capture), images })
+            let all = seen.iter().map(weight).sum();
+            let plan = |seen: Seen| {
+                let budget = part(budget, weight(&seen), all);
+                let (packs, sink, stop) = (Arc::clone(&packs), Arc::clone(&sink), stop.clone());
+                Capture::plan(seen, budget, gives_away, packs, sink, stop).map(Arc::new)
+            };
+            let captures = seen.into_iter().map(plan).collect::<Result<_, _>>()?;
+            Ok(Planned { captures, images })
         })
         .await
     }
 
-    /// The first round of its files, and its memory, if that is to be compared in the freeze.
+    /// The first round of a container's files, and its memory, if that is to be compared in the freeze.
     async fn read(
         &self,
         ahead: &Ahead<'_>,
+        source: &Source,
         capture: &Arc<Capture>,
     ) -> Result<Read, CheckpointError> {
-        let container = ahead.source.container.clone();
-        let cgroup = freezer(&container)?;
+        let (name, container) = (source.name.clone(), source.container.clone());
+        let cgroup = source.freezer()?;
         let (capture, earlier) = (Arc::clone(capture), ahead.earlier.cloned());
         let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
-        let (for_files, stop) = (self.for_files(), self.outside.stop().clone());
+        let for_files = part(self.for_files(), 1, ahead.sources.len() as u64);
+        let stop = self.outside.stop().clone();
         blocking(move || {
-            let name = &container.id;
-            let known = earlier.as_ref().and_then(|e| e.files(name));
+            let known = earlier.as_ref().and_then(|e| e.files(&name));
             let known = known.as_ref();
             let files = Files::scan(&container, cgroup, for_files, known, &packs, sink, stop)?;
-            let parent = earlier.as_ref().and_then(|e| e.of(name));
+            let parent = earlier.as_ref().and_then(|e| e.of(&name));
             let (baselines, stored) = match capture.pre_reads() {
                 true => capture.pre_read(parent).map(|(known, stored)| (Some(known), stored))?,
                 false => (None, MemoryStats::default()),
@@ -178,5 +212,30 @@ impl Work<'_> {
             Ok::<_, CheckpointError>(Read { baselines, stored, files })
         })
         .await
+    }
+}
+
+/// What a container's part of the budget is measured by: its memory, and what the smallest needs.
+fn weight(seen: &Seen) -> u64 {
+    LEAST.saturating_add(seen.private.0).saturating_add(seen.shared.0)
+}
+
+/// `share` of `all`, of these bytes.
+fn part(bytes: Bytes, share: u64, all: u64) -> Bytes {
+    let part = u128::from(bytes.0) * u128::from(share) / u128::from(all.max(1));
+    Bytes(u64::try_from(part).unwrap_or(bytes.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_budget_are_not_more_than_all_of_it() {
+        let whole = Bytes(1000);
+        let parts = [1, 2, 4].map(|share| part(whole, share, 7).0);
+        assert_eq!(parts, [142, 285, 571]);
+        assert_eq!(part(Bytes(u64::MAX), 7, 7), Bytes(u64::MAX));
+        assert_eq!(part(whole, 0, 0), Bytes(0));
     }
 }

@@ -13,7 +13,7 @@ use super::CheckpointError;
 use super::dump::lasting;
 use super::members::{inhabited_below, own};
 use super::memory::pids;
-use super::work::{Source, freezer};
+use super::source::Source;
 use crate::blocking::blocking;
 
 mod server;
@@ -30,8 +30,7 @@ pub(super) async fn check(
     if let Some(sentence) = of_container(source) {
         return Err(CheckpointError::Refused(sentence));
     }
-    let (init, spec, cgroup) =
-        (source.container.pid, source.spec.clone(), freezer(&source.container)?);
+    let (init, spec, cgroup) = (source.container.pid, source.spec.clone(), source.freezer()?);
     let (id, cgroups) = (source.container.id.clone(), source.container.cgroups.clone());
     blocking(move || {
         let members = pids(&cgroup)?;

@@ -1,8 +1,9 @@
 //! The end of the bytes: head, manifest, report.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use godwit_capture::Assembled;
 use godwit_criu::mounts::{MountPlan, PLAN_FILE};
 use godwit_files::FileIndex;
 use godwit_image::manifest::{
@@ -16,11 +17,11 @@ use godwit_ownership::SourceSpec;
 use godwit_store::TenantStore;
 use godwit_store::wrap::Counts;
 use godwit_store::{CommitStage, PackStage};
-use godwit_types::{Bytes, CheckpointReport, Generation, Reads, Sizes};
+use godwit_types::{Bytes, CheckpointReport, Generation, Reads, Sizes, names};
 use jiff::Timestamp;
 
-use super::dump::Dumped;
-use super::work::{Captured, Made, Source, Work};
+use super::source::annotation;
+use super::work::{Captured, Made, Work};
 use super::{CheckpointError, Step};
 use crate::blocking::blocking;
 use crate::journal::Journal;
@@ -34,25 +35,30 @@ pub(super) async fn write(
     work: &Work<'_>,
     stage: PackStage,
     packs: &Arc<PackRegistry>,
-    source: Source,
-    dumped: Dumped,
-    captured: Captured,
+    captured: Vec<Captured>,
     journal: &Journal,
 ) -> Result<(CommitStage, Manifest), CheckpointError> {
     let sizes = sizes(&captured, stage.accepted_bytes());
     let parent = stage.parent().map(|parent| parent.id);
     let stage = stage.close().await?;
-    let Captured { image, assembled, files, .. } = captured;
-    let files = files.map(|files| files.index);
-    let volumes = volumes(work, &source, &dumped)?;
-    let Dumped { images, processes, addresses, .. } = dumped;
-    let container = container_head(&source, images, assembled, files.as_ref());
-    let pages = container.spaces.values().map(|s| s.map.pages()).sum();
-    let mut head = Head { packs: packs.table(), containers: vec![container], ..Head::default() };
-    let mut objects = settle(&mut head, files.as_ref());
+    let volumes = volumes(work, &captured)?;
+    let addresses = addresses(&captured);
+    let pod = captured.first().and_then(|one| annotation(&one.source.spec, names::SANDBOX_NAME));
+    let pod = pod.map(str::to_owned);
+    let (mut containers, mut heads, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
+    for one in captured {
+        let (container, head, files) = parts(one);
+        containers.push(container);
+        heads.push(head);
+        indexes.extend(files);
+    }
+    let mut head = Head { packs: packs.table(), containers: heads, ..Head::default() };
+    let mut objects = settle(&mut head, &indexes);
     let sizes = Sizes { reads: Some(reads(&head)), ..sizes };
     let encoded: EncodedHead = blocking(move || Ok(head.encode()?)).await?;
-    let range = encoded.containers.first().cloned().unwrap_or_default();
+    for (container, range) in containers.iter_mut().zip(&encoded.containers) {
+        container.head = ByteRange { offset: range.start, length: range.end - range.start };
+    }
     let stage = stage.head(encoded.bytes).await?;
     objects.push(stage.head_object().clone());
     objects.sort_by(|a, b| a.key.cmp(&b.key));
@@ -68,17 +74,9 @@ pub(super) async fn write(
         op: work.spec.op,
         created: created(work.spec),
         outcome: work.spec.outcome,
-        source: origin(work),
-        containers: vec![Container {
-            name: source.container.id.clone(),
-            image: image.name,
-            image_digest: image.chain_id,
-            spec_digest: Digest::of(&source.spec_bytes),
-            processes: u32::try_from(processes).unwrap_or(u32::MAX),
-            pages,
-            head: ByteRange { offset: range.start, length: range.end - range.start },
-        }],
-        init_done: Vec::new(),
+        source: origin(work, pod),
+        containers,
+        init_done: work.done.clone(),
         objects,
         compat: work.node.compat.clone(),
         network: Network { tcp: TcpMode::Close, ips: addresses },
@@ -92,50 +90,64 @@ pub(super) async fn write(
     Ok((stage, manifest))
 }
 
-fn volumes(
-    work: &Work<'_>,
-    source: &Source,
-    dumped: &Dumped,
-) -> Result<Vec<Volume>, CheckpointError> {
-    let plan = dumped.images.get(PLAN_FILE).ok_or(CheckpointError::Order(Step::Dump))?;
-    Ok(volumes::of(&MountPlan::decode(plan)?, &source.spec, work.spec.outcome))
-}
-
-fn container_head(
-    source: &Source,
-    images: Sections,
-    assembled: Assembled,
-    files: Option<&FileIndex>,
-) -> ContainerHead {
-    let mut sections = Sections::from([(SECTION_SPEC.to_owned(), source.spec_bytes.clone())]);
-    if let Some(files) = files {
+/// What the manifest and the head say of a container, and the index of its files.
+fn parts(captured: Captured) -> (Container, ContainerHead, Option<FileIndex>) {
+    let Captured { source, image, dumped, assembled, files, .. } = captured;
+    let files = files.map(|files| files.index);
+    let container = Container {
+        name: source.name.clone(),
+        image: image.name,
+        image_digest: image.chain_id,
+        spec_digest: Digest::of(&source.spec_bytes),
+        processes: u32::try_from(dumped.processes).unwrap_or(u32::MAX),
+        pages: assembled.spaces.values().map(|s| s.map.pages()).sum(),
+        head: ByteRange { offset: 0, length: 0 },
+    };
+    let mut sections = Sections::from([(SECTION_SPEC.to_owned(), source.spec_bytes)]);
+    if let Some(files) = &files {
         sections.insert(SECTION_FILES.to_owned(), files.encode());
     }
-    ContainerHead { name: source.container.id.clone(), images, spaces: assembled.spaces, sections }
+    let (name, images, spaces) = (source.name, dumped.images, assembled.spaces);
+    (container, ContainerHead { name, images, spaces, sections }, files)
 }
 
-fn sizes(captured: &Captured, accepted: u64) -> Sizes {
-    let stats = captured.assembled.stats;
-    let files = captured.files.as_ref().map(|files| files.stats).unwrap_or_default();
-    let stored = stats.stored + captured.pre_read.stored + files.stored.0;
+fn volumes(work: &Work<'_>, captured: &[Captured]) -> Result<Vec<Volume>, CheckpointError> {
+    let mut all = Vec::new();
+    for one in captured {
+        let plan = one.dumped.images.get(PLAN_FILE).ok_or(CheckpointError::Order(Step::Dump))?;
+        let plan = MountPlan::decode(plan)?;
+        all.extend(volumes::of(&plan, &one.source.name, &one.source.spec, work.spec.outcome));
+    }
+    Ok(all)
+}
+
+/// Those of the network that containers of a pod share, and of each that has one of its own.
+fn addresses(captured: &[Captured]) -> Vec<IpAddr> {
+    let all = captured.iter().flat_map(|one| &one.dumped.addresses);
+    all.copied().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn sizes(captured: &[Captured], accepted: u64) -> Sizes {
+    let sum = |of: &dyn Fn(&Captured) -> u64| Bytes(captured.iter().map(of).sum());
+    let files = |one: &Captured| one.files.as_ref().map(|files| files.stats).unwrap_or_default();
+    let stored =
+        |one: &Captured| one.assembled.stats.stored + one.pre_read.stored + files(one).stored.0;
     Sizes {
-        memory: stats.memory(),
-        zero: stats.zero_bytes(),
-        changed: stats.changed_bytes(),
-        stored: Bytes(stored).max(Bytes(accepted)),
+        memory: sum(&|one| one.assembled.stats.memory().0),
+        zero: sum(&|one| one.assembled.stats.zero_bytes().0),
+        changed: sum(&|one| one.assembled.stats.changed_bytes().0),
+        stored: sum(&stored).max(Bytes(accepted)),
         uploaded: Bytes(accepted),
-        files: files.contents,
+        files: sum(&|one| files(one).contents.0),
         reads: None,
     }
 }
 
 /// Leaves in the head what is referred to; gives the packs that are: all others may be collected with their checkpoints.
-pub(super) fn settle(head: &mut Head, files: Option<&FileIndex>) -> Vec<Object> {
+pub(super) fn settle(head: &mut Head, files: &[FileIndex]) -> Vec<Object> {
     let mut usage = FrameUsage::default();
     head.count_usage(&mut usage);
-    if let Some(files) = files {
-        files.count_usage(&mut usage);
-    }
+    files.iter().for_each(|files| files.count_usage(&mut usage));
     head.packs.retain(&usage);
     head.packs.iter().map(|(_, record)| Object::pack(record)).collect()
 }
@@ -154,12 +166,12 @@ async fn generation(work: &Work<'_>) -> Result<Generation, CheckpointError> {
     Ok(newest.map(|entry| entry.generation).unwrap_or_default())
 }
 
-fn origin(work: &Work<'_>) -> Origin {
+fn origin(work: &Work<'_>, pod: Option<String>) -> Origin {
     let me = &work.spec.pen.me;
     Origin {
         cluster: me.cluster.clone(),
         node: me.node.clone(),
-        pod: work.request.container.clone(),
+        pod: pod.unwrap_or_else(|| work.request.container.clone()),
         uid: me.pod_uid.clone(),
     }
 }

@@ -3,11 +3,10 @@
 //! Any error here leaves the pod to the caller, who has the shim thaw it; CRIU has ended by then, because [`Dump`] ends its
 //! session when it fails or is dropped.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use godwit_capture::{Assembled, Baselines, MemoryStats};
+use godwit_capture::{Assembled, MemoryStats};
 use godwit_image::PackRegistry;
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{ToAgent, ToShim};
@@ -16,17 +15,17 @@ use godwit_store::{CommitStage, PackStage};
 use godwit_types::{CheckpointId, Outcome, Phase};
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::failpoint;
-use godwit_wire::shim_op::{Cgroup, Container};
-use oci_spec::runtime::Spec;
 
-use super::compact::{Beside, compact};
+use super::compact::compact;
+use super::cut::Cut;
 use super::dump::{Dump, Dumped, Scratch};
 use super::files::Files;
 use super::memory::{Capture, Receiving};
 use super::outside::{Freeze, Outside};
 use super::parent::{Earlier, candidates, new_checkpoint};
 use super::peer::SourcePeer;
-use super::precopy::{Ahead, Read, Ready};
+use super::precopy::{Ahead, Held, Read, Ready};
+use super::source::Source;
 use super::{CheckpointError, Step, record};
 use crate::blocking::blocking;
 use crate::containerd::{self, RootImage};
@@ -44,6 +43,8 @@ pub(super) struct Work<'a> {
     pub(super) spec: &'a SourceSpec,
     pub(super) tenant: &'a TenantStore,
     pub(super) outside: Outside<'a>,
+    /// Names of the pod's containers that are done and do not run.
+    pub(super) done: Vec<String>,
 }
 
 /// All of it is durable but the entry.
@@ -59,28 +60,29 @@ pub(super) struct Made {
     pub(super) criu_frozen_ms: f64,
 }
 
-/// The container that is checkpointed.
-pub(super) struct Source {
-    pub(super) container: Container,
-    pub(super) spec: Spec,
-    pub(super) spec_bytes: Vec<u8>,
-}
-
 /// Everything is ready for the freeze.
 struct Warm {
-    source: Source,
-    image: RootImage,
+    members: Vec<Member>,
+    dumps: Vec<Dump>,
     stage: PackStage,
     earlier: Option<Arc<Earlier>>,
     packs: Arc<PackRegistry>,
-    ready: Ready,
-    dump: Dump,
+    held: Held,
+}
+
+/// A container on its way.
+pub(super) struct Member {
+    pub(super) source: Source,
+    pub(super) image: RootImage,
+    pub(super) capture: Arc<Capture>,
+    pub(super) read: Read,
 }
 
 /// What came out of the freeze.
 struct Frozen {
-    dumped: Dumped,
-    files: Option<godwit_files::Frozen>,
+    /// One for each container.
+    dumped: Vec<Dumped>,
+    files: Vec<Option<godwit_files::Frozen>>,
     since: Instant,
     frozen_ms: f64,
 }
@@ -92,44 +94,40 @@ impl Work<'_> {
     /// [`CheckpointError`].
     pub(super) async fn make(
         &self,
-        source: Source,
+        sources: Vec<Source>,
         peer: &mut SourcePeer,
         journal: &mut Journal,
     ) -> Result<Made, CheckpointError> {
-        let warm = self.outside.given_up(None, self.prepare(source, peer, journal)).await?;
-        let Warm { source, image, stage, earlier, packs, mut ready, dump } = warm;
+        let warm = self.outside.given_up(None, self.prepare(sources, peer, journal)).await?;
+        let Warm { mut members, dumps, stage, earlier, packs, mut held } = warm;
 
         journal.enter(Phase::Freeze);
-        let files = ready.read.files.take();
-        let frozen = self.freeze(dump, files, &stage, peer).await?;
-        ready.give_back(&frozen.dumped.received);
+        let files = members.iter_mut().map(|member| member.read.files.take()).collect();
+        let frozen = self.freeze(dumps, files, &stage, peer).await?;
+        held.give_back(members.iter().map(|m| &*m.capture).zip(&frozen.dumped));
         // `images` is held until the head, and all else, is stored.
-        let Ready { capture, read, reserved, images: _images, spare } = ready;
-        let Read { baselines, stored: pre_read, .. } = read;
+        let Held { reserved, images: _images, spare } = held;
 
         journal.enter(Phase::Upload);
         let Frozen { dumped, files, since, frozen_ms } = frozen;
-        let criu_frozen_ms = dumped.criu_frozen_ms;
+        let criu_frozen_ms = dumped.iter().map(|d| d.criu_frozen_ms).fold(0.0, f64::max);
         let upload = async {
-            let name = source.container.id.clone();
             let is_thawed = self.spec.outcome == Outcome::Run;
-            let (assembled, dumped, files) = blocking(move || {
-                let files = files.map(godwit_files::Frozen::finish).transpose()?;
+            let captured = blocking(move || {
                 let earlier = earlier.as_deref();
-                let (mut assembled, mut dumped) =
-                    assemble(&capture, dumped, baselines.as_deref(), earlier, &name)?;
+                let mut captured = Vec::with_capacity(members.len());
+                for ((member, dumped), files) in members.into_iter().zip(dumped).zip(files) {
+                    captured.push(assemble(member, dumped, files, earlier)?);
+                }
                 // All of it is in packs: others may have the memory.
-                drop(std::mem::take(&mut dumped.received));
                 drop((reserved, spare));
                 if let Some(earlier) = earlier.filter(|_| is_thawed) {
-                    let beside = Beside { pre_read: &pre_read, files: files.as_ref() };
-                    compact(&capture, &mut assembled, &beside, earlier)?;
+                    compact(&mut captured, earlier)?;
                 }
-                Ok::<_, CheckpointError>((assembled, dumped, files))
+                Ok::<_, CheckpointError>(captured)
             })
             .await?;
-            let memory = Captured { image, assembled, pre_read, files };
-            record::write(self, stage, &packs, source, dumped, memory, journal).await
+            record::write(self, stage, &packs, captured, journal).await
         };
         // One that is given away is still frozen.
         let freeze = self.spec.outcome.gives_away().then(|| self.frozen(since, peer));
@@ -140,11 +138,14 @@ impl Work<'_> {
     /// All that is done while the pod runs untouched.
     async fn prepare(
         &self,
-        source: Source,
+        sources: Vec<Source>,
         peer: &SourcePeer,
         journal: &mut Journal,
     ) -> Result<Warm, CheckpointError> {
-        let image = self.image().await?;
+        let mut images = Vec::with_capacity(sources.len());
+        for source in &sources {
+            images.push(self.image(source).await?);
+        }
 
         journal.enter(Phase::Prepare);
         let mut stage = self.begin().await?;
@@ -154,14 +155,20 @@ impl Work<'_> {
 
         journal.enter(Phase::PreCopy);
         let ahead =
-            Ahead { source: &source, earlier: earlier.as_ref(), packs: &packs, stage: &stage };
-        let (ready, receiving) = self.pre_copy(&ahead, journal).await?;
-        let dump = self.warm_up(&source, receiving, peer).await?;
-        Ok(Warm { source, image, stage, earlier, packs, ready, dump })
+            Ahead { sources: &sources, earlier: earlier.as_ref(), packs: &packs, stage: &stage };
+        let (ready, held) = self.pre_copy(&ahead, journal).await?;
+        let (mut members, mut receiving) = (Vec::new(), Vec::new());
+        for ((source, image), ready) in sources.into_iter().zip(images).zip(ready) {
+            let Ready { capture, read, receiving: pages } = ready;
+            members.push(Member { source, image, capture, read });
+            receiving.push(pages);
+        }
+        let dumps = self.warm_up(&members, receiving, peer).await?;
+        Ok(Warm { members, dumps, stage, earlier, packs, held })
     }
 
-    async fn image(&self) -> Result<RootImage, CheckpointError> {
-        let (namespace, container) = (&self.request.namespace, &self.request.container);
+    async fn image(&self, source: &Source) -> Result<RootImage, CheckpointError> {
+        let (namespace, container) = (&self.request.namespace, &source.container.id);
         Ok(containerd::image_of(&self.node.containerd, namespace, container).await?)
     }
 
@@ -175,61 +182,69 @@ impl Work<'_> {
         Ok(self.tenant.begin(new_checkpoint(id, op, owner, at.lineage.clone(), parents)).await?)
     }
 
-    /// Starts CRIU and tells the shim of it before anything is frozen.
+    /// Starts a CRIU for each container and tells the shim of it before anything is frozen.
     async fn warm_up(
         &self,
-        source: &Source,
-        receiving: Receiving,
+        members: &[Member],
+        receiving: Vec<Receiving>,
         peer: &SourcePeer,
-    ) -> Result<Dump, CheckpointError> {
-        let path = self.node.run_dir.join("images").join(self.spec.op.to_string());
-        let images = Scratch::make(path.clone())
-            .map_err(|source| CheckpointError::Images { path, source })?;
-        let (launcher, container) = (self.node.launcher.clone(), source.container.clone());
-        let (spec, freezer) = (source.spec.clone(), freezer(&source.container)?);
-        let dump = blocking(move || {
-            Dump::warm_up(&launcher, &container, &spec, &freezer, images, receiving)
-        })
-        .await?;
-        peer.shim().criu_started(&source.container.id, dump.pidfd()).await?;
+    ) -> Result<Vec<Dump>, CheckpointError> {
+        let all = self.node.run_dir.join("images");
+        let mut dumps = Vec::with_capacity(members.len());
+        for (number, (member, receiving)) in members.iter().zip(receiving).enumerate() {
+            let path = all.join(format!("{}-{number}", self.spec.op));
+            let images = Scratch::make(path.clone())
+                .map_err(|source| CheckpointError::Images { path, source })?;
+            let (launcher, source) = (self.node.launcher.clone(), &member.source);
+            let (container, spec) = (source.container.clone(), source.spec.clone());
+            let freezer = source.freezer()?;
+            let dump = blocking(move || {
+                Dump::warm_up(&launcher, &container, &spec, &freezer, images, receiving)
+            })
+            .await?;
+            peer.shim().criu_started(&source.container.id, dump.pidfd()).await?;
+            dumps.push(dump);
+        }
         blocking(move || {
-            let mut dump = dump;
-            dump.wait_warm().map(|()| dump)
+            only_one_has_ipc(&dumps)?;
+            let mut dumps = dumps;
+            dumps.iter_mut().try_for_each(Dump::wait_warm)?;
+            Ok(dumps)
         })
         .await
     }
 
-    /// From the freeze to CRIU's end; a pod that goes on is thawed here.
+    /// From the freeze to the end of every CRIU; a pod that goes on is thawed here.
     async fn freeze(
         &self,
-        dump: Dump,
-        files: Option<Files>,
+        dumps: Vec<Dump>,
+        files: Vec<Option<Files>>,
         stage: &PackStage,
         peer: &mut SourcePeer,
     ) -> Result<Frozen, CheckpointError> {
         let (since, patience) = (Instant::now(), self.node.freeze_deadline);
         peer.shim().freeze(patience).await?;
         failpoint::site("frozen");
-        let ender = dump.ender();
+        let mut cut = Cut::new(dumps);
+        let ender = cut.ender();
         let held = blocking(move || {
-            let mut dump = dump;
-            let (received, files) = dump.dump(since + patience + LEEWAY, files)?;
+            let taken = cut.take(since + patience + LEEWAY, files)?;
             failpoint::site("dumped");
-            dump.keep()?;
+            cut.keep()?;
             failpoint::site("kept");
-            Ok::<_, CheckpointError>((dump, received, files))
+            Ok::<_, CheckpointError>((cut, taken))
         });
         let end = || {
             ender.end();
             stage.give_up();
         };
         let ended = self.outside.ended(self.frozen(since, peer), end, held);
-        let (dump, received, files) = ended.await?;
+        let (cut, (received, files)) = ended.await?;
         let mut frozen_ms = millis(since);
         if self.spec.outcome == Outcome::Run {
             frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
         }
-        let dumped = blocking(move || dump.collect(received)).await?;
+        let dumped = blocking(move || cut.collect(received)).await?;
         Ok(Frozen { dumped, files, since, frozen_ms })
     }
 
@@ -238,24 +253,43 @@ impl Work<'_> {
     }
 }
 
-/// Image, memory and files of the container, counted.
+/// A container with its memory and files, counted.
 pub(super) struct Captured {
+    pub(super) source: Source,
     pub(super) image: RootImage,
+    pub(super) capture: Arc<Capture>,
+    pub(super) dumped: Dumped,
     pub(super) assembled: Assembled,
+    /// What was stored of its memory before the freeze.
     pub(super) pre_read: MemoryStats,
     pub(super) files: Option<godwit_files::Captured>,
 }
 
 fn assemble(
-    capture: &Capture,
-    dumped: Dumped,
-    baselines: Option<&Baselines>,
+    member: Member,
+    mut dumped: Dumped,
+    files: Option<godwit_files::Frozen>,
     earlier: Option<&Earlier>,
-    name: &str,
-) -> Result<(Assembled, Dumped), CheckpointError> {
-    let parent = earlier.and_then(|e| e.of(name));
-    let assembled = capture.assemble(&dumped.received, baselines, parent, &dumped.laziness)?;
-    Ok((assembled, dumped))
+) -> Result<Captured, CheckpointError> {
+    let Member { source, image, capture, read } = member;
+    let Read { baselines, stored: pre_read, .. } = read;
+    let files = files.map(godwit_files::Frozen::finish).transpose()?;
+    let parent = earlier.and_then(|e| e.of(&source.name));
+    // What arrived is given back when it is in packs.
+    let received = std::mem::take(&mut dumped.received);
+    let assembled = capture.assemble(&received, baselines.as_deref(), parent, &dumped.laziness)?;
+    Ok(Captured { source, image, capture, dumped, assembled, pre_read, files })
+}
+
+/// One image set alone may hold an IPC namespace that containers share: two would make it twice.
+fn only_one_has_ipc(dumps: &[Dump]) -> Result<(), CheckpointError> {
+    if dumps.iter().filter(|dump| dump.holds_shared_ipc()).count() < 2 {
+        return Ok(());
+    }
+    Err(CheckpointError::Refused(
+        "SysvIpcShared: containers of this pod share System V IPC objects or message queues, which cannot move: use files in /dev/shm"
+            .to_owned(),
+    ))
 }
 
 /// Thaws; gives the freeze as the shim measured it: milliseconds.
@@ -267,26 +301,4 @@ async fn thaw(peer: &mut SourcePeer) -> Result<Option<f64>, CheckpointError> {
         Some(ToAgent::Thawed) => Ok(peer.frozen_us.map(|us| us as f64 / 1e3)),
         _ => Err(peer.trouble.take().map_or(CheckpointError::Order(Step::Log), Into::into)),
     }
-}
-
-/// The one container of the pod.
-pub(super) fn only_source(peer: &mut SourcePeer) -> Result<Source, CheckpointError> {
-    let subjects = peer.subjects.take().ok_or(CheckpointError::Order(Step::Log))?;
-    let mut containers = subjects.containers.into_iter();
-    let (Some(subject), None) = (containers.next(), containers.next()) else {
-        let several = "a pod of several containers cannot be checkpointed yet";
-        return Err(CheckpointError::Refused(several.to_owned()));
-    };
-    let spec = serde_json::from_slice(&subject.spec).map_err(CheckpointError::Spec)?;
-    Ok(Source { container: subject.container, spec, spec_bytes: subject.spec })
-}
-
-/// The directory by which the container is frozen: its cgroup (v2), or its freezer's (v1).
-pub(super) fn freezer(container: &Container) -> Result<PathBuf, CheckpointError> {
-    let freezes =
-        |c: &&Cgroup| c.controllers.is_empty() || c.controllers.split(',').any(|c| c == "freezer");
-    let found = container.cgroups.iter().find(freezes);
-    found.map(|c| PathBuf::from(&c.path)).ok_or_else(|| {
-        CheckpointError::Refused(format!("container {} has no freezer cgroup", container.id))
-    })
 }

@@ -107,9 +107,21 @@ pub enum RestoreError {
     /// The mounts cannot be had.
     #[error("the checkpoint's mounts are not those of the container's spec")]
     NoMounts,
-    /// A pod of several containers.
-    #[error("the checkpoint is of a pod of several containers, which cannot be restored yet")]
-    SeveralContainers,
+    /// The pod has a container that the checkpoint does not know.
+    #[error(
+        "the checkpoint has the containers {there}, and none named {container}: start those alone, or name this one as one of them \
+         (--annotation {}=NAME)",
+        godwit_types::names::CONTAINER_NAME
+    )]
+    NotOfPoint {
+        /// The container that starts.
+        container: String,
+        /// Those of the checkpoint.
+        there: String,
+    },
+    /// Head and manifest do not belong together.
+    #[error("the checkpoint's head has other containers than its manifest")]
+    OtherHead,
     /// A file on tmpfs cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -159,14 +171,17 @@ impl RestoreError {
             | Self::Vet(_)
             | Self::Volume(_)
             | Self::NoMounts
-            | Self::SeveralContainers => Code::Refused,
+            | Self::NotOfPoint { .. } => Code::Refused,
             Self::Store(e) => e.code(),
             Self::Reading(e) => e.code(),
             Self::Containerd(e) => e.code(),
             Self::Criu(e) => e.code(),
             Self::Files(e) => e.code(),
             Self::Frames(e) => e.code(),
-            Self::Image(_) | Self::HostileName { .. } | Self::ShortFrame { .. } => Code::Corrupt,
+            Self::Image(_)
+            | Self::HostileName { .. }
+            | Self::ShortFrame { .. }
+            | Self::OtherHead => Code::Corrupt,
             Self::Wire(e) => e.code(),
             Self::Fence(_) | Self::NoFence => Code::Corrupt,
             Self::Told { code, .. } => *code,

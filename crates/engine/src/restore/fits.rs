@@ -1,6 +1,7 @@
 //! Whether a checkpoint fits the container that starts: its image, its memory limit. The node itself is `compat`'s.
 
-use godwit_image::{ContainerHead, Manifest, PageSource, Space, SpaceHead};
+use godwit_image::manifest::Container;
+use godwit_image::{ContainerHead, PageSource, Space, SpaceHead};
 use godwit_types::{Bytes, PAGE_SIZE};
 use oci_spec::runtime::Spec;
 
@@ -12,11 +13,10 @@ use crate::containerd::RootImage;
 /// # Errors
 /// [`RestoreError::OtherImage`], also for a checkpoint that does not say of which image it is.
 pub(super) fn image(
-    manifest: &Manifest,
+    source: &Container,
     here: &RootImage,
     container: &str,
 ) -> Result<(), RestoreError> {
-    let source = manifest.containers.first().ok_or(RestoreError::SeveralContainers)?;
     if source.image_digest == here.chain_id {
         return Ok(());
     }

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use godwit_ownership::fence::LineageRef;
 use godwit_ownership::{Refusal, ToAgent as Said, ToShim as Told};
 use godwit_types::{Code, Phase};
 use godwit_wire::agent_op::{
-    Abort, ColdStart, Committing, FromAgent, FromAgentBody, Held, May, Noted, Plan, Resume,
-    ToAgent, ToAgentBody,
+    Abort, ColdStart, Committing, Finished, FromAgent, FromAgentBody, Held, May, Noted, Plan,
+    Resume, ToAgent, ToAgentBody,
 };
 use godwit_wire::{AsyncSocket, WireError};
 
@@ -20,7 +21,7 @@ use crate::driver::Peer;
 use crate::journal::Journal;
 
 /// The shim's own deadline ends an attempt; this only bounds a shim that hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A connection of a shim.
 pub(crate) type Connection = AsyncSocket<FromAgent, ToAgent>;
@@ -59,6 +60,37 @@ impl<'j> TargetPeer<'j> {
         if let Some(journal) = &mut self.journal {
             journal.enter(phase);
         }
+    }
+
+    /// Which lineage is continued, in the plan that is sent next.
+    pub(crate) fn at(&mut self, at: &LineageRef) {
+        if let Some((plan, _)) = &mut self.plan {
+            plan.at = Some(lineage_at(at));
+        }
+    }
+
+    /// Tells the shim that the container was done: nothing follows.
+    ///
+    /// # Errors
+    /// The shim is gone.
+    pub(crate) async fn finish(&mut self) -> Result<(), WireError> {
+        self.answered = true;
+        self.socket.send(Finished {}, &[]).await
+    }
+
+    /// Sends the plan of a container that joins its pod, and waits until it runs; `false`: it never will.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub(crate) async fn joined(&mut self) -> Result<bool, WireError> {
+        let Some((plan, fds)) = self.plan.take() else { return Ok(false) };
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.socket.send(plan, &fds).await?;
+        self.answered = true;
+        let Some(message) = self.socket.recv().await? else { return Ok(false) };
+        let runs = matches!(message.body, ToAgentBody::Resumed(_));
+        self.socket.send(Noted {}, &[]).await?;
+        Ok(runs)
     }
 
     /// The connection, for what follows a resume.
@@ -177,7 +209,7 @@ impl Peer for TargetPeer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use godwit_ownership::{Basis, Kind, LineageRef, Pen};
+    use godwit_ownership::{Basis, Kind, Pen};
     use godwit_types::{Incarnation, LineageName, Nonce, Owner, Tenant};
     use godwit_wire::Socket;
     use godwit_wire::agent_op::FenceWritten;

@@ -83,10 +83,15 @@ async fn begin_restore(
     let at_work = node.pods.operation(&parse("pod key", &begin.pod_key)?).await;
     let started = restore(node, begin, spec, connection, &mut journal).await;
     drop(at_work);
-    let Started::Resumed(resumed) = started.inspect_err(|_| node.handed.forget(op))? else {
-        node.handed.forget(op);
-        tracing::info!(container = name, "started from its image");
-        return Ok(());
+    let resumed = match started.inspect_err(|_| node.handed.forget(op))? {
+        Started::Resumed(resumed) => resumed,
+        other => {
+            node.handed.forget(op);
+            let is_cold = matches!(other, Started::Cold);
+            let how = if is_cold { "from its image" } else { "was done: it does not run again" };
+            tracing::info!(container = name, how, "started");
+            return Ok(());
+        }
     };
     node.restored.note(RestoreReport {
         op,

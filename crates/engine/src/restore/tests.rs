@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use godwit_ownership::TargetSpec;
 use godwit_ownership::message::{Ask, Before, OnFailure, OnLost, Request, Start};
 use godwit_ownership::state::ColdReason;
 use godwit_ownership::{Basis, Kind, LineageRef, Pen, ToAgent, ToShim};
@@ -185,8 +186,8 @@ async fn what_is_opened_is_the_point_that_the_log_says_also_if_another_was_asked
     let (op, me) = (OpId::mint(), fixture::owner("n2"));
     let (pin, reader) = tenant.pin_and_open(asked.id, op, &me).await.unwrap();
     let wanted = Wanted { store_name: "main".to_owned(), tenant: tenant.clone(), reader };
-    let (spec, mut pinned) = (target(op, &me, asked.id), Some(pin));
-    let reader = reader_of(&wanted, &spec, latest.id, &mut pinned).await.unwrap();
+    let mut pinned = Some(pin);
+    let reader = reader_of((op, &me), &wanted, latest.id, &mut pinned).await.unwrap();
     assert_eq!(reader.manifest().id, latest.id);
     assert_eq!(pinned.unwrap().checkpoint(), latest.id);
     assert_eq!(tenant.pins(asked.id).await.unwrap(), []);

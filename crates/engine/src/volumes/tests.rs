@@ -18,7 +18,7 @@ fn spec(data: &str) -> Spec {
 }
 
 fn recorded(outcome: Outcome) -> Vec<Volume> {
-    of(&MountPlan::decode(PLAN.as_bytes()).unwrap(), &spec("/srv/d"), outcome)
+    of(&MountPlan::decode(PLAN.as_bytes()).unwrap(), "web", &spec("/srv/d"), outcome)
 }
 
 fn stopped(checkpoint: CheckpointId) -> Kind {
@@ -43,6 +43,7 @@ fn start(
         checkpoint,
         source: &source,
         node: &here,
+        container: "web",
         spec: &spec,
         cared_for: "",
         fork: false,
@@ -76,6 +77,7 @@ fn only_what_can_be_written_and_is_not_the_runtimes_is_recorded() {
     let [volume] = recorded(Outcome::Run).try_into().unwrap();
     let expected = Volume {
         name: "/data".to_owned(),
+        container: Some("web".to_owned()),
         path: Some("/srv/d".to_owned()),
         claim_uid: None,
         mode: VolumeMode::ReadWrite,
@@ -89,6 +91,14 @@ fn only_what_can_be_written_and_is_not_the_runtimes_is_recorded() {
 #[test]
 fn what_was_stopped_is_continued_where_its_files_are() {
     assert_eq!(start(Outcome::Stop, |_, _| {}), Ok(()));
+}
+
+#[test]
+fn a_volume_is_looked_at_where_its_container_starts() {
+    let refused = start(Outcome::Run, |s, _| s.fork = true);
+    assert!(matches!(refused, Err(VolumeRefusal::Fork { .. })));
+    let other = |s: &mut Start<'_>| (s.fork, s.container) = (true, "sidecar");
+    assert_eq!(start(Outcome::Run, |s, _| other(s)), Ok(()));
 }
 
 #[test]

@@ -117,6 +117,9 @@ pub enum VolumeMode {
 pub struct Volume {
     /// Its name in the pod; without Kubernetes, where the container has it.
     pub name: String,
+    /// Which container has it there; absent: the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Its path on the node where the checkpoint was taken, if it has no claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

@@ -173,6 +173,7 @@ pub(crate) fn manifest() -> Manifest {
         network: Network { tcp: TcpMode::Close, ips: vec!["10.0.0.7".parse().unwrap()] },
         volumes: vec![Volume {
             name: "data".to_owned(),
+            container: None,
             path: None,
             claim_uid: Some("c-1".to_owned()),
             mode: VolumeMode::ReadWrite,

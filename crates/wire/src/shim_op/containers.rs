@@ -16,6 +16,9 @@ pub struct Containers {
     /// containerd's namespace.
     #[prost(string, tag = "4")]
     pub namespace: String,
+    /// Names of the pod's containers that are done: they ended with status 0 and do not run (init containers).
+    #[prost(string, repeated, tag = "5")]
+    pub done: Vec<String>,
 }
 
 /// One container, as far as its shim knows it.

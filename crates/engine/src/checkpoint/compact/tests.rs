@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_capture::Stop;
+use godwit_capture::{Assembled, MemoryStats, Stop};
 use godwit_files::{FileIndex, FileStats};
 use godwit_image::manifest::{ByteRange, Object};
 use godwit_image::{
@@ -124,7 +124,7 @@ impl World {
             ..ContainerHead::default()
         };
         let mut head = Head { packs: packs.table(), containers: vec![web], ..Head::default() };
-        let mut objects = settle(&mut head, None);
+        let mut objects = settle(&mut head, &[]);
         let stage = stage.head(head.encode().unwrap().bytes).await.unwrap();
         objects.push(stage.head_object().clone());
         objects.sort_by(|a, b| a.key.cmp(&b.key));
@@ -167,9 +167,15 @@ async fn compacted(mut begun: Begun, files: Option<godwit_files::Captured>) -> (
         let (packs, sink) = (Arc::clone(&begun.packs), begun.stage.sink());
         let budget = Bytes(1 << 30);
         let capture = Capture::plan(Seen::default(), budget, false, packs, sink, Stop::new());
-        let beside = Beside { pre_read: &MemoryStats::default(), files: files.as_ref() };
+        let (mut others, mut stored) = (FrameUsage::default(), begun.assembled.stats.stored);
+        if let Some(files) = files {
+            files.index.count_usage(&mut others);
+            stored += files.stats.stored.0;
+        }
         let earlier = begun.earlier.clone().unwrap();
-        let done = compact(&capture.unwrap(), &mut begun.assembled, &beside, &earlier).unwrap();
+        let spaces = begun.assembled.spaces.values_mut().collect();
+        let done = rewrite(&capture.unwrap(), spaces, &others, Bytes(stored), &earlier).unwrap();
+        begun.assembled.stats.stored += done.stored;
         (begun, done)
     };
     tokio::task::spawn_blocking(work).await.unwrap()

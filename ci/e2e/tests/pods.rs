@@ -1,0 +1,145 @@
+//! Pods of several containers, made with `ctr`: checkpointed in one cut, continued when all of them are there.
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::bed::{Bed, Store};
+use godwit_e2e::clean;
+use godwit_e2e::container::{Container, PROGRESS, SOON};
+use godwit_lab::{AgentOptions, Image, LabOptions, Node, PodNetwork, wait};
+use godwit_types::names;
+
+/// The pod's sandbox id.
+const POD: &str = "pod-1";
+
+/// A container of the pod. Kubernetes gives each life another id; its name stays.
+fn member(name: &str, network: &PodNetwork, words: &[&str]) -> Container {
+    let id = format!("{name}-1");
+    Container::new(&id, Image::Mem, words).on(network).with(&[
+        "--annotation",
+        &format!("{}={POD}", names::SANDBOX_ID),
+        "--annotation",
+        &format!("{}={name}", names::CONTAINER_NAME),
+    ])
+}
+
+/// Two containers that talk to each other over loopback, in the order of their start.
+struct Talkers {
+    answers: Container,
+    asks: Container,
+}
+
+impl Talkers {
+    fn new(network: &PodNetwork) -> Self {
+        let listens = ["talk", "--listen", "127.0.0.1:7", "--file", PROGRESS];
+        let connects = ["talk", "--connect", "127.0.0.1:7", "--file", PROGRESS];
+        Self {
+            answers: member("answers", network, &listens),
+            asks: member("asks", network, &connects),
+        }
+    }
+
+    fn all(&self) -> [&Container; 2] {
+        [&self.answers, &self.asks]
+    }
+
+    fn run(&self, node: &Node) -> Result<()> {
+        self.all().into_iter().try_for_each(|one| one.run(node))?;
+        self.talk(node)
+    }
+
+    /// Both get on.
+    fn talk(&self, node: &Node) -> Result<()> {
+        for one in self.all() {
+            let now = one.progress(node).unwrap_or(0);
+            one.wait_beyond(node, now + 20)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, node: &Node) -> Result<()> {
+        self.all().into_iter().try_for_each(|one| one.remove(node))?;
+        clean::wait(node)
+    }
+}
+
+#[test]
+fn containers_that_talk_to_each_other_move_together_and_lose_no_byte() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
+    let networks = [(&bed.n1, 101), (&bed.n2, 102)]
+        .map(|(node, host_part)| node.pod_network("pod", host_part));
+    let [first, _second] = networks;
+    let pod = Talkers::new(&first?);
+    pod.run(&bed.n1)?;
+    // One that leaves them running, then there and back; whoever of them is named.
+    let report = pod.asks.checkpoint(&bed.n1, &[])?;
+    ensure!(report.containers == ["answers", "asks"], "{:?}", report.containers);
+    pod.talk(&bed.n1)?;
+    for (from, to, named) in [(&bed.n1, &bed.n2, &pod.answers), (&bed.n2, &bed.n1, &pod.asks)] {
+        let report = named.checkpoint(from, &["--stop"])?;
+        for one in pod.all() {
+            ensure!(one.listed(from)? == "STOPPED", "{} runs on after its stop", one.id);
+        }
+        pod.remove(from)?;
+        let id = report.checkpoint.to_string();
+        pod.answers.restore(to, &id)?;
+        let before = pod.answers.progress(to)?;
+        // Alone it is held.
+        wait::until_true("it to be held", SOON, || {
+            to.log("containerd").is_ok_and(|log| log.contains("held until the others are there"))
+        })?;
+        ensure!(pod.answers.progress(to)? == before, "it runs before the other is there");
+        pod.asks.restore(to, &id)?;
+        pod.talk(to)?;
+    }
+    // A copy of a point that went on, elsewhere: both of both talk.
+    let id = report.checkpoint.to_string();
+    for one in pod.all() {
+        one.fork(&bed.n2, &id)?;
+    }
+    pod.talk(&bed.n2)?;
+    pod.talk(&bed.n1)?;
+    pod.remove(&bed.n1)?;
+    pod.remove(&bed.n2)
+}
+
+#[test]
+fn a_container_that_does_not_come_keeps_nobody_and_one_that_is_killed_takes_all_along() -> Result<()>
+{
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
+    let network = bed.n1.pod_network("pod", 101)?;
+    bed.n2.pod_network("pod", 102)?;
+    let pod = Talkers::new(&network);
+    pod.run(&bed.n1)?;
+    let id = pod.asks.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
+    pod.remove(&bed.n1)?;
+
+    // A stranger is refused by name, and takes the others with it: nothing of the pod has run.
+    pod.answers.restore(&bed.n2, &id)?;
+    let stranger = member("stranger", &network, &["counter"]);
+    let refused = stranger.restore(&bed.n2, &id).err().context("a container of no point")?;
+    let refused = format!("{refused:#}");
+    ensure!(refused.contains("answers, asks") && refused.contains("stranger"), "{refused}");
+    let listed = || pod.answers.listed(&bed.n2).is_ok_and(|listed| listed == "STOPPED");
+    wait::until_true("the one that was held to end", SOON, listed)?;
+    stranger.remove(&bed.n2)?;
+    pod.answers.remove(&bed.n2)?;
+    clean::wait(&bed.n2)?;
+
+    // Killed while it is held.
+    pod.answers.restore(&bed.n2, &id)?;
+    bed.n2.ctr(&["task", "kill", "--signal", "SIGKILL", &pod.answers.id])?;
+    wait::until_true("it to end", SOON, listed)?;
+    pod.answers.remove(&bed.n2)?;
+    clean::wait(&bed.n2)?;
+
+    // The agent dies: what it was held for is not decided, so it ends; nothing was lost.
+    pod.answers.restore(&bed.n2, &id)?;
+    bed.n2.kill_agent()?;
+    wait::until_true("it to end", SOON, listed)?;
+    pod.answers.remove(&bed.n2)?;
+    bed.n2.start_agent(&AgentOptions::default())?;
+    for one in pod.all() {
+        one.restore(&bed.n2, &id)?;
+    }
+    pod.talk(&bed.n2)?;
+    pod.remove(&bed.n2)
+}
