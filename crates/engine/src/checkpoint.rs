@@ -28,6 +28,7 @@ mod poked;
 mod precopy;
 mod preflight;
 mod record;
+mod shared;
 pub(crate) mod source;
 mod work;
 

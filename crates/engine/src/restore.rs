@@ -22,7 +22,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use godwit_files::Halt;
-use godwit_image::{FrameSource, Head, Manifest};
+use godwit_image::manifest::{IN_THE_HEAD, Volume};
+use godwit_image::{FrameSource, Head, Manifest, section_of_volume};
 use godwit_ownership::Target;
 use godwit_ownership::{Ending, Event};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
@@ -362,7 +363,7 @@ async fn prepare(
     let (spec, launcher, version) = (asking.spec.clone(), node.launcher.clone(), node.criu);
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
-    let addresses = manifest.network.ips.clone();
+    let (addresses, volumes) = (manifest.network.ips.clone(), manifest.volumes.clone());
     let score = score_of(shim);
     let halt = Halt::when({
         let stop = stop.clone();
@@ -371,10 +372,12 @@ async fn prepare(
     let staged = tokio::task::spawn_blocking(move || {
         let container = head.containers.get(index).ok_or(RestoreError::OtherHead)?;
         fits::memory(container, &spec, &name)?;
+        let volumes = of_container(&volumes, &container.name, &head);
         let images = make_dir(&work_dir.join("images"))?;
         let workspace = make_dir(&run_dir.join("relay"))?;
         let stage = Stage {
             container,
+            volumes: &volumes,
             addresses: &addresses,
             rootfs: &rootfs,
             packs: &head.packs,
@@ -394,6 +397,19 @@ async fn prepare(
     });
     let staged = staged.await.map_err(|_| RestoreError::Interrupted)??;
     Ok(Some((staged, manifest)))
+}
+
+/// Volumes that a container puts back: those of the pod's own of which it was the first.
+fn of_container(volumes: &[Volume], container: &str, head: &Head) -> Vec<(String, Vec<u8>)> {
+    let own = |volume: &&Volume| {
+        volume.snapshot.as_deref() == Some(IN_THE_HEAD)
+            && volume.container.as_deref() == Some(container)
+    };
+    let index = |volume: &Volume| {
+        let section = head.sections.get(&section_of_volume(&volume.name))?;
+        Some((volume.name.clone(), section.clone()))
+    };
+    volumes.iter().filter(own).filter_map(index).collect()
 }
 
 /// What is read before anything is written, for a point that fits here, and which of its containers it is for. `None` for one that

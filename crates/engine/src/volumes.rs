@@ -113,7 +113,8 @@ pub(crate) struct Start<'a> {
 /// # Errors
 /// The first one that is not.
 pub(crate) fn check(start: Start<'_>, volumes: &[Volume]) -> Result<(), VolumeRefusal> {
-    let written = volumes.iter().filter(|v| v.mode == VolumeMode::ReadWrite && start.has(v));
+    let outside = |v: &&Volume| v.mode == VolumeMode::ReadWrite && v.snapshot.is_none();
+    let written = volumes.iter().filter(|v| outside(v) && start.has(v));
     written.filter(|v| !start.is_cared_for(v)).try_for_each(|v| start.check(v))
 }
 

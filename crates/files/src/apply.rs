@@ -86,6 +86,27 @@ pub fn apply(request: &Application<'_>) -> Result<Applied, FilesError> {
     Ok(work.applied)
 }
 
+/// Removes what is in a directory, and nothing that is mounted on it. No symbolic link is followed.
+///
+/// # Errors
+/// [`FilesError::Io`]; a part of it may be gone.
+pub fn empty(path: &Path) -> Result<(), FilesError> {
+    let io = |attempt: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| FilesError::Io { attempt, path, source }
+    };
+    for entry in std::fs::read_dir(path).map_err(io("read", path))? {
+        let entry = entry.map_err(io("read", path))?;
+        let child = entry.path();
+        let removed = match entry.file_type().map_err(io("look at", &child))?.is_dir() {
+            true => std::fs::remove_dir_all(&child),
+            false => std::fs::remove_file(&child),
+        };
+        removed.map_err(io("remove", &child))?;
+    }
+    Ok(())
+}
+
 /// Everything that can be refused before the first change.
 fn check(request: &Application<'_>, root: BorrowedFd<'_>) -> Result<(), FilesError> {
     for (path, entry) in request.index.paths() {

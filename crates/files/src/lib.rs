@@ -31,7 +31,7 @@ mod xattr;
 #[cfg(test)]
 mod fixture;
 
-pub use apply::{Application, Applied, Devices, Target, apply};
+pub use apply::{Application, Applied, Devices, Target, apply, empty};
 pub use capture::{Captured, FileStats, Frozen, Layer, Scan};
 pub use error::FilesError;
 pub use halt::Halt;

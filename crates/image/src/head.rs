@@ -22,6 +22,12 @@ pub const SECTION_DESCRIPTORS: &str = "descriptors.json";
 /// Section of a container: the index of its writable layer.
 pub const SECTION_FILES: &str = "files";
 
+/// Section of the pod: the index of what is in a volume that is the pod's alone.
+#[must_use]
+pub fn section_of_volume(name: &str) -> String {
+    format!("volume:{name}")
+}
+
 /// Names and their bytes.
 pub type Sections = BTreeMap<String, Vec<u8>>;
 

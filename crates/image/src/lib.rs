@@ -33,7 +33,7 @@ pub use exchange::{FrameSource, PackSink, SinkError};
 pub use frame::{Codec, EncodedFrame, FrameDecoder, FrameEncoder, FrameRecord, FrameRef};
 pub use head::{
     ContainerHead, EncodedHead, Head, PagemapEntry, SECTION_DESCRIPTORS, SECTION_FILES,
-    SECTION_SPEC, Sections, Space, SpaceHead, decode_recent, encode_recent,
+    SECTION_SPEC, Sections, Space, SpaceHead, decode_recent, encode_recent, section_of_volume,
 };
 pub use header::{HEADER_BYTES, Header, Kind};
 pub use manifest::Manifest;

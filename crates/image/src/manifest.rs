@@ -15,8 +15,8 @@ use crate::limits::MAX_MANIFEST_BYTES;
 use crate::{Digest, ImageError};
 
 pub use parts::{
-    ByteRange, Compat, Container, DataKey, Encryption, Network, Object, Signature, Source, TcpMode,
-    Volume, VolumeMode,
+    ByteRange, Compat, Container, DataKey, Encryption, IN_THE_HEAD, Network, Object, Signature,
+    Source, TcpMode, Volume, VolumeMode,
 };
 
 /// The format that is written and read.

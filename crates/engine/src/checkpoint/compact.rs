@@ -9,16 +9,24 @@ use godwit_types::Bytes;
 use super::CheckpointError;
 use super::memory::Capture;
 use super::parent::Earlier;
+use super::shared::SharedCaptured;
 use super::work::Captured;
 
 /// Rewrites what is sparse in the memory of all containers, and counts what that stores. Frames that cannot be read stay as they are.
 ///
 /// # Errors
 /// Packs cannot be stored, or it was cancelled.
-pub(super) fn compact(all: &mut [Captured], earlier: &Earlier) -> Result<(), CheckpointError> {
+pub(super) fn compact(
+    all: &mut [Captured],
+    shared: &[SharedCaptured],
+    earlier: &Earlier,
+) -> Result<(), CheckpointError> {
     let Some(capture) = all.first().map(|first| first.capture.clone()) else { return Ok(()) };
     let mut others = FrameUsage::default();
-    let stored = Bytes(all.iter().map(|one| stored(one, &mut others)).sum());
+    let of_volumes: u64 = shared.iter().map(|one| one.files.stats.stored.0).sum();
+    shared.iter().for_each(|one| one.index().count_usage(&mut others));
+    let stored: u64 = all.iter().map(|one| stored(one, &mut others)).sum();
+    let stored = Bytes(stored + of_volumes);
     let spaces = all.iter_mut().flat_map(|one| one.assembled.spaces.values_mut()).collect();
     let done = rewrite(&capture, spaces, &others, stored, earlier)?;
     if let Some(first) = all.first_mut() {

@@ -13,9 +13,18 @@ use godwit_files::Frozen;
 use super::CheckpointError;
 use super::dump::{Dump, Dumped, Ender};
 use super::files::Files;
+use super::shared::{Shared, SharedFrozen};
 
-/// What was taken of each container, in order.
-pub(super) type Taken = (Vec<Received>, Vec<Option<Frozen>>);
+/// What was taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// Of each container, in order: the pages that arrived.
+    pub(super) received: Vec<Received>,
+    /// And its files.
+    pub(super) files: Vec<Option<Frozen>>,
+    /// Directories that they share.
+    pub(super) shared: Vec<SharedFrozen>,
+}
 
 /// The sessions of a pod.
 #[derive(Debug)]
@@ -51,6 +60,7 @@ impl Cut {
         &mut self,
         deadline: Instant,
         files: Vec<Option<Files>>,
+        shared: Vec<Shared>,
     ) -> Result<Taken, CheckpointError> {
         let files = Mutex::new(files.into_iter().map(Some).collect::<Vec<_>>());
         let of = |number: usize| {
@@ -58,7 +68,16 @@ impl Cut {
             files.get_mut(number).and_then(Option::take).flatten()
         };
         let taken = self.side_by_side(|number, dump| dump.dump(deadline, of(number)))?;
-        Ok(taken.into_iter().unzip())
+        let (received, files) = taken.into_iter().unzip();
+        // Only now every CRIU has made its names for deleted files that are open.
+        let shared: Result<_, _> = shared.into_iter().map(Shared::freeze).collect();
+        match shared {
+            Ok(shared) => Ok(Taken { received, files, shared }),
+            Err(error) => {
+                self.0.iter_mut().for_each(Dump::abort);
+                Err(error)
+            }
+        }
     }
 
     /// Frozen: gives every session its verdict and waits for its CRIU's exit. The pod is frozen by its cgroups again.

@@ -1,5 +1,6 @@
-//! The writable layer of one container: rounds while it runs, the difference in the freeze. Blocking; run on threads that may.
+//! The writable layer of one container, or a directory of the pod: rounds while it runs, the difference in the freeze. Blocking; run on threads that may.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,8 +26,15 @@ pub(super) fn share(whole: Bytes) -> Bytes {
 pub(super) struct Files {
     layer: Layer,
     scan: Scan,
-    cgroup: PathBuf,
+    cgroups: Vec<PathBuf>,
     budget: Bytes,
+}
+
+/// Where contents go, and what ends a round.
+pub(super) struct Stores<'a> {
+    pub(super) packs: &'a Arc<PackRegistry>,
+    pub(super) sink: Arc<dyn PackSink>,
+    pub(super) stop: Stop,
 }
 
 impl Files {
@@ -51,10 +59,26 @@ impl Files {
         };
         let options = mount.options.iter().map(String::as_str);
         let Some(upper) = Upper::of_mount(&mount.kind, options)? else { return Ok(None) };
+        let stores = Stores { packs, sink, stop };
+        Self::scan_upper(upper, vec![cgroup], budget, parent, stores).map(Some)
+    }
+
+    /// Makes a round of a layer. Who is in `cgroups` may map files of it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub(super) fn scan_upper(
+        upper: Upper,
+        cgroups: Vec<PathBuf>,
+        budget: Bytes,
+        parent: Option<&FileIndex>,
+        stores: Stores<'_>,
+    ) -> Result<Self, CheckpointError> {
+        let Stores { packs, sink, stop } = stores;
         let halt = Halt::when(move || stop.is_raised());
         let layer = Layer::new(upper, Arc::clone(packs), sink, halt);
         let scan = layer.scan(parent)?;
-        Ok(Some(Self { layer, scan, cgroup, budget }))
+        Ok(Self { layer, scan, cgroups, budget })
     }
 
     /// A further round, all of which is handed to the sink.
@@ -72,7 +96,11 @@ impl Files {
     /// # Errors
     /// [`CheckpointError`].
     pub(super) fn freeze(self) -> Result<Frozen, CheckpointError> {
-        let mapped = MappedFiles::of(pids(&self.cgroup)?)?;
+        let mut all = BTreeSet::new();
+        for cgroup in &self.cgroups {
+            all.extend(pids(cgroup)?);
+        }
+        let mapped = MappedFiles::of(all)?;
         Ok(self.layer.freeze(self.scan, &mapped, self.budget)?)
     }
 }

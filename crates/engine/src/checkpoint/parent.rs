@@ -6,6 +6,7 @@ use godwit_capture::Parent;
 use godwit_files::FileIndex;
 use godwit_image::{
     ContainerHead, FrameRef, FrameSource, Head, PackTable, SECTION_FILES, SinkError,
+    section_of_volume,
 };
 use godwit_store::{StoreFrames, TenantStore};
 use godwit_types::{CheckpointId, Code, OpId, Owner};
@@ -52,7 +53,16 @@ impl Earlier {
     /// The writable layer of its container of this name. One that cannot be read is not shared.
     pub(super) fn files(&self, container: &str) -> Option<FileIndex> {
         let head = self.head.containers.iter().find(|c| c.name == container)?;
-        let index = FileIndex::decode(head.sections.get(SECTION_FILES)?);
+        self.index(head.sections.get(SECTION_FILES)?)
+    }
+
+    /// The contents of its volume of this name.
+    pub(super) fn volume(&self, name: &str) -> Option<FileIndex> {
+        self.index(self.head.sections.get(&section_of_volume(name))?)
+    }
+
+    fn index(&self, section: &[u8]) -> Option<FileIndex> {
+        let index = FileIndex::decode(section);
         let told = |error| tracing::warn!(parent = %self.id, %error, "files are stored anew");
         index.map_err(told).ok()
     }

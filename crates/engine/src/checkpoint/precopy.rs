@@ -3,6 +3,7 @@
 //! Memory is set aside first: it may be waited for, and what was read before would be old then. A pod that is given away, or is larger
 //! than the budget, is read ahead, and what was read is durable before anything is frozen.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,10 @@ use godwit_types::Bytes;
 
 use super::CheckpointError;
 use super::dump::Dumped;
-use super::files::{self, Files};
+use super::files::{self, Files, Stores};
 use super::memory::{Capture, Receiving, Seen, look};
 use super::parent::Earlier;
+use super::shared::{self, Shared};
 use super::source::Source;
 use super::work::Work;
 use crate::blocking::blocking;
@@ -100,7 +102,7 @@ impl Work<'_> {
         &self,
         ahead: &Ahead<'_>,
         journal: &Journal,
-    ) -> Result<(Vec<Ready>, Held), CheckpointError> {
+    ) -> Result<(Vec<Ready>, Vec<Shared>, Held), CheckpointError> {
         let (Planned { captures, images }, mut reserved) = self.reserve(ahead).await?;
         let images = Some(images).filter(|images| images.0 > 0);
         let images = images.and_then(|images| reserved.0.split(images));
@@ -110,10 +112,16 @@ impl Work<'_> {
         for (source, capture) in ahead.sources.iter().zip(&captures) {
             read.push(self.read(ahead, source, capture).await?);
         }
+        let mut shared = self.read_shared(ahead).await?;
         if read.iter().any(|read| read.baselines.is_some()) {
             // That took long: what was written meanwhile is read before the freeze, not in it.
             ahead.stage.settled().await?;
-            read = blocking(move || read.into_iter().map(Read::rescan).collect()).await?;
+            (read, shared) = blocking(move || {
+                let read = read.into_iter().map(Read::rescan).collect::<Result<_, _>>()?;
+                let shared = shared.into_iter().map(Shared::rescan).collect::<Result<_, _>>()?;
+                Ok((read, shared))
+            })
+            .await?;
             ahead.stage.settled().await?;
         }
         // A process that forks until it is frozen brings all of its memory once more, for each child.
@@ -127,7 +135,31 @@ impl Work<'_> {
             ready.push(Ready { capture, read, receiving });
         }
         journal.gauge().advance(private);
-        Ok((ready, Held { reserved, images, spare }))
+        Ok((ready, shared, Held { reserved, images, spare }))
+    }
+
+    /// The first round of the directories that are the pod's alone.
+    async fn read_shared(&self, ahead: &Ahead<'_>) -> Result<Vec<Shared>, CheckpointError> {
+        let places = shared::places(ahead.sources);
+        let cgroups: Vec<PathBuf> =
+            ahead.sources.iter().map(Source::freezer).collect::<Result<_, _>>()?;
+        let budget = self.for_each(ahead);
+        let (packs, earlier) = (Arc::clone(ahead.packs), ahead.earlier.cloned());
+        let (sink, stop) = (ahead.stage.sink(), self.outside.stop().clone());
+        blocking(move || {
+            let scan = |place| {
+                let stores = Stores { packs: &packs, sink: Arc::clone(&sink), stop: stop.clone() };
+                Shared::scan(place, cgroups.clone(), budget, earlier.as_deref(), stores)
+            };
+            places.into_iter().map(scan).collect()
+        })
+        .await
+    }
+
+    /// Of what files get, the part of each container and of each directory that they share.
+    fn for_each(&self, ahead: &Ahead<'_>) -> Bytes {
+        let all = ahead.sources.len() + shared::places(ahead.sources).len();
+        part(self.for_files(), 1, all as u64)
     }
 
     /// Looks at the memory and waits for its share of the budget. What grew while it waited is taken beside it, if it is free; else
@@ -198,7 +230,7 @@ impl Work<'_> {
         let cgroup = source.freezer()?;
         let (capture, earlier) = (Arc::clone(capture), ahead.earlier.cloned());
         let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
-        let for_files = part(self.for_files(), 1, ahead.sources.len() as u64);
+        let for_files = self.for_each(ahead);
         let stop = self.outside.stop().clone();
         blocking(move || {
             let known = earlier.as_ref().and_then(|e| e.files(&name));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use godwit_criu::mounts::{MountPlan, PLAN_FILE};
-use godwit_files::FileIndex;
+use godwit_files::{FileIndex, FileStats};
 use godwit_image::manifest::{
     ByteRange, Container, FORMAT, Network, Object, Source as Origin, TcpMode, Volume,
 };
@@ -20,6 +20,7 @@ use godwit_store::{CommitStage, PackStage};
 use godwit_types::{Bytes, CheckpointReport, Generation, Reads, Sizes, names};
 use jiff::Timestamp;
 
+use super::shared::SharedCaptured;
 use super::source::annotation;
 use super::work::{Captured, Made, Work};
 use super::{CheckpointError, Step};
@@ -35,13 +36,14 @@ pub(super) async fn write(
     work: &Work<'_>,
     stage: PackStage,
     packs: &Arc<PackRegistry>,
-    captured: Vec<Captured>,
+    (captured, shared): (Vec<Captured>, Vec<SharedCaptured>),
     journal: &Journal,
 ) -> Result<(CommitStage, Manifest), CheckpointError> {
-    let sizes = sizes(&captured, stage.accepted_bytes());
+    let sizes = sizes(&captured, &shared, stage.accepted_bytes());
     let parent = stage.parent().map(|parent| parent.id);
     let stage = stage.close().await?;
-    let volumes = volumes(work, &captured)?;
+    let mut volumes = volumes(work, &captured)?;
+    volumes.extend(shared.iter().map(SharedCaptured::volume));
     let addresses = addresses(&captured);
     let pod = captured.first().and_then(|one| annotation(&one.source.spec, names::SANDBOX_NAME));
     let pod = pod.map(str::to_owned);
@@ -52,7 +54,9 @@ pub(super) async fn write(
         heads.push(head);
         indexes.extend(files);
     }
-    let mut head = Head { packs: packs.table(), containers: heads, ..Head::default() };
+    let sections = shared.iter().map(SharedCaptured::section).collect();
+    indexes.extend(shared.into_iter().map(|one| one.files.index));
+    let mut head = Head { packs: packs.table(), containers: heads, sections };
     let mut objects = settle(&mut head, &indexes);
     let sizes = Sizes { reads: Some(reads(&head)), ..sizes };
     let encoded: EncodedHead = blocking(move || Ok(head.encode()?)).await?;
@@ -127,7 +131,10 @@ fn addresses(captured: &[Captured]) -> Vec<IpAddr> {
     all.copied().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn sizes(captured: &[Captured], accepted: u64) -> Sizes {
+fn sizes(captured: &[Captured], shared: &[SharedCaptured], accepted: u64) -> Sizes {
+    let volumes = |of: fn(&FileStats) -> Bytes| -> u64 {
+        shared.iter().map(|one| of(&one.files.stats).0).sum()
+    };
     let sum = |of: &dyn Fn(&Captured) -> u64| Bytes(captured.iter().map(of).sum());
     let files = |one: &Captured| one.files.as_ref().map(|files| files.stats).unwrap_or_default();
     let stored =
@@ -136,9 +143,9 @@ fn sizes(captured: &[Captured], accepted: u64) -> Sizes {
         memory: sum(&|one| one.assembled.stats.memory().0),
         zero: sum(&|one| one.assembled.stats.zero_bytes().0),
         changed: sum(&|one| one.assembled.stats.changed_bytes().0),
-        stored: sum(&stored).max(Bytes(accepted)),
+        stored: Bytes(sum(&stored).0 + volumes(|stats| stats.stored)).max(Bytes(accepted)),
         uploaded: Bytes(accepted),
-        files: sum(&|one| files(one).contents.0),
+        files: Bytes(sum(&|one| files(one).contents.0).0 + volumes(|stats| stats.contents)),
         reads: None,
     }
 }

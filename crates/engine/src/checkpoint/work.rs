@@ -17,7 +17,7 @@ use godwit_wire::api::CheckpointRequest;
 use godwit_wire::failpoint;
 
 use super::compact::compact;
-use super::cut::Cut;
+use super::cut::{Cut, Taken};
 use super::dump::{Dump, Dumped, Scratch};
 use super::files::Files;
 use super::memory::{Capture, Receiving};
@@ -25,6 +25,7 @@ use super::outside::{Freeze, Outside};
 use super::parent::{Earlier, candidates, new_checkpoint};
 use super::peer::SourcePeer;
 use super::precopy::{Ahead, Held, Read, Ready};
+use super::shared::{Shared, SharedCaptured, SharedFrozen};
 use super::source::Source;
 use super::{CheckpointError, Step, record};
 use crate::blocking::blocking;
@@ -63,6 +64,7 @@ pub(super) struct Made {
 /// Everything is ready for the freeze.
 struct Warm {
     members: Vec<Member>,
+    shared: Vec<Shared>,
     dumps: Vec<Dump>,
     stage: PackStage,
     earlier: Option<Arc<Earlier>>,
@@ -83,6 +85,8 @@ struct Frozen {
     /// One for each container.
     dumped: Vec<Dumped>,
     files: Vec<Option<godwit_files::Frozen>>,
+    /// Directories that they share.
+    shared: Vec<SharedFrozen>,
     since: Instant,
     frozen_ms: f64,
 }
@@ -99,17 +103,17 @@ impl Work<'_> {
         journal: &mut Journal,
     ) -> Result<Made, CheckpointError> {
         let warm = self.outside.given_up(None, self.prepare(sources, peer, journal)).await?;
-        let Warm { mut members, dumps, stage, earlier, packs, mut held } = warm;
+        let Warm { mut members, shared, dumps, stage, earlier, packs, mut held } = warm;
 
         journal.enter(Phase::Freeze);
         let files = members.iter_mut().map(|member| member.read.files.take()).collect();
-        let frozen = self.freeze(dumps, files, &stage, peer).await?;
+        let frozen = self.freeze(dumps, (files, shared), &stage, peer).await?;
         held.give_back(members.iter().map(|m| &*m.capture).zip(&frozen.dumped));
         // `images` is held until the head, and all else, is stored.
         let Held { reserved, images: _images, spare } = held;
 
         journal.enter(Phase::Upload);
-        let Frozen { dumped, files, since, frozen_ms } = frozen;
+        let Frozen { dumped, files, shared, since, frozen_ms } = frozen;
         let criu_frozen_ms = dumped.iter().map(|d| d.criu_frozen_ms).fold(0.0, f64::max);
         let upload = async {
             let is_thawed = self.spec.outcome == Outcome::Run;
@@ -119,12 +123,14 @@ impl Work<'_> {
                 for ((member, dumped), files) in members.into_iter().zip(dumped).zip(files) {
                     captured.push(assemble(member, dumped, files, earlier)?);
                 }
+                let shared: Vec<SharedCaptured> =
+                    shared.into_iter().map(SharedFrozen::finish).collect::<Result<_, _>>()?;
                 // All of it is in packs: others may have the memory.
                 drop((reserved, spare));
                 if let Some(earlier) = earlier.filter(|_| is_thawed) {
-                    compact(&mut captured, earlier)?;
+                    compact(&mut captured, &shared, earlier)?;
                 }
-                Ok::<_, CheckpointError>(captured)
+                Ok::<_, CheckpointError>((captured, shared))
             })
             .await?;
             record::write(self, stage, &packs, captured, journal).await
@@ -156,7 +162,7 @@ impl Work<'_> {
         journal.enter(Phase::PreCopy);
         let ahead =
             Ahead { sources: &sources, earlier: earlier.as_ref(), packs: &packs, stage: &stage };
-        let (ready, held) = self.pre_copy(&ahead, journal).await?;
+        let (ready, shared, held) = self.pre_copy(&ahead, journal).await?;
         let (mut members, mut receiving) = (Vec::new(), Vec::new());
         for ((source, image), ready) in sources.into_iter().zip(images).zip(ready) {
             let Ready { capture, read, receiving: pages } = ready;
@@ -164,7 +170,7 @@ impl Work<'_> {
             receiving.push(pages);
         }
         let dumps = self.warm_up(&members, receiving, peer).await?;
-        Ok(Warm { members, dumps, stage, earlier, packs, held })
+        Ok(Warm { members, shared, dumps, stage, earlier, packs, held })
     }
 
     async fn image(&self, source: &Source) -> Result<RootImage, CheckpointError> {
@@ -218,7 +224,7 @@ impl Work<'_> {
     async fn freeze(
         &self,
         dumps: Vec<Dump>,
-        files: Vec<Option<Files>>,
+        (files, shared): (Vec<Option<Files>>, Vec<Shared>),
         stage: &PackStage,
         peer: &mut SourcePeer,
     ) -> Result<Frozen, CheckpointError> {
@@ -228,7 +234,7 @@ impl Work<'_> {
         let mut cut = Cut::new(dumps);
         let ender = cut.ender();
         let held = blocking(move || {
-            let taken = cut.take(since + patience + LEEWAY, files)?;
+            let taken = cut.take(since + patience + LEEWAY, files, shared)?;
             failpoint::site("dumped");
             cut.keep()?;
             failpoint::site("kept");
@@ -239,13 +245,13 @@ impl Work<'_> {
             stage.give_up();
         };
         let ended = self.outside.ended(self.frozen(since, peer), end, held);
-        let (cut, (received, files)) = ended.await?;
+        let (cut, Taken { received, files, shared }) = ended.await?;
         let mut frozen_ms = millis(since);
         if self.spec.outcome == Outcome::Run {
             frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
         }
         let dumped = blocking(move || cut.collect(received)).await?;
-        Ok(Frozen { dumped, files, since, frozen_ms })
+        Ok(Frozen { dumped, files, shared, since, frozen_ms })
     }
 
     fn frozen<'p>(&self, since: Instant, peer: &'p SourcePeer) -> Freeze<'p> {

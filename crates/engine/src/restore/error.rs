@@ -119,6 +119,14 @@ pub enum RestoreError {
         /// Those of the checkpoint.
         there: String,
     },
+    /// The new pod has no such volume.
+    #[error(
+        "the checkpoint holds what was in the pod's {name}, and this pod has none: give it the volumes of the checkpoint's pod"
+    )]
+    NoVolume {
+        /// `emptyDir/cache`, `shm`.
+        name: String,
+    },
     /// Head and manifest do not belong together.
     #[error("the checkpoint's head has other containers than its manifest")]
     OtherHead,
@@ -171,6 +179,7 @@ impl RestoreError {
             | Self::Vet(_)
             | Self::Volume(_)
             | Self::NoMounts
+            | Self::NoVolume { .. }
             | Self::NotOfPoint { .. } => Code::Refused,
             Self::Store(e) => e.code(),
             Self::Reading(e) => e.code(),

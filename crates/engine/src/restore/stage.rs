@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use godwit_criu::images::{ImageDir, inet, limits, pagemap, tasks};
 use godwit_criu::launch::Launcher;
-use godwit_criu::mounts::{MountPlan, restore as mount_sources};
+use godwit_criu::mounts::{MountPlan, binds, restore as mount_sources};
 use godwit_criu::namespaces::{NamespacePlan, path_of};
 use godwit_criu::vet;
 use godwit_criu::vet::lsm::Confinement;
@@ -36,6 +36,8 @@ use super::RestoreError;
 pub(super) struct Stage<'a> {
     /// The container of the checkpoint.
     pub(super) container: &'a ContainerHead,
+    /// Volumes that are the pod's alone and that this container puts back: name and index.
+    pub(super) volumes: &'a [(String, Vec<u8>)],
     /// Addresses that its pod had.
     pub(super) addresses: &'a [IpAddr],
     /// The spec that it is to run under.
@@ -94,6 +96,7 @@ impl Stage<'_> {
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
         self.write_files()?;
+        self.volumes.iter().try_for_each(|(name, index)| self.write_volume(name, index))?;
         let (pager, fds) = self.pager_plan()?;
         // Zombies are in no cgroup, by which the shim finds its tasks.
         let vpids = tasks.iter().filter(|task| !task.zombie).map(|task| task.vpid).collect();
@@ -168,6 +171,26 @@ impl Stage<'_> {
             halt: self.halt,
         })?;
         tracing::debug!(names = applied.names, contents = %applied.contents, "files");
+        Ok(())
+    }
+
+    /// What was in a directory of the pod, into that of the new pod: nothing of it has run.
+    fn write_volume(&self, name: &str, index: &[u8]) -> Result<(), RestoreError> {
+        let own = binds::pods_own(self.spec).into_iter().find(|own| own.name == name);
+        let own = own.ok_or_else(|| RestoreError::NoVolume { name: name.to_owned() })?;
+        let index = FileIndex::decode(index)?;
+        index.check_frames(self.packs)?;
+        let path = &own.bind.source;
+        godwit_files::empty(path)?;
+        let applied = godwit_files::apply(&Application {
+            root: path,
+            target: Target::Merged,
+            index: &index,
+            frames: &**self.frames,
+            devices: Devices::of_spec(self.spec),
+            halt: self.halt,
+        })?;
+        tracing::debug!(name, names = applied.names, contents = %applied.contents, "volume");
         Ok(())
     }
 

@@ -112,6 +112,9 @@ pub enum VolumeMode {
     ReadWrite,
 }
 
+/// [`Volume::snapshot`] of a volume that is the pod's alone: the head holds the index of what is in it.
+pub const IN_THE_HEAD: &str = "head";
+
 /// A persistent volume, or a directory of the node that a container writes to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
@@ -128,7 +131,7 @@ pub struct Volume {
     pub claim_uid: Option<String>,
     /// How it is used.
     pub mode: VolumeMode,
-    /// A snapshot of the same freeze.
+    /// A snapshot of the same freeze: [`IN_THE_HEAD`], or the name of one elsewhere.
     #[serde(default)]
     pub snapshot: Option<String>,
     /// The source ran on after this point and may have written to it: memory and volume no longer match.
