@@ -18,6 +18,7 @@ mod command;
 mod error;
 mod image;
 mod install;
+pub mod kubernetes;
 mod lab;
 mod lock;
 mod network;
