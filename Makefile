@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 
 CACHE := $(or $(GODWIT_LAB_CACHE),$(HOME)/.cache/godwit-lab)
-LAB := cargo run --quiet --package godwit-lab --bin lab --
+RUN_LAB := cargo run --quiet --package godwit-lab --bin lab --
 
 # Debian packages: the build (cc, protoc, cmake), and the lab (the rest).
 PACKAGES := build-essential ca-certificates cmake debian-archive-keyring debootstrap git iproute2 protobuf-compiler util-linux
@@ -14,6 +14,7 @@ PACKAGES := build-essential ca-certificates cmake debian-archive-keyring deboots
 TESTED := --workspace --features godwit-wire/failpoints
 DENY_VERSION := 0.20.2
 STORE ?= s3
+LAB ?= node
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
@@ -30,7 +31,7 @@ deps: ## Install the Debian packages that build and lab need (quick when they ar
 		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
 	fi
 	@command -v cargo >/dev/null || { echo "Rust is missing: install rustup, it reads rust-toolchain.toml"; exit 1; }
-	@command -v go >/dev/null || { echo "Go is missing: the lab builds its S3 server from a Go module"; exit 1; }
+	@command -v go >/dev/null || { echo "Go is missing: the lab builds its S3 server and Kubernetes from Go modules"; exit 1; }
 
 $(DENY): | deps
 	@echo "building cargo-deny $(DENY_VERSION) (once, a few minutes)"
@@ -50,7 +51,7 @@ check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
 
 s3-server: deps ## Build the S3 server that tests and lab use (quick when it is there)
-	$(LAB) s3 build
+	$(RUN_LAB) s3 build
 
 # End-to-end tests are a suite's `--test`; what they share has tests that need no node.
 test-unit: s3-server ## Tests that need no node
@@ -77,8 +78,8 @@ bench: release ## Times of a 1 GiB and of a small container against runc alone, 
 conformance: build ## containerd's own client tests with our shim, compared with its runc shim (needs root; twenty minutes)
 	$(or $(CARGO_TARGET_DIR),target)/debug/conformance
 
-lab-up: deps ## Start two nodes with containerd (see docs/lab.md)
-	$(LAB) up node
+lab-up: deps ## Start two nodes with containerd, or two Kubernetes clusters with LAB=clusters (see docs/lab.md)
+	$(RUN_LAB) up $(LAB)
 
 lab-down: ## Take the nodes of all labs down, such as an interrupted demo has left; not those that a process works with
-	$(LAB) down --all
+	$(RUN_LAB) down --all

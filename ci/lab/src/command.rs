@@ -1,5 +1,6 @@
 //! Running host programs and telling well what failed. Knows nothing of nodes.
 
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{LabError, Result};
@@ -9,35 +10,54 @@ const OUTPUT_SHOWN: usize = 4096;
 
 /// Runs to the end; the output is captured. A failure of the program is an [`Output`], not an error.
 pub(crate) fn output(command: &mut Command) -> Result<Output> {
-    command.stdin(Stdio::null()).output().map_err(|source| LabError::Start {
-        program: command.get_program().to_string_lossy().into_owned(),
-        source,
-    })
+    let output = command.stdin(Stdio::null()).output();
+    output.map_err(|source| not_started(command, source))
 }
 
 /// Runs to the end and returns standard output; any end but success is an error with what was printed.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
+    finished(command, &output)
+}
+
+/// The same for a program that reads this from its standard input.
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = piped.spawn().and_then(|mut child| {
+        let pipe = child.stdin.take();
+        std::thread::scope(|scope| {
+            // One that ends without having read all says itself why.
+            scope.spawn(move || pipe.map(|mut pipe| pipe.write_all(input.as_bytes())));
+            child.wait_with_output()
+        })
+    });
+    let output = output.map_err(|source| not_started(command, source))?;
+    finished(command, &output)
+}
+
+/// Runs to the end with the caller's standard error, for long steps that show their progress.
+pub(crate) fn run_shown(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.map_err(|source| not_started(command, source))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(LabError::Failed { what: describe(command), status, output: "see above".to_owned() })
+}
+
+fn not_started(command: &Command, source: std::io::Error) -> LabError {
+    LabError::Start { program: command.get_program().to_string_lossy().into_owned(), source }
+}
+
+fn finished(command: &Command, output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(LabError::Failed {
         what: describe(command),
         status: output.status,
-        output: printed(&output),
+        output: printed(output),
     })
-}
-
-/// Runs to the end with the caller's standard error, for long steps that show their progress.
-pub(crate) fn run_shown(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().map_err(|source| LabError::Start {
-        program: command.get_program().to_string_lossy().into_owned(),
-        source,
-    })?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(LabError::Failed { what: describe(command), status, output: "see above".to_owned() })
 }
 
 /// A program by its words: `host(&["ip", "link"])`.

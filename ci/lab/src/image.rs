@@ -24,6 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const SHELL_PACKAGES: &[&str] =
     &["bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "procps", "sed", "tar"];
 
+/// Of busybox, in the suite's image and in the web image.
+const SUITE_PROGRAMS: [&str; 3] = ["hostname", "nc", "top"];
+const WEB_PROGRAMS: [&str; 5] = ["hostname", "httpd", "nc", "top", "wget"];
+/// What the web image runs.
+const SERVE: &str = "mkdir -p /www; hostname >/www/index.html; exec httpd -f -p 8080 -h /www";
+
 /// The images that the lab can make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Image {
@@ -33,13 +39,18 @@ pub enum Image {
     Redis,
     /// `counter`, `ccounter`, `memwriter`, `forktree`, `hold`. Runs `counter`.
     Mem,
+    /// The shell image, and `hostname`, `httpd`, `nc`, `top` and `wget` of busybox. Serves `/www` on port 8080, where it says its
+    /// host name.
+    Web,
+    /// Process 1 of a pod: nothing but `pause`, which waits and reaps.
+    Pause,
     /// What containerd's own tests run: the shell image, and `hostname`, `nc` and `top` of busybox.
     Suite,
 }
 
 impl Image {
     /// All that people use.
-    pub const ALL: [Self; 3] = [Self::Shell, Self::Redis, Self::Mem];
+    pub const ALL: [Self; 4] = [Self::Shell, Self::Redis, Self::Mem, Self::Web];
 
     /// The reference under which containerd knows it.
     #[must_use]
@@ -48,17 +59,21 @@ impl Image {
             Self::Shell => "godwit.test/shell:latest",
             Self::Redis => "godwit.test/redis:latest",
             Self::Mem => "godwit.test/mem:latest",
+            Self::Web => "godwit.test/web:latest",
+            Self::Pause => "godwit.test/pause:latest",
             Self::Suite => "godwit.test/suite:latest",
         }
     }
 
-    /// The image of this short name: `shell`, `redis`, `mem`.
+    /// The image of this short name: `shell`, `redis`, `mem`, `web`.
     ///
     /// # Errors
     /// [`LabError::Refused`] with the names that exist.
     pub fn of_name(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|image| image.name() == name).ok_or_else(|| {
-            LabError::Refused(format!("there is no test image {name:?}, only shell, redis and mem"))
+            LabError::Refused(format!(
+                "there is no test image {name:?}, only shell, redis, mem and web"
+            ))
         })
     }
 
@@ -67,6 +82,8 @@ impl Image {
             Self::Shell => "shell",
             Self::Redis => "redis",
             Self::Mem => "mem",
+            Self::Web => "web",
+            Self::Pause => "pause",
             Self::Suite => "suite",
         }
     }
@@ -78,6 +95,8 @@ impl Image {
                 &["redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"]
             }
             Self::Mem => &["counter"],
+            Self::Web => &["sh", "-c", SERVE],
+            Self::Pause => &["/pause"],
         };
         words.iter().map(|&word| word.to_owned()).collect()
     }
@@ -88,7 +107,11 @@ impl Image {
     /// When packages or programs cannot be read or built.
     pub fn archive(self) -> Result<PathBuf> {
         let tree = rootfs::ensure()?;
-        let programs = if self == Self::Mem { programs::build()? } else { vec![] };
+        let programs = match self {
+            Self::Mem => programs::build()?,
+            Self::Pause => vec![programs::build_pause()?],
+            Self::Shell | Self::Redis | Self::Web | Self::Suite => vec![],
+        };
         let mut contents = Sha256::new();
         contents.update(format!("{MAKING} {} {:?}", tree.display(), self.command()));
         for program in &programs {
@@ -112,13 +135,17 @@ impl Image {
         programs: &[PathBuf],
         path: &std::path::Path,
     ) -> Result<()> {
-        let mut layers = vec![debian::base(tree, SHELL_PACKAGES)?];
-        match self {
-            Self::Shell => {}
-            Self::Redis => layers.push(debian::packages(tree, &["redis-server", "redis-tools"])?),
-            Self::Mem => layers.push(program_layer(programs)?),
-            Self::Suite => layers.push(busybox_layer(tree)?),
-        }
+        let shell = || debian::base(tree, SHELL_PACKAGES);
+        let layers = match self {
+            Self::Shell => vec![shell()?],
+            Self::Redis => {
+                vec![shell()?, debian::packages(tree, &["redis-server", "redis-tools"])?]
+            }
+            Self::Mem => vec![shell()?, program_layer("usr/local/bin", programs)?],
+            Self::Web => vec![shell()?, busybox_layer(tree, &WEB_PROGRAMS)?],
+            Self::Pause => vec![program_layer("", programs)?],
+            Self::Suite => vec![shell()?, busybox_layer(tree, &SUITE_PROGRAMS)?],
+        };
         let half = path.with_extension("half");
         let config = Config { command: self.command() };
         oci::write(&half, self.reference(), &layers, &config)?;
@@ -126,20 +153,20 @@ impl Image {
     }
 }
 
-fn program_layer(programs: &[PathBuf]) -> Result<Layer> {
+fn program_layer(dir: &str, programs: &[PathBuf]) -> Result<Layer> {
     let mut layer = Layer::default();
     for program in programs {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        layer.file(&format!("usr/local/bin/{name}"), program)?;
+        layer.file(format!("{dir}/{name}").trim_start_matches('/'), program)?;
     }
     Ok(layer)
 }
 
 /// Programs of busybox, found before those of other packages.
-fn busybox_layer(tree: &std::path::Path) -> Result<Layer> {
+fn busybox_layer(tree: &std::path::Path, names: &[&str]) -> Result<Layer> {
     let mut layer = Layer::default();
     layer.file("usr/bin/busybox", &tree.join("usr/bin/busybox"))?;
-    for name in ["hostname", "nc", "top"] {
+    for name in names {
         layer.link(&format!("usr/local/bin/{name}"), "/usr/bin/busybox")?;
     }
     Ok(layer)
@@ -160,7 +187,11 @@ impl Node {
     /// When the image cannot be made or imported.
     pub fn import_into(&self, namespace: &str, image: Image) -> Result<()> {
         let archive = image.archive()?;
-        let name = archive.file_name().unwrap_or_default().to_string_lossy();
+        self.import_archive(namespace, &archive.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// The same by the name of its archive in the cache.
+    pub(crate) fn import_archive(&self, namespace: &str, name: &str) -> Result<()> {
         self.ctr(&["-n", namespace, "images", "import", &format!("/lab/images/{name}")]).map(drop)
     }
 }

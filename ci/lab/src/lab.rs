@@ -1,75 +1,27 @@
 //! A lab: some nodes and an object store on one network, made fresh, taken down when dropped.
 
+mod clusters;
+mod options;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use options::LabOptions;
+
+use crate::addresses::node_host_parts;
 use crate::cgroup::Groups;
 use crate::error::{LabError, Result};
 use crate::lock::LabLock;
-use crate::network::{FIRST_NODE, Network};
-use crate::node::{CgroupView, Node, NodeShape};
+use crate::network::Network;
+use crate::node::{CgroupView, Node, NodeShape, Role, Service};
 use crate::s3::{self, S3};
 use crate::{places, rootfs};
 
-/// For another run of the same lab to end.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// How much of each log is shown when a lab goes.
 const LOG_SHOWN: usize = 6000;
 const LONGEST_LAB_NAME: usize = 40;
 /// Interface names have 15 bytes: "gw255-" and this.
 const LONGEST_NODE_NAME: usize = 8;
-
-/// What a lab shall have.
-#[derive(Debug, Clone)]
-pub struct LabOptions {
-    name: String,
-    nodes: Vec<String>,
-    cgroup: Option<CgroupView>,
-    patience: Duration,
-}
-
-impl LabOptions {
-    /// Two nodes, `n1` and `n2`, in the lab of this name. Labs of different names live beside each other.
-    #[must_use]
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            nodes: vec!["n1".to_owned(), "n2".to_owned()],
-            cgroup: None,
-            patience: PATIENCE,
-        }
-    }
-
-    /// The lab of end-to-end tests: `e2e`, or `NAME-e2e` where `GODWIT_LAB` names one. Tests that use it at the same
-    /// time wait for each other.
-    #[must_use]
-    pub fn for_tests() -> Self {
-        Self::new(
-            &std::env::var("GODWIT_LAB").map_or("e2e".to_owned(), |name| format!("{name}-e2e")),
-        )
-    }
-
-    /// These nodes instead. Names have at most eight lower-case letters and digits.
-    #[must_use]
-    pub fn nodes(mut self, names: &[&str]) -> Self {
-        self.nodes = names.iter().map(|&name| name.to_owned()).collect();
-        self
-    }
-
-    /// What the nodes see of control groups; else what the machine has.
-    #[must_use]
-    pub fn cgroup(mut self, view: CgroupView) -> Self {
-        self.cgroup = Some(view);
-        self
-    }
-
-    /// How long to wait for another run of the same lab.
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-}
 
 /// A lab that this process works with.
 #[derive(Debug)]
@@ -90,7 +42,7 @@ const KEEP: &str = "GODWIT_LAB_KEEP";
 
 impl Lab {
     /// Makes the lab from nothing: takes down what an earlier run has left under its name, then starts all nodes with
-    /// containerd running. The lab is this process's until dropped; the drop takes it down.
+    /// containerd running, and all clusters, ready for pods. The lab is this process's until dropped; the drop takes it down.
     ///
     /// # Errors
     /// When another run holds it longer than the options' patience, or a step fails (what was started is taken down).
@@ -99,7 +51,7 @@ impl Lab {
         take_down(&options.name)?;
         let mut lab = Self::open(&options.name, Some(lock))?;
         lab.take_down = true;
-        lab.add_nodes(&options.nodes, options.cgroup)?;
+        lab.add(options)?;
         Ok(lab)
     }
 
@@ -111,7 +63,7 @@ impl Lab {
         let lock = lock(&options.name, options.patience)?;
         let mut lab = Self::open(&options.name, Some(lock))?;
         lab.renew_groups()?;
-        lab.add_nodes(&options.nodes, options.cgroup)?;
+        lab.add(options)?;
         Ok(lab)
     }
 
@@ -226,15 +178,15 @@ impl Lab {
         self.take_down = false;
     }
 
-    fn add_nodes(&self, names: &[String], cgroup: Option<CgroupView>) -> Result<()> {
-        let cgroup = choose_view(cgroup, &self.groups.views())?;
+    fn add(&self, options: &LabOptions) -> Result<()> {
+        let cgroup = choose_view(options.cgroup, &self.groups.views())?;
         rootfs::ensure()?;
         self.groups.create()?;
         self.groups.store(&groups_record(&self.dir))?;
-        for name in names {
-            self.ensure_node(name, cgroup)?.power_on()?;
+        for name in &options.nodes {
+            self.ensure_node(name, cgroup, Role::Containers, None)?.power_on()?;
         }
-        Ok(())
+        self.add_clusters(&options.clusters, cgroup)
     }
 
     /// With nothing running, the groups become those of this caller: its maker's may be gone.
@@ -247,7 +199,14 @@ impl Lab {
         Ok(())
     }
 
-    fn ensure_node(&self, name: &str, cgroup: CgroupView) -> Result<Node> {
+    /// The node of this name, made if it is not there: with this host part, or the first that no node has.
+    fn ensure_node(
+        &self,
+        name: &str,
+        cgroup: CgroupView,
+        role: Role,
+        host_part: Option<u8>,
+    ) -> Result<Node> {
         check_name("node", name, LONGEST_NODE_NAME)?;
         if name == s3::NAME {
             return Err(LabError::Refused(format!(
@@ -257,12 +216,8 @@ impl Lab {
         if let Ok(node) = self.node(name) {
             return Ok(node);
         }
-        let taken = node_names(&self.dir).len();
-        let host_part = u8::try_from(taken)
-            .ok()
-            .and_then(|taken| FIRST_NODE.checked_add(taken))
-            .ok_or_else(|| LabError::Refused("a lab has at most 200 nodes".to_owned()))?;
-        let shape = NodeShape { name: name.to_owned(), host_part, cgroup };
+        let host_part = host_part.map_or_else(|| self.free_host_part(), Ok)?;
+        let shape = NodeShape { name: name.to_owned(), host_part, cgroup, role };
         let dir = self.dir.join("nodes").join(name);
         places::make_dir(&dir)?;
         let text = serde_json::to_string(&shape).unwrap_or_default();
@@ -270,9 +225,19 @@ impl Lab {
         self.node(name)
     }
 
+    fn free_host_part(&self) -> Result<u8> {
+        let taken = self.nodes()?;
+        let is_free =
+            |part: &u8| taken.iter().all(|node| node.address() != self.network.address(*part));
+        node_host_parts().find(is_free).ok_or_else(|| {
+            LabError::Refused("a lab has at most 49 nodes beside those of its clusters".to_owned())
+        })
+    }
+
     fn show_logs(&self) {
         for node in self.nodes().unwrap_or_default() {
-            for what in ["containerd", "godwit-agent"] {
+            let own = node.role().services().concat();
+            for what in own.into_iter().chain([Service::Agent]).map(Service::name) {
                 show_log(&format!("{what}'s log on {}", node.name()), &node.log(what));
             }
         }
@@ -281,9 +246,12 @@ impl Lab {
 
     fn tell_how_to_look(&self) {
         let lab = format!("cargo run -q -p godwit-lab --bin lab -- --lab {}", self.name);
+        let of_containers = |node: &Node| node.role().has_containers();
+        let node = self.nodes().unwrap_or_default().into_iter().find(of_containers);
+        let node = node.map_or("NODE".to_owned(), |node| node.name().to_owned());
         eprintln!(
-            "lab {:?} is left up ({KEEP} is set)\n  look into it:  {lab} exec n1 -- bash\n  its logs:      \
-             {lab} logs n1 godwit-agent\n  take it down:  {lab} down",
+            "lab {:?} is left up ({KEEP} is set)\n  look into it:  {lab} exec {node} -- bash\n  its logs:      \
+             {lab} logs {node} godwit-agent\n  take it down:  {lab} down",
             self.name
         );
     }
@@ -336,7 +304,8 @@ fn take_down(name: &str) -> Result<()> {
     if let Some(network) = network {
         for node in node_names(&dir) {
             // Only its name matters for this.
-            let shape = NodeShape { name: node, host_part: 0, cgroup: CgroupView::V2 };
+            let (cgroup, role) = (CgroupView::V2, Role::Containers);
+            let shape = NodeShape { name: node, host_part: 0, cgroup, role };
             Node::new(shape, &dir, network, &groups).power_loss()?;
         }
         S3::new(&dir, network, &groups).kill()?;

@@ -13,7 +13,9 @@
 //! # Ok::<(), godwit_lab::LabError>(())
 //! ```
 
+mod addresses;
 mod cgroup;
+mod cluster;
 mod command;
 mod error;
 mod image;
@@ -23,6 +25,7 @@ mod lab;
 mod lock;
 mod network;
 mod node;
+mod pki;
 pub mod places;
 mod process;
 pub mod rootfs;
@@ -30,9 +33,11 @@ pub mod s3;
 pub mod tools;
 pub mod wait;
 
+pub use addresses::ClusterName;
+pub use cluster::Cluster;
 pub use error::{LabError, Result};
 pub use image::Image;
 pub use install::{InstallOptions, StoreChoice, default_bin_dir};
 pub use lab::{Lab, LabOptions};
-pub use node::{AgentOptions, CgroupView, Node, PodNetwork, Spawned};
+pub use node::{AgentOptions, CgroupView, Node, PodNetwork, Role, Service, Spawned};
 pub use s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};

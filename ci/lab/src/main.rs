@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use godwit_lab::{
-    CgroupView, Image, InstallOptions, Lab, LabError, LabOptions, Result, StoreChoice,
-    default_bin_dir, places, rootfs, s3,
+    CgroupView, Cluster, ClusterName, Image, InstallOptions, Lab, LabError, LabOptions, Node,
+    Result, Service, StoreChoice, default_bin_dir, places, rootfs, s3,
 };
 
 /// Real container nodes on this machine, for tests and for looking around. Needs root.
@@ -39,7 +39,17 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Print a log of a node: containerd, godwit-agent or console.
+    /// Run kubectl on a cluster; its exit status becomes ours.
+    #[command(visible_alias = "k")]
+    Kubectl {
+        /// The cluster: a, b.
+        cluster: ClusterName,
+        /// What kubectl is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Print a log of a node: containerd, godwit-agent, kubelet, kube-proxy or console; of a control plane: etcd,
+    /// kube-apiserver, kube-controller-manager or kube-scheduler.
     Logs {
         /// The node.
         node: String,
@@ -47,7 +57,7 @@ enum Command {
         #[arg(default_value = "containerd")]
         what: String,
     },
-    /// Show the nodes.
+    /// Show nodes and clusters.
     Status,
     /// End all processes of a node at once, as when its power fails.
     PowerLoss {
@@ -59,10 +69,10 @@ enum Command {
         /// The node.
         node: String,
     },
-    /// Install Godwit's programs on a node and start the agent.
+    /// Install Godwit's programs on nodes and start the agents.
     Install {
-        /// The node.
-        node: String,
+        /// The nodes; all that run containers when none is named.
+        nodes: Vec<String>,
         /// Directory with the built programs; by default where this program is.
         #[arg(long)]
         bin_dir: Option<PathBuf>,
@@ -70,7 +80,7 @@ enum Command {
         #[arg(long, default_value = "/lab/shared/store")]
         store: String,
     },
-    /// Import test images (shell, redis, mem) into a node's containerd.
+    /// Import test images (shell, redis, mem, web) into a node's containerd.
     Import {
         /// The node.
         node: String,
@@ -108,6 +118,18 @@ enum Up {
         #[arg(long, value_enum)]
         cgroup: Option<Cgroup>,
     },
+    /// Kubernetes clusters: a with the workers a1 and a2, b with b1. The control planes are the nodes a0 and b0.
+    Clusters {
+        /// Clusters and how many workers each has, 1 to 3.
+        #[arg(long, value_delimiter = ',', default_value = "a=2,b=1", value_parser = parse_workers)]
+        workers: Vec<(ClusterName, u8)>,
+    },
+}
+
+fn parse_workers(text: &str) -> std::result::Result<(ClusterName, u8), String> {
+    let (name, workers) = text.split_once('=').ok_or("write it as a=2")?;
+    let workers = workers.parse().map_err(|_| format!("{workers:?} is no number"))?;
+    Ok((name.parse().map_err(|error: LabError| error.to_string())?, workers))
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -142,15 +164,20 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let name = &arguments.lab;
     match &arguments.command {
         Command::Up(Up::Node { nodes, cgroup }) => up(name, nodes, cgroup.map(Into::into))?,
+        Command::Up(Up::Clusters { workers }) => {
+            Lab::up_and_keep(&LabOptions::new(name).clusters(workers))?;
+            status(name)?;
+        }
         Command::Down { all: true } => down_all()?,
         Command::Down { all: false } => Lab::down(name)?,
         Command::Exec { node, command } => return exec(name, node, command),
+        Command::Kubectl { cluster, words } => return kubectl(name, *cluster, words),
         Command::Logs { node, what } => print!("{}", Lab::attach(name)?.node(node)?.log(what)?),
         Command::Status => status(name)?,
         Command::PowerLoss { node } => Lab::attach(name)?.node(node)?.power_loss()?,
         Command::Reboot { node } => Lab::attach(name)?.node(node)?.reboot()?,
-        Command::Install { node, bin_dir, store } => {
-            install(name, node, bin_dir.as_deref(), store)?
+        Command::Install { nodes, bin_dir, store } => {
+            install(name, nodes, bin_dir.as_deref(), store)?;
         }
         Command::Import { node, images, namespace } => import(name, node, images, namespace)?,
         Command::S3(S3Command::Build) => println!("{}", s3::ensure_built()?.display()),
@@ -192,8 +219,22 @@ fn exec(name: &str, node: &str, words: &[String]) -> Result<ExitCode> {
     if let Some(terminal) = std::env::var_os("TERM") {
         command.env("TERM", terminal);
     }
-    let status =
-        command.status().map_err(|source| LabError::Start { program: words.join(" "), source })?;
+    end_as(&mut command)
+}
+
+fn kubectl(name: &str, cluster: ClusterName, words: &[String]) -> Result<ExitCode> {
+    // `lab kubectl a -- get pods` and `lab k a get pods` are the same.
+    let words = words.strip_prefix(&["--".to_owned()]).unwrap_or(words);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    end_as(&mut Lab::attach(name)?.cluster(cluster)?.kubectl_command(&words)?)
+}
+
+/// Runs it to its end, with our streams.
+fn end_as(command: &mut std::process::Command) -> Result<ExitCode> {
+    let status = command.status().map_err(|source| LabError::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })?;
     // Killed by a signal: 128 and its number, as a shell says it.
     let code = status.code().unwrap_or_else(|| {
         128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default()
@@ -201,14 +242,23 @@ fn exec(name: &str, node: &str, words: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-fn install(name: &str, node: &str, bin_dir: Option<&Path>, store: &str) -> Result<()> {
+fn install(name: &str, nodes: &[String], bin_dir: Option<&Path>, store: &str) -> Result<()> {
     let lab = Lab::attach(name)?;
     let store = match store.strip_prefix("s3://") {
         Some(path) => StoreChoice::Bucket { server: lab.s3()?, path: path.to_owned() },
         None => StoreChoice::Directory(store.strip_prefix("file://").unwrap_or(store).to_owned()),
     };
     let bin_dir = bin_dir.map_or_else(default_bin_dir, Path::to_owned);
-    lab.node(node)?.install(&InstallOptions { bin_dir, store, settings: String::new() })
+    let options = InstallOptions { bin_dir, store, settings: String::new() };
+    let chosen = match nodes {
+        [] => lab.nodes()?.into_iter().filter(|node| node.role().has_containers()).collect(),
+        names => names.iter().map(|node| lab.node(node)).collect::<Result<Vec<_>>>()?,
+    };
+    for node in chosen {
+        node.install(&options)?;
+        println!("installed on {}", node.name());
+    }
+    Ok(())
 }
 
 fn import(name: &str, node: &str, images: &[String], namespace: &str) -> Result<()> {
@@ -235,21 +285,36 @@ fn s3_up(name: &str) -> Result<()> {
 fn status(name: &str) -> Result<()> {
     let lab = Lab::attach(name)?;
     println!("lab {name}, state in {}", places::state().join(name).display());
-    for node in lab.nodes()? {
-        let shown = |pid: Option<u32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
-        println!(
-            "{:8} {:14} {:4} init {} (host), containerd {}, agent {}",
-            node.name(),
-            node.address(),
-            if node.is_up() { "on" } else { "off" },
-            shown(node.init_pid().ok()),
-            shown(node.containerd_pid()),
-            shown(node.agent_pid()),
-        );
-    }
+    lab.nodes()?.iter().for_each(show_node);
+    lab.clusters()?.iter().for_each(show_cluster);
     let server = lab.s3_server();
     println!("s3       {} {}", server.endpoint(), if server.is_up() { "on" } else { "off" });
     Ok(())
+}
+
+fn show_node(node: &Node) {
+    let shown = |pid: Option<u32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
+    let agent = node.role().has_containers().then_some(Service::Agent);
+    let services = node.role().services().concat().into_iter().chain(agent);
+    let daemons: Vec<String> = services
+        .map(|service| format!("{} {}", service.name(), shown(node.pid_of(service))))
+        .collect();
+    println!(
+        "{:8} {:14} {:4} init {} (host), {}",
+        node.name(),
+        node.address(),
+        if node.is_up() { "on" } else { "off" },
+        shown(node.init_pid().ok()),
+        daemons.join(", "),
+    );
+}
+
+fn show_cluster(cluster: &Cluster) {
+    let kubeconfig = cluster.kubeconfig().display();
+    let state = cluster.ready_workers().map_or("no answer".to_owned(), |ready| {
+        format!("{ready} of {} workers ready", cluster.workers().len())
+    });
+    println!("cluster {} {state}, KUBECONFIG={kubeconfig}", cluster.name());
 }
 
 fn tell(error: &LabError) {

@@ -12,13 +12,20 @@ use crate::error::{LabError, Result};
 
 /// Host part of the S3 server's address.
 pub(crate) const S3_HOST: u8 = 2;
-/// Host part of the first node's address.
-pub(crate) const FIRST_NODE: u8 = 11;
 
 /// The network of one lab: 10.88.N.0/24.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Network {
     number: u8,
+}
+
+/// What lies behind a machine of the lab.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    /// The addresses, as `10.112.1.0/24`.
+    pub(crate) to: String,
+    /// Host part of the machine.
+    pub(crate) host_part: u8,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +80,16 @@ impl Network {
         run(&mut host(&["ip", "link", "del", &self.bridge()])).map(drop)
     }
 
+    /// Its number among the labs of this machine.
+    pub(crate) fn number(self) -> u8 {
+        self.number
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_number(number: u8) -> Self {
+        Self { number }
+    }
+
     fn bridge(self) -> String {
         format!("gwbr{}", self.number)
     }
@@ -119,6 +136,24 @@ impl Network {
         run(&mut host(&["nsenter", "--net", "--target", &pid, "sh", "-c", &inside])).map(drop)
     }
 
+    /// Tells the network namespace of `pid` the way to what lies behind machines of the lab.
+    pub(crate) fn add_routes(self, pid: u32, routes: &[Route]) -> Result<()> {
+        let lines: Vec<String> = routes.iter().map(|route| self.replace(route)).collect();
+        let inside = lines.join(" && ");
+        run(&mut host(&["nsenter", "--net", "--target", &pid.to_string(), "sh", "-c", &inside]))
+            .map(drop)
+    }
+
+    /// Tells the host; the way goes with the bridge.
+    pub(crate) fn add_routes_of_host(self, routes: &[Route]) -> Result<()> {
+        let lines: Vec<String> = routes.iter().map(|route| self.replace(route)).collect();
+        run(&mut host(&["sh", "-c", &lines.join(" && ")])).map(drop)
+    }
+
+    fn replace(self, route: &Route) -> String {
+        format!("ip route replace {} via {}", route.to, self.address(route.host_part))
+    }
+
     /// Takes the cable out of the bridge's end, or puts it back; what is configured inside the node stays.
     pub(crate) fn connect(self, name: &str, connected: bool) -> Result<()> {
         let state = if connected { "up" } else { "down" };
@@ -140,6 +175,6 @@ mod tests {
     fn names_of_cables_fit_into_the_kernels_fifteen_bytes() {
         let network = Network { number: 255 };
         assert!(network.cable("12345678").len() <= 15);
-        assert_eq!(network.address(FIRST_NODE).to_string(), "10.88.255.11");
+        assert_eq!(network.address(S3_HOST).to_string(), "10.88.255.2");
     }
 }

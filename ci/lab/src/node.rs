@@ -1,9 +1,14 @@
 //! One node: its life from power-on to power loss. What runs inside it is in the modules below.
 
+mod control_plane;
+mod daemon;
 mod enter;
 mod files;
+mod kubernetes;
 mod pod;
+mod role;
 mod services;
+mod worker;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -14,14 +19,15 @@ use serde::{Deserialize, Serialize};
 
 pub use enter::Spawned;
 pub use pod::PodNetwork;
-pub use services::AgentOptions;
+pub use role::Role;
+pub use services::{AgentOptions, Service};
 
 use crate::cgroup::{self, Groups};
 use crate::command::tail;
 use crate::error::{LabError, Result};
 use crate::network::Network;
 use crate::process::{self, Recorded};
-use crate::{places, rootfs, wait};
+use crate::{kubernetes as programs, places, rootfs, wait};
 
 const INIT: &str = include_str!("node/init.sh");
 /// For a node to make its namespaces and mounts on a busy machine.
@@ -55,6 +61,8 @@ pub(crate) struct NodeShape {
     pub(crate) name: String,
     pub(crate) host_part: u8,
     pub(crate) cgroup: CgroupView,
+    #[serde(default)]
+    pub(crate) role: Role,
 }
 
 /// A handle on one node of a lab; cheap to clone, valid across reboots of the node.
@@ -62,7 +70,7 @@ pub(crate) struct NodeShape {
 pub struct Node {
     shape: NodeShape,
     dir: PathBuf,
-    shared: PathBuf,
+    lab: PathBuf,
     network: Network,
     groups: Groups,
 }
@@ -71,7 +79,7 @@ impl Node {
     pub(crate) fn new(shape: NodeShape, lab: &Path, network: Network, groups: &Groups) -> Self {
         let dir = lab.join("nodes").join(&shape.name);
         let groups = groups.node(&shape.name);
-        Self { shape, dir, shared: lab.join("shared"), network, groups }
+        Self { shape, dir, lab: lab.to_owned(), network, groups }
     }
 
     /// Its name, which is its host name too.
@@ -84,6 +92,12 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.network.address(self.shape.host_part)
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.shape.role
     }
 
     /// What it sees of control groups.
@@ -118,7 +132,7 @@ impl Node {
     fn init(&self) -> Result<Recorded> {
         Recorded::load(&self.init_record()).ok_or_else(|| LabError::Missing {
             what: format!("node {}", self.name()),
-            hint: format!("it is powered off; `lab up node --nodes {}` starts it", self.name()),
+            hint: format!("it is powered off; `lab reboot {}` starts it", self.name()),
         })
     }
 
@@ -130,7 +144,7 @@ impl Node {
         Ok(PathBuf::from(format!("/proc/{}/root", self.init_pid()?)))
     }
 
-    /// Powers it on and starts containerd. Does nothing when it is on.
+    /// Powers it on and starts its daemons: containerd, and what it is to its cluster. Does nothing when it is on.
     ///
     /// # Errors
     /// When a step fails; the node is then off.
@@ -138,13 +152,25 @@ impl Node {
         if self.is_up() {
             return Ok(());
         }
-        // What a run that was killed while it booted this node has left.
-        self.power_loss()?;
-        let started = self.boot().and_then(|()| self.start_containerd());
+        let steps = self.role().services();
+        let started = self.boot().and_then(|()| self.start_steps(steps));
         if started.is_err() {
             let _ = self.power_loss();
         }
         started
+    }
+
+    /// Powers it on, unless it is on, and starts those of its daemons that do not run, up to this step of theirs.
+    pub(crate) fn mend(&self, steps: usize) -> Result<()> {
+        if !self.is_up() {
+            self.boot()?;
+        }
+        let all = self.role().services();
+        self.start_steps(all.get(..steps).unwrap_or(all))
+    }
+
+    fn start_steps(&self, steps: &[&[Service]]) -> Result<()> {
+        steps.iter().try_for_each(|step| self.start_all(step))
     }
 
     /// All processes of the node end at once, frozen ones too, its cable is cut before (peers see silence, no farewell),
@@ -159,7 +185,7 @@ impl Node {
         process::end_recorded(&self.init_record(), END)
     }
 
-    /// Power loss, then on again with the same disks and a new boot id; containerd is started, the agent is not.
+    /// Power loss, then on again with the same disks and a new boot id; its daemons are started, the agent is not.
     ///
     /// # Errors
     /// As [`Node::power_loss`] and [`Node::power_on`].
@@ -185,6 +211,8 @@ impl Node {
     }
 
     fn boot(&self) -> Result<()> {
+        // What a run that was killed while it booted this node has left.
+        self.power_loss()?;
         self.make_dirs()?;
         self.groups.create()?;
         let supervisor = self.start_init()?;
@@ -193,14 +221,15 @@ impl Node {
         self.groups.move_to_leaf(&[supervisor.pid, init.pid])?;
         init.store(&self.init_record())?;
         self.network.plug(init.pid, self.name(), self.shape.host_part)?;
-        self.write_identity()
+        self.write_identity()?;
+        self.join_cluster(init.pid)
     }
 
     fn make_dirs(&self) -> Result<()> {
-        for dir in ["upper", "work", "root", "containerd", "godwit"] {
+        for dir in ["upper", "work", "root", "containerd", "godwit", "kubelet"] {
             places::make_dir(&self.dir.join(dir))?;
         }
-        places::make_dir(&self.shared)?;
+        places::make_dir(&self.shared())?;
         places::make_dir(&places::cache().join("images"))?;
         places::write(&self.dir.join("init.sh"), INIT)
     }
@@ -228,10 +257,13 @@ impl Node {
             .env("NODE", self.name())
             .env("DIR", &self.dir)
             .env("ROOTFS", rootfs::ensure()?)
-            .env("SHARED", &self.shared)
+            .env("SHARED", self.shared())
             .env("IMAGES", places::cache().join("images"))
             .env("CGROUP", if self.shape.cgroup == CgroupView::V2 { "v2" } else { "v1" })
             .env("CGROUPS", self.groups.mounts().join(" "));
+        if self.role().cluster().is_some() {
+            command.env("KUBERNETES", programs::ensure_built()?);
+        }
         Ok(command)
     }
 
@@ -252,8 +284,17 @@ impl Node {
         })
     }
 
+    fn shared(&self) -> PathBuf {
+        self.lab.join("shared")
+    }
+
     fn console(&self) -> PathBuf {
         self.dir.join("console.log")
+    }
+
+    /// The names of the archives that it has imported since it was made.
+    pub(crate) fn images_record(&self) -> PathBuf {
+        self.dir.join("images")
     }
 
     fn supervisor_record(&self) -> PathBuf {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::addresses::routes;
 use crate::cgroup::Groups;
 use crate::command::{host, run, tail};
 use crate::error::{LabError, Result};
@@ -198,6 +199,8 @@ impl S3 {
             std::fs::read_link(&there).is_ok_and(|there| there != own)
         })?;
         self.network.plug(process.pid, NAME, S3_HOST)?;
+        // Pods are clients, too.
+        self.network.add_routes(process.pid, &routes(self.network, None))?;
         let address = SocketAddr::from((self.address(), PORT));
         let answer = wait::until("the S3 server to answer", PATIENCE, || {
             if !process.is_alive() {

@@ -25,14 +25,21 @@ pub(super) fn build() -> Result<Vec<PathBuf>> {
     run_shown(&mut cargo)?;
     let built = target_dir.join(triple).join("debug");
     let programs = PROGRAMS.iter().map(|name| built.join(name));
-    Ok(programs.chain([build_c(&target_dir)?]).collect())
+    Ok(programs.chain([build_c("ccounter")?]).collect())
 }
 
-/// The one in C: nothing of Rust's runtime is in it.
-fn build_c(target_dir: &Path) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../programs/c/ccounter.c");
-    let built = target_dir.join("ccounter");
-    let half = target_dir.join(format!("ccounter.{}", std::process::id()));
+/// Process 1 of a pod.
+pub(super) fn build_pause() -> Result<PathBuf> {
+    build_c("pause")
+}
+
+/// One in C: nothing of Rust's runtime is in it.
+fn build_c(name: &str) -> Result<PathBuf> {
+    let target_dir = places::cache().join("programs");
+    places::make_dir(&target_dir)?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../programs/c/{name}.c"));
+    let built = target_dir.join(name);
+    let half = target_dir.join(format!("{name}.{}", std::process::id()));
     let mut cc = host(&["cc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]);
     run_shown(cc.arg(&half).arg(source))?;
     std::fs::rename(&half, &built).map_err(LabError::io("renaming", &half))?;

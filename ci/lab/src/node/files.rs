@@ -8,6 +8,8 @@ use super::Node;
 use crate::error::{LabError, Result};
 use crate::places;
 
+const CONTAINERD: &str = "/etc/containerd/config.toml";
+
 impl Node {
     /// The host's path of a file of the node. Symbolic links with absolute targets on the way would be the host's:
     /// name the real place.
@@ -57,7 +59,11 @@ impl Node {
         self.write_file("/etc/hosts", format!("127.0.0.1 localhost\n{address} {name}\n"))?;
         self.write_file("/etc/resolv.conf", "# no name server in the lab\n")?;
         self.write_file("/etc/machine-id", format!("{:032x}\n", u32::from(address)))?;
-        self.write_file("/etc/containerd/config.toml", include_str!("containerd.toml"))
+        // Written once: an installer may have changed it since.
+        if self.dir.join("upper").join(CONTAINERD.trim_start_matches('/')).exists() {
+            return Ok(());
+        }
+        self.write_file(CONTAINERD, include_str!("containerd.toml"))
     }
 }
 

@@ -2,7 +2,8 @@
 # Process 1 of a lab node. Starts in fresh namespaces (mount, uts, ipc, pid, net, cgroup) and in the node's control
 # groups; makes the node's root file system, enters it by pivot_root (CRIU refuses a plain chroot) and reaps for ever.
 # Environment: NODE name, DIR state of this node, ROOTFS lower directory, SHARED and IMAGES directories for /lab,
-# CGROUP v1|v2, CGROUPS "name=option ..." of the v1 hierarchies.
+# CGROUP v1|v2, CGROUPS "name=option ..." of the v1 hierarchies, KUBERNETES the directory of its programs where it is one of
+# a cluster's nodes.
 set -eu
 R=$DIR/root
 mount --make-rprivate /
@@ -60,6 +61,27 @@ mkdir "$R/run/proc-unhidden"
 mount -t proc proc "$R/run/proc-unhidden"
 cat /proc/sys/kernel/random/uuid >"$R/run/boot_id"
 mount --bind "$R/run/boot_id" "$R/proc/sys/kernel/random/boot_id"
+
+if [ -n "${KUBERNETES:-}" ]; then
+	mkdir -p "$R/opt/kubernetes" "$R/var/lib/kubelet"
+	mount --bind "$KUBERNETES" "$R/opt/kubernetes"
+	mount -o remount,bind,ro "$R/opt/kubernetes"
+	mount --bind "$DIR/kubelet" "$R/var/lib/kubelet"
+	ln -sf /opt/kubernetes/{crictl,kubectl} "$R/usr/local/bin/"
+	# The kubelet insists on settings of the whole machine: it finds them as it wants them, and the machine keeps its own.
+	while read -r setting value; do
+		echo "$value" >"$R/run/sysctl.${setting#*/}"
+		mount --bind "$R/run/sysctl.${setting#*/}" "$R/proc/sys/$setting"
+	done <<-L
+		kernel/panic 10
+		kernel/panic_on_oops 1
+		vm/overcommit_memory 1
+		vm/panic_on_oom 0
+	L
+	# Of this node alone. The second is not there where bridges are always filtered, or never.
+	echo 1 >/proc/sys/net/ipv4/ip_forward
+	[ ! -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
+fi
 
 cd "$R"
 pivot_root . old

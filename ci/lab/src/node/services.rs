@@ -1,20 +1,32 @@
-//! The daemons of a node: containerd and Godwit's agent. Started and stopped by hand, never restarted behind a test's back.
+//! The daemons of a node. Started and stopped by hand, never restarted behind a test's back.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use godwit_types::names;
 
 use super::Node;
 use crate::error::{LabError, Result};
-use crate::process::Recorded;
-use crate::{command, wait};
 
-/// For a daemon to serve or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
-const CONTAINERD: &str = "containerd";
-const AGENT: &str = "godwit-agent";
+/// A daemon of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// containerd.
+    Containerd,
+    /// Godwit's agent.
+    Agent,
+    /// The kubelet, on workers.
+    Kubelet,
+    /// kube-proxy, on workers.
+    KubeProxy,
+    /// etcd, where a control plane is.
+    Etcd,
+    /// The API server, where a control plane is.
+    ApiServer,
+    /// The controller manager, where a control plane is.
+    ControllerManager,
+    /// The scheduler, where a control plane is.
+    Scheduler,
+}
 
 /// How to start the agent.
 #[derive(Debug, Clone, Default)]
@@ -23,14 +35,82 @@ pub struct AgentOptions {
     pub env: Vec<(String, String)>,
 }
 
+impl Service {
+    /// Its name, as of its program and of its log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Agent => "godwit-agent",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Scheduler => "kube-scheduler",
+        }
+    }
+
+    /// Where it tells whether it is well, for who asks from its own node.
+    fn health(self) -> Option<&'static str> {
+        match self {
+            Self::Containerd | Self::Agent => None,
+            Self::Kubelet => Some("http://127.0.0.1:10248/healthz"),
+            // It is ready only with an API server.
+            Self::KubeProxy => Some("http://127.0.0.1:10256/livez"),
+            Self::Etcd => Some("http://127.0.0.1:2379/health"),
+            Self::ApiServer => Some("https://127.0.0.1:6443/readyz"),
+            Self::ControllerManager => Some("https://127.0.0.1:10257/healthz"),
+            Self::Scheduler => Some("https://127.0.0.1:10259/healthz"),
+        }
+    }
+}
+
 impl Node {
+    /// Starts a daemon and waits until it serves. Does nothing when it runs.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`] for one that this node has not; with the end of its log when it ends or does not serve in time.
+    pub fn start(&self, service: Service) -> Result<()> {
+        self.start_all(&[service])
+    }
+
+    /// Starts daemons together and waits until all serve.
+    pub(super) fn start_all(&self, services: &[Service]) -> Result<()> {
+        for &service in services {
+            self.launch(service, &[])?;
+        }
+        services.iter().try_for_each(|&service| self.wait_for(service))
+    }
+
+    /// Asks a daemon to end (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&self, service: Service) -> Result<()> {
+        self.end_daemon(service.name(), "TERM")
+    }
+
+    /// Kills a daemon (SIGKILL). Containers and shims go on without theirs.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn kill(&self, service: Service) -> Result<()> {
+        self.end_daemon(service.name(), "KILL")
+    }
+
+    /// Process id of a daemon inside the node; `None` when it does not run.
+    #[must_use]
+    pub fn pid_of(&self, service: Service) -> Option<u32> {
+        self.daemon(service.name()).map(|daemon| daemon.pid)
+    }
+
     /// Starts containerd and waits until it answers. Does nothing when it runs.
     ///
     /// # Errors
-    /// With the end of its log when it ends or does not serve in time.
+    /// As [`Node::start`].
     pub fn start_containerd(&self) -> Result<()> {
-        self.start_service(CONTAINERD, "containerd", &[])?;
-        self.wait_for_service(CONTAINERD, || self.ctr(&["--timeout", "5s", "version"]).map(drop))
+        self.start(Service::Containerd)
     }
 
     /// Kills containerd; containers and shims go on.
@@ -38,26 +118,22 @@ impl Node {
     /// # Errors
     /// When it does not end.
     pub fn kill_containerd(&self) -> Result<()> {
-        self.kill_service(CONTAINERD)
+        self.kill(Service::Containerd)
     }
 
     /// Process id of containerd inside the node.
     #[must_use]
     pub fn containerd_pid(&self) -> Option<u32> {
-        self.service(CONTAINERD).map(|service| service.pid)
+        self.pid_of(Service::Containerd)
     }
 
     /// Starts the installed agent and waits until its socket answers. Does nothing when it runs.
     ///
     /// # Errors
-    /// With the end of its log when it ends or does not serve in time.
+    /// As [`Node::start`].
     pub fn start_agent(&self, options: &AgentOptions) -> Result<()> {
-        let line = format!("{AGENT} --config {}", names::AGENT_CONFIG);
-        self.start_service(AGENT, &line, &options.env)?;
-        self.wait_for_service(AGENT, || {
-            let socket = self.host_path(names::AGENT_API_SOCKET)?;
-            UnixStream::connect(&socket).map(drop).map_err(LabError::io("connecting to", &socket))
-        })
+        self.launch(Service::Agent, &options.env)?;
+        self.wait_for(Service::Agent)
     }
 
     /// Kills the agent with SIGKILL.
@@ -65,82 +141,46 @@ impl Node {
     /// # Errors
     /// When it does not end.
     pub fn kill_agent(&self) -> Result<()> {
-        self.kill_service(AGENT)
+        self.kill(Service::Agent)
     }
 
     /// Process id of the agent inside the node.
     #[must_use]
     pub fn agent_pid(&self) -> Option<u32> {
-        self.service(AGENT).map(|service| service.pid)
+        self.pid_of(Service::Agent)
     }
 
-    /// What a daemon of the node, or its start, has logged: `containerd`, `godwit-agent` or `console`.
-    ///
-    /// # Errors
-    /// When there is no such log.
-    pub fn log(&self, what: &str) -> Result<String> {
-        if what == "console" {
-            return crate::places::read(&self.console());
+    fn launch(&self, service: Service, env: &[(String, String)]) -> Result<()> {
+        self.start_daemon(service.name(), &self.line(service)?, env)
+    }
+
+    fn line(&self, service: Service) -> Result<String> {
+        match service {
+            Service::Containerd => Ok("containerd".to_owned()),
+            Service::Agent => Ok(format!("{} --config {}", service.name(), names::AGENT_CONFIG)),
+            _ => self.line_of_cluster(service).ok_or_else(|| {
+                LabError::Refused(format!("node {} has no {}", self.name(), service.name()))
+            }),
         }
-        crate::places::read(&self.dir.join("upper/var/log/lab").join(format!("{what}.log")))
     }
 
-    /// Starts a daemon as child of the node's process 1 and records it; its log survives reboots, and is written by somebody
-    /// else, as journald does: what a daemon writes to disk is its own.
-    fn start_service(&self, name: &str, line: &str, env: &[(String, String)]) -> Result<()> {
-        if self.service(name).is_some() {
-            return Ok(());
-        }
-        let start = format!(
-            "mkdir -p /var/log/lab /run/lab; ulimit -n \"$(ulimit -Hn)\"; \
-             setsid {line} > >(exec cat >>/var/log/lab/{name}.log 2>&1) 2>&1 </dev/null & echo $!"
-        );
-        let mut started = self.command(&["bash", "-c", &start])?;
-        started.envs(env.iter().map(|(key, value)| (key, value)));
-        let text = command::run(&mut started)?;
-        let pid: u32 = text.trim().parse().unwrap_or_default();
-        let proc = self.host_path("/proc")?;
-        Recorded::of_in(&proc, pid).map_or_else(
-            || Err(self.gone(name)),
-            |service| service.store(&self.service_record(name)?),
-        )
-    }
-
-    fn kill_service(&self, name: &str) -> Result<()> {
-        let Some(service) = self.service(name) else { return Ok(()) };
-        self.run(&["kill", "-KILL", &service.pid.to_string()])?;
-        wait::until_true(&format!("{name} to end"), PATIENCE, || self.service(name).is_none())
-    }
-
-    fn service(&self, name: &str) -> Option<Recorded> {
-        Recorded::load_in(&self.host_path("/proc").ok()?, &self.service_record(name).ok()?)
-    }
-
-    fn service_record(&self, name: &str) -> Result<PathBuf> {
-        self.host_path(&format!("/run/lab/{name}.pid"))
-    }
-
-    /// Waits until `answers` succeeds; gives up at once when the daemon ends.
-    fn wait_for_service(&self, name: &str, answers: impl Fn() -> Result<()>) -> Result<()> {
-        let up = wait::until(&format!("{name} to answer"), PATIENCE, || {
-            if self.service(name).is_none() {
-                return Ok(Err(self.gone(name)));
+    fn wait_for(&self, service: Service) -> Result<()> {
+        self.wait_for_daemon(service.name(), || match service {
+            Service::Containerd => self.ctr(&["--timeout", "5s", "version"]).map(drop),
+            Service::Agent => {
+                let socket = self.host_path(names::AGENT_API_SOCKET)?;
+                let answer = UnixStream::connect(&socket).map(drop);
+                answer.map_err(LabError::io("connecting to", &socket))
             }
-            answers().map(Ok)
-        });
-        up.map_err(|late| self.failed(name, late))?
-    }
-
-    fn gone(&self, name: &str) -> LabError {
-        self.failed(name, "it ended")
-    }
-
-    fn failed(&self, name: &str, why: impl ToString) -> LabError {
-        let log = self.log(name).unwrap_or_default();
-        LabError::Service {
-            service: format!("{name} on node {}", self.name()),
-            why: why.to_string(),
-            log: command::tail(log.trim(), 3000).to_owned(),
-        }
+            _ => {
+                let asked = service.health().unwrap_or_default();
+                // Several looks in one entry into the node: most services take a second to serve.
+                self.sh(&format!(
+                    "for n in {{1..20}}; do curl --silent --fail --insecure --max-time 5 {asked} && exit; sleep 0.1; done
+                     exec curl --silent --show-error --fail --insecure --max-time 5 {asked}"
+                ))
+                .map(drop)
+            }
+        })
     }
 }
