@@ -18,7 +18,7 @@ LAB ?= node
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e s3-server lab-up lab-down
+.PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e s3-server kubernetes lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test: check test-unit test-e2e ## Everything that CI holds (needs root)
 s3-server: deps ## Build the S3 server that tests and lab use (quick when it is there)
 	$(RUN_LAB) s3 build
 
+kubernetes: deps ## Build the Kubernetes that tests and lab use (quick when it is there; else five minutes)
+	$(RUN_LAB) kubernetes
+
 # End-to-end tests are a suite's `--test`; what they share has tests that need no node.
 test-unit: s3-server ## Tests that need no node
 	cargo test $(TESTED) --lib --bins
@@ -62,8 +65,8 @@ test-unit: s3-server ## Tests that need no node
 test-full: s3-server ## What `test` leaves out: long searches, and known defects, which fail until they are mended
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 
-test-e2e: build ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test cgroup_v2 -- --test-threads=1
+test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test cgroup_v2 --test clusters -- --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))

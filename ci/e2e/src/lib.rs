@@ -8,6 +8,7 @@ pub mod container;
 pub mod demo;
 pub mod events;
 pub mod fences;
+pub mod pods;
 pub mod redis;
 pub mod runc;
 pub mod versions;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use godwit_lab::{
     CgroupView, Cluster, ClusterName, Image, InstallOptions, Lab, LabError, LabOptions, Node,
-    Result, Service, StoreChoice, default_bin_dir, places, rootfs, s3,
+    Result, Service, StoreChoice, default_bin_dir, kubernetes, places, rootfs, s3,
 };
 
 /// Real container nodes on this machine, for tests and for looking around. Needs root.
@@ -93,6 +93,8 @@ enum Command {
     /// The lab's S3 server.
     #[command(subcommand)]
     S3(S3Command),
+    /// Build Kubernetes' programs if the cache lacks them, and print where they are.
+    Kubernetes,
     /// Build the nodes' root file system if the cache lacks it, and list the packages in it.
     Rootfs,
 }
@@ -183,6 +185,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::S3(S3Command::Build) => println!("{}", s3::ensure_built()?.display()),
         Command::S3(S3Command::Up) => s3_up(name)?,
         Command::S3(S3Command::Down) => Lab::attach(name)?.s3_server().kill()?,
+        Command::Kubernetes => println!("{}", kubernetes::ensure_built()?.display()),
         Command::Rootfs => print!("{}", rootfs::versions()?),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,10 @@
+//! Pods on real kubelets, in two clusters: what users of pods rely on holds with containerd's shim and with ours.
+//!
+//! Each test has clusters of its own.
+
+mod clusters {
+    mod daemons;
+    mod power;
+    mod probes;
+    mod run;
+}

@@ -1,0 +1,67 @@
+//! Probes of the kubelet: by a command, by HTTP, by TCP; each second.
+
+use anyhow::{Result, ensure};
+use godwit_e2e::pods::{Clusters, Handler, Pod, WEB_PORT, instance};
+use godwit_lab::{Cluster, Image};
+use serde_json::{Value, json};
+
+#[test]
+fn who_fails_its_probes_is_started_anew_or_gets_no_clients() -> Result<()> {
+    let clusters = Clusters::up()?;
+    for handler in Handler::ALL {
+        a_container_that_is_not_alive_is_started_anew(&clusters.a, handler)?;
+        a_pod_that_is_not_ready_gets_no_clients(&clusters.a, handler)?;
+    }
+    Ok(())
+}
+
+fn each_second(how: &str, what: Value) -> Value {
+    json!({how: what, "periodSeconds": 1, "failureThreshold": 3, "timeoutSeconds": 10})
+}
+
+fn a_container_that_is_not_alive_is_started_anew(
+    cluster: &Cluster,
+    handler: Handler,
+) -> Result<()> {
+    let page = json!({"path": "/index.html", "port": WEB_PORT});
+    let pod = Pod::new("alive", handler, Image::Web, &[])
+        .container_with("startupProbe", each_second("exec", json!({"command": ["hostname"]})))
+        .container_with("readinessProbe", each_second("tcpSocket", json!({"port": WEB_PORT})))
+        .container_with("livenessProbe", each_second("httpGet", page));
+    cluster.apply(&pod.manifest())?;
+    cluster.wait_for(&["pod/alive"], "condition=Ready")?;
+    let (first, restarts) = instance(cluster, "alive")?;
+    ensure!(restarts == 0, "it was started anew {restarts} times for nothing");
+    cluster.kubectl(&["exec", "alive", "--", "rm", "/www/index.html"])?;
+    cluster.wait_until("it to be started anew", &["pod", "alive"], |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        let anew = status["restartCount"] == 1 && status["ready"] == true;
+        if anew { Ok(()) } else { Err(status.to_string()) }
+    })?;
+    ensure!(instance(cluster, "alive")?.0 != first, "another container");
+    cluster.kubectl(&["delete", "pod", "alive", "--timeout=90s"])?;
+    Ok(())
+}
+
+fn a_pod_that_is_not_ready_gets_no_clients(cluster: &Cluster, handler: Handler) -> Result<()> {
+    let command = each_second("exec", json!({"command": ["test", "-e", "/ready"]}));
+    let pod = Pod::new("ready", handler, Image::Web, &[]).container_with("readinessProbe", command);
+    cluster.apply(&pod.manifest())?;
+    cluster.apply(&pod.service())?;
+    cluster.wait_for(&["pod/ready"], "jsonpath={.status.phase}=Running")?;
+    let clients = |wanted: bool| {
+        let words = ["endpointslices", "--selector", "kubernetes.io/service-name=ready"];
+        cluster.wait_until(&format!("clients: {wanted}"), &words, |slices| {
+            let ready = &slices["items"][0]["endpoints"][0]["conditions"]["ready"];
+            if *ready == wanted { Ok(()) } else { Err(slices["items"].to_string()) }
+        })
+    };
+    clients(false)?;
+    cluster.kubectl(&["exec", "ready", "--", "touch", "/ready"])?;
+    clients(true)?;
+    cluster.kubectl(&["exec", "ready", "--", "rm", "/ready"])?;
+    clients(false)?;
+    ensure!(instance(cluster, "ready")?.1 == 0, "who is not ready goes on");
+    cluster.kubectl(&["delete", "pod/ready", "service/ready", "--timeout=90s"])?;
+    Ok(())
+}
