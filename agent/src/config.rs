@@ -90,7 +90,7 @@ impl Default for Config {
             criu: PathBuf::from("/usr/sbin/criu"),
             criu_log_level: 1,
             ghost_limit: Bytes(512 << 20),
-            containerd: PathBuf::from("/run/containerd/containerd.sock"),
+            containerd: PathBuf::from(names::CONTAINERD_SOCKET),
             stores: local_store(),
         }
     }

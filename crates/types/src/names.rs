@@ -40,6 +40,10 @@ pub const AGENT_OP_SOCKET: &str = "/run/godwit/agent-op.sock";
 pub const AGENT_FRAMES_SOCKET: &str = "/run/godwit/agent-frames.sock";
 /// The agent serves its local API (ttrpc) here.
 pub const AGENT_API_SOCKET: &str = "/run/godwit/agent.sock";
+/// containerd's socket: its own services and the CRI's.
+pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// kubelet's runtime endpoint: the CRI proxy serves here.
+pub const CRI_SOCKET: &str = "/run/godwit/cri.sock";
 /// CRIU's small images of running operations, on tmpfs: `<op>/`.
 pub const IMAGES_DIR: &str = "/run/godwit/images";
 /// What must outlive a reboot.
