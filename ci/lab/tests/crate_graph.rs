@@ -27,10 +27,11 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         "godwit-engine",
         &["types", "wire", "image", "ownership", "store", "files", "criu-rpc", "criu", "capture"],
     ),
-    // Products. The shim knows no store, the pager none either; only the agent runs the engine.
+    // Products. The shim knows no store, the pager none either; only the agent runs the engine. The CRI proxy needs none of us.
     ("containerd-shim-godwit-v2", &["types", "wire", "ownership", "criu-rpc"]),
     ("godwit-pager", &["types", "wire", "image", "faults"]),
     ("godwit-relay", &["types", "wire", "criu-rpc"]),
+    ("godwit-cri-proxy", &["types"]),
     (
         "godwit-agent",
         &["types", "wire", "image", "ownership", "store", "files", "criu", "capture", "engine"],
