@@ -62,6 +62,12 @@ impl Cgroup {
         }
     }
 
+    /// The directory in which its processes are listed.
+    #[must_use]
+    pub fn home(&self) -> Option<PathBuf> {
+        self.process_dir().map(Path::to_owned)
+    }
+
     /// Whether it is a v2 cgroup.
     #[must_use]
     pub fn is_v2(&self) -> bool {
@@ -155,6 +161,14 @@ pub fn join(path: &str, pid: u32) -> io::Result<()> {
         return Err(io::ErrorKind::NotFound.into());
     }
     dirs.iter().try_for_each(|dir| std::fs::write(dir.join("cgroup.procs"), pid.to_string()))
+}
+
+/// Whether somebody is in the cgroup of this directory, or below it.
+#[must_use]
+pub fn is_inhabited(dir: &Path) -> bool {
+    let mut pids = BTreeSet::new();
+    collect_pids(dir, &mut pids);
+    !pids.is_empty()
 }
 
 fn collect_pids(dir: &Path, pids: &mut BTreeSet<u32>) {

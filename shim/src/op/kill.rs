@@ -2,7 +2,9 @@
 //!
 //! SIGKILL goes to every task before anything is thawed: no instruction of a moved or sealed pod is executed any more.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use godwit_ownership::shim::Event;
@@ -12,7 +14,7 @@ use tracing::{error, info};
 use super::actor::Actor;
 use super::input::Input;
 use super::starting::Held;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, is_inhabited};
 use crate::restore::{dead, place};
 use crate::state::{State, Step};
 
@@ -40,8 +42,25 @@ impl Actor {
         );
     }
 
-    /// Whether no task of another life of this pod is in the cgroups of its containers.
+    /// Whether no task of another life of this pod is in the cgroups of its containers, or beside them in the pod's own.
     pub(super) fn others_dead(&self) -> bool {
+        self.strangers().is_empty() && self.ours_only()
+    }
+
+    /// Directories in the cgroup that Kubernetes made for this pod in which somebody lives that no container of this sandbox knows: an
+    /// earlier life's containers had other ids.
+    fn strangers(&self) -> Vec<PathBuf> {
+        let Some(uid) = self.pod.uid() else { return Vec::new() };
+        let known: Vec<PathBuf> =
+            self.pod.containers().iter().filter_map(|one| place::of(one)?.home()).collect();
+        let parents: BTreeSet<&Path> =
+            known.iter().filter_map(|home| home.parent()).filter(|dir| is_of(dir, uid)).collect();
+        let inside = parents.into_iter().flat_map(|dir| std::fs::read_dir(dir).ok());
+        let dirs = inside.flatten().flatten().map(|entry| entry.path()).filter(|dir| dir.is_dir());
+        dirs.filter(|dir| !known.contains(dir) && is_inhabited(dir)).collect()
+    }
+
+    fn ours_only(&self) -> bool {
         self.pod.members().iter().all(|container| {
             let own = container.init_pid();
             let inside = place::of(container).map(|cgroup| cgroup.pids()).unwrap_or_default();
@@ -56,6 +75,15 @@ impl Actor {
     pub(super) fn proved_dead(container: &crate::container::Container) -> bool {
         place::of(container).is_none_or(|cgroup| cgroup.is_empty())
     }
+}
+
+/// Whether this is the cgroup of the pod with this uid, by either driver of the kubelet (`pkg/kubelet/cm`): `…/pod<uid>`, or
+/// `….slice` with the uid's dashes as underscores.
+fn is_of(dir: &Path, uid: &str) -> bool {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let stem = name.strip_suffix(".slice").unwrap_or(name);
+    let ends = |uid: &str| stem.strip_suffix(uid).is_some_and(|rest| rest.ends_with("pod"));
+    ends(uid) || ends(&uid.replace('-', "_"))
 }
 
 async fn kill(restoring: Vec<Held>, criu: Vec<Arc<OwnedFd>>, cgroups: Vec<Arc<Cgroup>>) {
@@ -74,6 +102,22 @@ async fn kill(restoring: Vec<Held>, criu: Vec<Arc<OwnedFd>>, cgroups: Vec<Arc<Cg
     for cgroup in &cgroups {
         while !dead::empty(cgroup).await {
             error!("a killed container does not die; nobody else may go on with this pod");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_of_a_pod_is_known_by_its_uid_under_both_drivers() {
+        let uid = "8f6b-11aa";
+        for ours in ["/kubepods/besteffort/pod8f6b-11aa", "/x/kubepods-besteffort-pod8f6b_11aa.slice"] {
+            assert!(is_of(Path::new(ours), uid), "{ours}");
+        }
+        for other in ["/kubepods/besteffort", "/kubepods/pod8f6b-11ab", "/", "/8f6b-11aa"] {
+            assert!(!is_of(Path::new(other), uid), "{other}");
         }
     }
 }
