@@ -4,6 +4,7 @@
 
 mod clusters {
     mod daemons;
+    mod moves;
     mod power;
     mod probes;
     mod run;

@@ -1,6 +1,6 @@
 //! Ends: of a process, of a container, of a pod without Kubernetes. What the log must know of them the agent writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(super) struct PastLives {
     /// Since when, and whether by a restore.
     began: BTreeMap<String, (Instant, bool)>,
     ended: BTreeMap<String, End>,
+    /// Names of those that were done before the pod came here.
+    done_before: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +65,17 @@ impl PastLives {
         self.ended.contains_key(&name(container))
     }
 
-    /// Names of those whose last life ended well.
-    fn done(&self) -> impl Iterator<Item = &String> {
+    /// A container was done before the pod came here: it does not run.
+    pub(super) fn was_done(&mut self, container: &Container) {
+        self.done_before.insert(name(container));
+    }
+
+    /// Names of those whose last life ended well, here or before.
+    fn done(&self) -> BTreeSet<&String> {
         let well = |end: &End| end.reason == ColdReason::Exited;
-        self.ended.iter().filter(move |(_, end)| well(end)).map(|(name, _)| name)
+        let here = self.ended.iter().filter(|(_, end)| well(end)).map(|(name, _)| name);
+        let before = self.done_before.iter().filter(|name| !self.ended.contains_key(*name));
+        here.chain(before).collect()
     }
 
     /// What was before this start. Without a past in this shim: a life of an earlier one, if there is a fence.
@@ -90,7 +99,7 @@ impl Actor {
         let alive = |name: &str| {
             members.iter().any(|one| one.name() == name && one.state() != State::Stopped)
         };
-        self.past.done().filter(|name| !alive(name)).cloned().collect()
+        self.past.done().into_iter().filter(|name| !alive(name)).cloned().collect()
     }
 
     /// An init process is over.

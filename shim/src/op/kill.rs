@@ -113,7 +113,9 @@ mod tests {
     #[test]
     fn the_cgroup_of_a_pod_is_known_by_its_uid_under_both_drivers() {
         let uid = "8f6b-11aa";
-        for ours in ["/kubepods/besteffort/pod8f6b-11aa", "/x/kubepods-besteffort-pod8f6b_11aa.slice"] {
+        for ours in
+            ["/kubepods/besteffort/pod8f6b-11aa", "/x/kubepods-besteffort-pod8f6b_11aa.slice"]
+        {
             assert!(is_of(Path::new(ours), uid), "{ours}");
         }
         for other in ["/kubepods/besteffort", "/kubepods/pod8f6b-11ab", "/", "/8f6b-11aa"] {

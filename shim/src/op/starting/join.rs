@@ -124,6 +124,7 @@ impl Actor {
             }
             FromAgentBody::Finished(_) => {
                 member.answer(StartAnswer::Runs(Restored::Finished));
+                self.past.was_done(&member.container);
                 self.forget(op);
             }
             FromAgentBody::Refusal(why) => self.leave(op, why).await,
@@ -151,6 +152,7 @@ impl Actor {
     pub(in crate::op) async fn finished(&mut self) {
         if let Some(starting) = &mut self.starting {
             starting.head.answer(StartAnswer::Runs(Restored::Finished));
+            self.past.was_done(&starting.head.container);
         }
         self.feed(Event::StartDeadline).await;
     }
