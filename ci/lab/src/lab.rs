@@ -1,5 +1,6 @@
 //! A lab: some nodes and an object store on one network, made fresh, taken down when dropped.
 
+mod at_once;
 mod clusters;
 mod options;
 
@@ -302,12 +303,12 @@ fn take_down(name: &str) -> Result<()> {
     let network = Network::find(&dir)?;
     let groups = groups_of(name, &dir)?;
     if let Some(network) = network {
-        for node in node_names(&dir) {
+        at_once::at_once(node_names(&dir).iter(), |name| {
             // Only its name matters for this.
             let (cgroup, role) = (CgroupView::V2, Role::Containers);
-            let shape = NodeShape { name: node, host_part: 0, cgroup, role };
-            Node::new(shape, &dir, network, &groups).power_loss()?;
-        }
+            let shape = NodeShape { name: name.clone(), host_part: 0, cgroup, role };
+            Node::new(shape, &dir, network, &groups).power_loss()
+        })?;
         S3::new(&dir, network, &groups).kill()?;
     }
     groups.destroy()?;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::thread;
 
 use super::Lab;
+use super::at_once::at_once;
 use crate::addresses::{ClusterName, WORKERS};
 use crate::cluster::Cluster;
 use crate::error::{LabError, Result};
@@ -128,20 +128,4 @@ fn finish(cluster: &Cluster) -> Result<()> {
     cluster.wait_ready()?;
     // Pods are refused before.
     cluster.wait_for(&["serviceaccount/default"], "create")
-}
-
-/// Does the same to all at the same time; the first failure is told.
-fn at_once<'a, T: Sync + 'a>(
-    all: impl Iterator<Item = &'a T>,
-    act: impl Fn(&T) -> Result<()> + Sync,
-) -> Result<()> {
-    let act = &act;
-    thread::scope(|scope| {
-        let running: Vec<_> = all.map(|one| scope.spawn(move || act(one))).collect();
-        let ended: Vec<Result<()>> = running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect();
-        ended.into_iter().collect()
-    })
 }
