@@ -15,7 +15,7 @@ TESTED := --workspace --features godwit-wire/failpoints
 DENY_VERSION := 0.20.2
 STORE ?= s3
 LAB ?= node
-PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit
+PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e s3-server kubernetes lab-up lab-down
@@ -66,7 +66,7 @@ test-full: s3-server ## What `test` leaves out: long searches, and known defects
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 
 test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test cgroup_v2 --test clusters -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test cgroup_v2 --test clusters --test install -- --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))

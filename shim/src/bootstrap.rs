@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 
 /// Name of the runtime, as users write it.
-pub const RUNTIME: &str = "io.containerd.godwit.v2";
+pub const RUNTIME: &str = godwit_types::names::RUNTIME;
 
 /// What the program is to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

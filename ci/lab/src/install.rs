@@ -1,9 +1,12 @@
-//! Putting Godwit on a node: its programs where `godwit_types::names` says, the agent's configuration, the agent started.
+//! Putting Godwit on a node: by `godwit-install`, as everybody does; then the agent is started.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use godwit_types::names;
 
+use crate::command;
 use crate::error::{LabError, Result};
 use crate::node::{AgentOptions, Node};
 use crate::s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
@@ -77,47 +80,70 @@ pub fn default_bin_dir() -> PathBuf {
     }
 }
 
+/// The installer's exit status for "restart what was changed".
+const LEFT_TO_US: i32 = 10;
+/// A directory of the host, handed to a command in a node as its standard input.
+const HANDED: &str = "/proc/self/fd/0";
+
 impl Node {
-    /// Puts the programs and the configuration on the node and starts the agent (anew, when one runs).
+    /// Installs the programs of a directory by the installer among them, with this configuration, and starts the agent (anew,
+    /// when one runs). containerd is restarted if the installer says so.
     ///
     /// # Errors
-    /// [`LabError::Missing`] for a program that is not built; else as [`Node::start_agent`].
+    /// [`LabError::Missing`] for a program that is not built; else as [`Node::installer`] and [`Node::start_agent`].
     pub fn install(&self, options: &InstallOptions) -> Result<()> {
-        self.install_programs(&options.bin_dir)?;
         options.store.prepare(self)?;
         self.write_file(names::AGENT_CONFIG, configuration(self.name(), options))?;
         self.kill_agent()?;
+        // These nodes are thrown away: nobody waits for their disks.
+        let ended = self.installer(&options.bin_dir, &["--volatile"])?;
+        if ended.status.code() == Some(LEFT_TO_US)
+            && command::printed(&ended).contains("restart containerd")
+        {
+            self.kill_containerd()?;
+            self.start_containerd()?;
+        }
         self.start_agent(&AgentOptions::default())
     }
 
-    /// Only the programs, without configuration and agent.
+    /// Runs `godwit-install node` of a directory of the host with the programs of that directory, and more words.
     ///
     /// # Errors
-    /// [`LabError::Missing`] for a program that is not built.
-    pub fn install_programs(&self, bin_dir: &Path) -> Result<()> {
-        for (program, place) in placement() {
-            let from = bin_dir.join(program);
-            if !from.exists() {
-                return Err(LabError::Missing {
-                    what: from.display().to_string(),
-                    hint: "build it first: `make build`".to_owned(),
-                });
-            }
-            self.put_program(&from, &place)?;
+    /// [`LabError::Missing`] when it is not built; [`LabError::Failed`] with what it printed when it fails.
+    pub fn installer(&self, bin_dir: &Path, words: &[&str]) -> Result<Output> {
+        let mut command = self.installer_command(bin_dir, words)?;
+        let program = || "godwit-install".to_owned();
+        let output = command.output();
+        let output = output.map_err(|source| LabError::Start { program: program(), source })?;
+        match output.status.code() {
+            Some(0 | LEFT_TO_US) => Ok(output),
+            _ => Err(LabError::Failed {
+                what: format!("{} on node {}", program(), self.name()),
+                status: output.status,
+                output: command::printed(&output),
+            }),
         }
-        Ok(())
     }
-}
 
-/// Each program and its place on a node.
-fn placement() -> Vec<(&'static str, String)> {
-    vec![
-        ("containerd-shim-godwit-v2", "/usr/local/bin/containerd-shim-godwit-v2".to_owned()),
-        ("godwit-agent", "/usr/local/bin/godwit-agent".to_owned()),
-        ("godwit", "/usr/local/bin/godwit".to_owned()),
-        ("godwit-pager", names::PAGER_PATH.to_owned()),
-        ("godwit-relay", format!("{}/criu", names::RELAY_DIR)),
-    ]
+    /// The command of [`Node::installer`]. The node sees the directory as the command's standard input: nothing is copied to
+    /// the node for it.
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when it is not built.
+    pub fn installer_command(&self, bin_dir: &Path, words: &[&str]) -> Result<Command> {
+        let program = bin_dir.join("godwit-install");
+        if !program.exists() {
+            return Err(LabError::Missing {
+                what: program.display().to_string(),
+                hint: "build it first: `make build`".to_owned(),
+            });
+        }
+        let dir = File::open(bin_dir).map_err(LabError::io("opening", bin_dir))?;
+        let fixed = [&format!("{HANDED}/godwit-install"), "node", "--from", HANDED];
+        let mut command = self.command(&[&fixed, words].concat())?;
+        command.stdin(dir);
+        Ok(command)
+    }
 }
 
 fn configuration(node: &str, options: &InstallOptions) -> String {
@@ -131,12 +157,6 @@ fn configuration(node: &str, options: &InstallOptions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_relay_is_named_criu_where_runc_looks_first() {
-        let places = placement();
-        assert!(places.contains(&("godwit-relay", "/usr/libexec/godwit/relay/criu".to_owned())));
-    }
 
     #[test]
     fn a_directory_needs_no_credentials() {

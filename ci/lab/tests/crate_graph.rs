@@ -37,6 +37,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &["types", "wire", "image", "ownership", "store", "files", "criu", "capture", "engine"],
     ),
     ("godwit", &["types", "wire", "image", "ownership", "store", "engine"]),
+    ("godwit-install", &["types", "wire", "criu-rpc", "criu"]),
     // For tests.
     ("godwit-testkit", &["types"]),
     ("godwit-lab", &["types"]),

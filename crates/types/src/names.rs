@@ -1,5 +1,12 @@
 //! Names that users type and places where parts meet.
 
+/// Name of the runtime for containerd; its shim is the program `containerd-shim-godwit-v2`.
+pub const RUNTIME: &str = "io.containerd.godwit.v2";
+/// Name of the runtime for Kubernetes: the handler of a RuntimeClass.
+pub const RUNTIME_HANDLER: &str = "godwit";
+/// What containerd's CRI passes on of a pod's annotations.
+pub const ANNOTATIONS: &str = "godwit.dev/*";
+
 /// Annotation: continue the lineage of this checkpoint, an id. All annotations are checked by [`crate::annotations`].
 pub const RESTORE_FROM: &str = "godwit.dev/restore-from";
 /// Annotation: start a copy of this checkpoint as a new lineage; the source is untouched.

@@ -1,0 +1,102 @@
+//! The agent: its configuration to begin with, and whether it answers.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use godwit_types::names;
+use godwit_wire::api::{AgentStatus, MAX_REPLY, Reply, Request};
+use toml_edit::DocumentMut;
+
+use crate::record::Stage;
+use crate::session::Session;
+use crate::{Error, Result};
+
+/// For an answer: it may look at every pod of the node before it listens.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a node begins with: every setting, with what it is for.
+const EXAMPLE: &str = include_str!("../../agent/agent.toml");
+
+/// Writes the configuration, if there is none. One that is there is never touched, and none is taken away by a revert.
+///
+/// # Errors
+/// It cannot be written.
+pub fn configure(session: &mut Session, criu: &Path) -> Result<()> {
+    let path = Path::new(names::AGENT_CONFIG);
+    if path.exists() {
+        return Ok(());
+    }
+    let text = match &session.settings.agent_config {
+        Some(from) => fs::read_to_string(from).map_err(Error::io("read", from))?,
+        None => first(criu)?,
+    };
+    session.act(Stage::Agent, &format!("write {}", path.display()), |disk| {
+        let dir = path.parent().unwrap_or(path);
+        fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+        // Keys of stores may be written into it.
+        disk.put(path, text.as_bytes(), 0o600)
+    })
+}
+
+fn first(criu: &Path) -> Result<String> {
+    let mut document: DocumentMut = EXAMPLE.parse().map_err(|why: toml_edit::TomlError| {
+        Error::Toml { path: "agent.toml".into(), why: why.to_string() }
+    })?;
+    document["criu"] = toml_edit::value(criu.to_string_lossy().as_ref());
+    Ok(document.to_string())
+}
+
+/// The `criu` of the configuration that is there; nothing if there is none or it does not say.
+#[must_use]
+pub fn configured_criu() -> Option<String> {
+    let text = fs::read_to_string(names::AGENT_CONFIG).ok()?;
+    let table: toml::Table = text.parse().ok()?;
+    Some(table.get("criu")?.as_str()?.to_owned())
+}
+
+/// Process of the running agent.
+#[must_use]
+pub fn pid() -> Option<u32> {
+    let stream = UnixStream::connect(names::AGENT_API_SOCKET).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+}
+
+/// Asks it.
+///
+/// # Errors
+/// It does not answer.
+pub fn status() -> Result<AgentStatus> {
+    let path = Path::new(names::AGENT_API_SOCKET);
+    let stream = UnixStream::connect(path).map_err(Error::io("connect to the agent at", path))?;
+    ask(&stream).map_err(Error::io("ask the agent at", path))
+}
+
+fn ask(mut stream: &UnixStream) -> std::io::Result<AgentStatus> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("{}\n", serde_json::to_string(&Request::Status)?).as_bytes())?;
+    let mut lines = BufReader::new(std::io::Read::take(stream, MAX_REPLY as u64)).lines();
+    loop {
+        let ended = || std::io::Error::other("it ended the connection without an answer");
+        match serde_json::from_str(&lines.next().ok_or_else(ended)??)? {
+            Reply::Progress(_) => {}
+            Reply::Done { result } => return Ok(serde_json::from_value(result)?),
+            Reply::Failed(failure) => return Err(std::io::Error::other(failure.message)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_begins_with_every_setting_and_the_criu_that_it_has() {
+        let text = first(Path::new("/usr/local/sbin/criu")).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table["criu"].as_str(), Some("/usr/local/sbin/criu"));
+        assert_eq!(text.replace("/usr/local/sbin/criu", "/usr/sbin/criu"), EXAMPLE);
+    }
+}

@@ -1,0 +1,95 @@
+//! What the installer is told: the command line.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Puts Godwit on a node and takes it off again.
+///
+/// Exit codes: 0 done; 10 done as far as this program can: what it says last is left to you; else those of `godwit`.
+#[derive(Debug, Parser)]
+#[command(name = "godwit-install", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install Godwit on this node, bring it to another release, or (--revert) take it off
+    Node(Settings),
+}
+
+/// How to do it.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Directory with the programs of the release; by default where this program is
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Where releases are kept
+    #[arg(long, value_name = "DIR", default_value = "/opt/godwit")]
+    pub prefix: PathBuf,
+    /// The agent's configuration to begin with, if the node has none yet
+    #[arg(long, value_name = "FILE")]
+    pub agent_config: Option<PathBuf>,
+    /// containerd's socket
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+    /// containerd's configuration; by default what the running containerd was started with
+    #[arg(long, value_name = "FILE")]
+    pub containerd_config: Option<PathBuf>,
+    /// What starts daemons on this node; by default systemd where it runs
+    #[arg(long, value_enum)]
+    pub init: Option<InitKind>,
+    /// Shell command that restarts containerd, for nodes without systemd
+    #[arg(long, value_name = "COMMAND")]
+    pub restart_containerd: Option<String>,
+    /// Only check whether this node is ready; changes nothing
+    #[arg(long, conflicts_with_all = ["dry_run", "revert"])]
+    pub check: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take Godwit off this node
+    #[arg(long)]
+    pub revert: bool,
+    /// With --revert: also while containers of Godwit run; the programs that they need stay until they are gone
+    #[arg(long, requires = "revert")]
+    pub force: bool,
+    /// With --revert: also remove the configuration, fences and the node's own store with all its checkpoints
+    #[arg(long, requires = "revert")]
+    pub purge: bool,
+    /// Do not wait until what is written has reached the disk: only for nodes that are thrown away
+    #[arg(long)]
+    pub volatile: bool,
+}
+
+/// What starts daemons on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitKind {
+    /// systemd: a unit for the agent; containerd is restarted by its unit.
+    Systemd,
+    /// Nobody that we know: files only; whoever starts daemons there starts the agent and restarts containerd.
+    None,
+}
+
+impl InitKind {
+    /// What this node has (`sd_booted(3)`).
+    #[must_use]
+    pub fn of_node() -> Self {
+        match Path::new("/run/systemd/system").is_dir() {
+            true => Self::Systemd,
+            false => Self::None,
+        }
+    }
+}
+
+impl Settings {
+    /// What starts daemons here.
+    #[must_use]
+    pub fn init(&self) -> InitKind {
+        self.init.unwrap_or_else(InitKind::of_node)
+    }
+}

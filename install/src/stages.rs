@@ -1,0 +1,211 @@
+//! The order of things: install and revert as flat lists, each the mirror of the other.
+
+use std::path::Path;
+use std::process::Command;
+
+use godwit_types::names;
+
+use crate::check::{Verdict, findings};
+use crate::containerd::Loaded;
+use crate::containerd::client::Container;
+use crate::containerd::daemon::Daemon;
+use crate::host::{Containerd, Host};
+use crate::process::{output, running_below, wait_for};
+use crate::record::Stage;
+use crate::session::Session;
+use crate::settings::{InitKind, Settings};
+use crate::{Error, Result, agent, containerd, programs, systemd};
+
+/// For an agent that was started to answer.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// All is done.
+    Done,
+    /// All that this program can do is done; the rest is somebody else's.
+    LeftToYou(Vec<String>),
+}
+
+/// The host check alone.
+///
+/// # Errors
+/// The node is not ready; why has been printed.
+pub fn check(settings: &Settings) -> Result<()> {
+    checked(settings).map(drop)
+}
+
+/// Installs a release, or brings the node to another one.
+///
+/// # Errors
+/// A stage fails. What was done before stays, containers can be started, and the same command goes on where it was.
+pub fn install(settings: &Settings) -> Result<Ending> {
+    let host = checked(settings)?;
+    let (Ok(release), Ok(containerd)) = (&host.release, &host.containerd) else {
+        return Err(Error::NotReady(1));
+    };
+    let daemon = &containerd.daemon;
+    let mut session = Session::open(settings)?;
+    programs::install(&mut session, release)?;
+    agent::configure(&mut session, &host.criu)?;
+    containerd::configure(&mut session, daemon)?;
+    if settings.init() == InitKind::Systemd {
+        systemd::install(&mut session)?;
+        systemd::start(&mut session)?;
+    }
+    containerd::load(&mut session, daemon)?;
+    verify(&mut session, daemon)?;
+    programs::prune(&mut session)?;
+    Ok(ending(session))
+}
+
+/// Takes Godwit off the node.
+///
+/// # Errors
+/// It is in use, or a stage fails; the same command goes on where it was.
+pub fn revert(settings: &Settings) -> Result<Ending> {
+    let mut session = Session::open(settings)?;
+    let daemon = match Daemon::find(settings).and_then(|d| Containerd::look(settings, d)) {
+        Ok(containerd) => {
+            refuse_in_use(settings, &containerd.containers)?;
+            Some(containerd.daemon)
+        }
+        Err(_) if settings.force => None,
+        Err(why) => return Err(why),
+    };
+    if settings.init() == InitKind::Systemd {
+        systemd::revert(&mut session)?;
+    } else if agent::pid().is_some() {
+        session.left.push("stop godwit-agent".to_owned());
+    }
+    containerd::revert(&mut session, daemon.as_ref())?;
+    let users = running_below(&settings.prefix.join("releases"));
+    let users: Vec<_> = users.iter().filter(|(_, exe)| is_with_a_container(exe)).collect();
+    if users.is_empty() {
+        programs::revert(&mut session)?;
+    } else {
+        session.left.push(format!(
+            "{} processes of containers use the programs, which stay until then: run this command again when they are gone",
+            users.len()
+        ));
+    }
+    if settings.purge {
+        purge(&mut session)?;
+    }
+    if users.is_empty() && session.left.is_empty() && !settings.dry_run {
+        let left = std::mem::take(&mut session.left);
+        session.book.close()?;
+        return Ok(if left.is_empty() { Ending::Done } else { Ending::LeftToYou(left) });
+    }
+    Ok(ending(session))
+}
+
+fn ending(session: Session) -> Ending {
+    match session.left.is_empty() {
+        true => Ending::Done,
+        false => Ending::LeftToYou(session.left),
+    }
+}
+
+/// Looks at the node and prints what was found.
+fn checked(settings: &Settings) -> Result<Host> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::Refused("this needs root: run it with sudo".to_owned()));
+    }
+    let host = Host::look(settings);
+    let findings = findings(&host);
+    for finding in &findings {
+        let (mark, text) = match &finding.verdict {
+            Verdict::Good(text) => ("ok", text),
+            Verdict::Limited(text) => ("limited", text),
+            Verdict::Bad(text) => ("FAILED", text),
+        };
+        println!("check         {mark:8} {}: {text}", finding.subject);
+    }
+    let is_bad = |verdict: &Verdict| matches!(verdict, Verdict::Bad(_));
+    match findings.iter().filter(|finding| is_bad(&finding.verdict)).count() {
+        0 => Ok(host),
+        bad => Err(Error::NotReady(bad)),
+    }
+}
+
+/// What is loaded and runs, not what was written.
+fn verify(session: &mut Session, daemon: &Daemon) -> Result<()> {
+    if session.settings.dry_run {
+        return Ok(());
+    }
+    let shim = Path::new(programs::BIN).join(programs::SHIM);
+    let told = output(Command::new(&shim).arg("-info"))?;
+    if !told.windows(names::RUNTIME.len()).any(|bytes| bytes == names::RUNTIME.as_bytes()) {
+        return Err(Error::Refused(format!(
+            "{} does not say that it is {}",
+            shim.display(),
+            names::RUNTIME
+        )));
+    }
+    match containerd::loaded(session, daemon)? {
+        Loaded::Ours => session.say(Stage::Containerd, "has loaded the runtime"),
+        Loaded::NoCri => session.say(
+            Stage::Containerd,
+            "has no CRI plugin (disabled_plugins): Kubernetes cannot use this node; ctr and nerdctl can",
+        ),
+        // Told as left to do already.
+        Loaded::Nothing | Loaded::Other => {}
+    }
+    verify_agent(session)
+}
+
+fn verify_agent(session: &mut Session) -> Result<()> {
+    if session.settings.init() == InitKind::None && agent::pid().is_none() {
+        let start = "start the agent: godwit-agent --config /etc/godwit/agent.toml";
+        session.left.push(start.to_owned());
+        return Ok(());
+    }
+    let status = wait_for("the agent to answer", PATIENCE, agent::status)?;
+    session.say(Stage::Agent, &format!("{} answers on {}", status.version, status.node));
+    for store in status.stores.iter().filter(|store| store.state != "ready") {
+        session.say(Stage::Agent, &format!("store {}: {}", store.name, store.state));
+    }
+    Ok(())
+}
+
+fn refuse_in_use(settings: &Settings, containers: &[Container]) -> Result<()> {
+    let mut running: Vec<String> =
+        containers.iter().filter(|c| c.has_task).map(ToString::to_string).collect();
+    running.sort();
+    running.dedup();
+    if running.is_empty() || settings.force {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "Godwit's runtime is in use by {}: move or delete them first, or use --force, which leaves them running but without checkpoints",
+        running.join(", ")
+    )))
+}
+
+/// Shims and pagers live and die with containers.
+fn is_with_a_container(exe: &Path) -> bool {
+    let name = exe.file_name().and_then(|name| name.to_str());
+    matches!(name, Some(programs::SHIM | "godwit-pager"))
+}
+
+/// What an ordinary revert leaves: what people and agents have written.
+fn purge(session: &mut Session) -> Result<()> {
+    let config = Path::new(names::AGENT_CONFIG).parent().unwrap_or(Path::new(names::AGENT_CONFIG));
+    let state = Path::new(names::STATE_DIR);
+    let own = Path::new(crate::session::DIR);
+    // The directory itself may be a mount point.
+    let inside = std::fs::read_dir(state).into_iter().flatten().flatten();
+    let inside = inside.map(|entry| entry.path()).filter(|path| path != own);
+    for path in [config.to_owned(), names::RUN_DIR.into()].into_iter().chain(inside) {
+        if path.exists() {
+            let what = format!("purge {}", path.display());
+            session.act(Stage::Agent, &what, |disk| match path.is_dir() {
+                true => disk.remove_tree(&path),
+                false => disk.remove(&path),
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! systemd: the agent's unit, and whether the agent that runs is the installed one.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::files::{State, digest_of};
+use crate::process::{output, runs, text};
+use crate::record::Stage;
+use crate::session::{Change, Session};
+use crate::{Error, Result, programs};
+
+/// The unit.
+pub const UNIT: &str = "godwit-agent.service";
+const TEXT: &str = include_str!("../../agent/godwit-agent.service");
+const DIR: &str = "/etc/systemd/system";
+/// What `systemctl enable` would make.
+const WANTED_BY: &str = "multi-user.target.wants";
+
+/// Calls `systemctl`.
+///
+/// # Errors
+/// It fails.
+pub fn call(words: &[&str]) -> Result<()> {
+    output(Command::new("systemctl").args(words)).map(drop)
+}
+
+/// Writes and enables the unit.
+///
+/// # Errors
+/// It cannot be written, or systemd cannot read it.
+pub fn install(session: &mut Session) -> Result<()> {
+    let unit = Path::new(DIR).join(UNIT);
+    session.put(Stage::Units, &unit, TEXT.as_bytes(), 0o644)?;
+    session.link(Stage::Units, &Path::new(DIR).join(WANTED_BY).join(UNIT), &unit)?;
+    reload(session)
+}
+
+/// systemd knows itself whether it has read what is there.
+fn reload(session: &mut Session) -> Result<()> {
+    if session.settings.dry_run || show("NeedDaemonReload")? != "yes" && is_known()? {
+        return Ok(());
+    }
+    session.act(Stage::Units, "reload systemd", |_| call(&["daemon-reload"]))
+}
+
+fn is_known() -> Result<bool> {
+    Ok(show("LoadState")? == "loaded")
+}
+
+fn show(property: &str) -> Result<String> {
+    text(Command::new("systemctl").args(["show", "--value", "--property", property, UNIT]))
+}
+
+/// Starts the agent, anew if one runs that is of another release or was started by another unit.
+///
+/// # Errors
+/// It does not start; with the words of systemd.
+pub fn start(session: &mut Session) -> Result<()> {
+    if session.settings.dry_run {
+        return Ok(());
+    }
+    let applied = Some(digest_of(&Path::new(DIR).join(UNIT))?);
+    let pid: u32 = show("MainPID")?.parse().unwrap_or_default();
+    let program = Path::new(programs::BIN).join("godwit-agent");
+    let is_ours = pid != 0 && runs(pid, &program) && session.book.record.unit_applied == applied;
+    if is_ours && show("ActiveState")? == "active" {
+        return Ok(());
+    }
+    let restart = |_| {
+        // One that has failed too often would not be tried again.
+        call(&["reset-failed", UNIT]).or_else(|_| Ok::<_, Error>(()))?;
+        call(&["restart", UNIT]).map_err(|why| with_log(&why))
+    };
+    session.act(Stage::Units, &format!("start {UNIT}"), restart)?;
+    session.remember(|record| record.unit_applied = applied)
+}
+
+fn with_log(why: &Error) -> Error {
+    let words = ["--no-pager", "--lines", "5", "--output", "cat", "--unit", UNIT];
+    let log = text(Command::new("journalctl").args(words)).unwrap_or_default();
+    Error::Refused(format!(
+        "{UNIT} does not start ({}). Its last words: {log}",
+        crate::error_chain(why)
+    ))
+}
+
+/// Stops the agent and takes its unit away.
+///
+/// # Errors
+/// It does not stop, or the unit cannot be removed.
+pub fn revert(session: &mut Session) -> Result<()> {
+    let has_unit = State::of(&Path::new(DIR).join(UNIT))? != State::Absent;
+    if has_unit && session.book.entry(&Path::new(DIR).join(UNIT)).is_some() {
+        session.act(Stage::Units, &format!("stop {UNIT}"), |_| call(&["stop", UNIT]))?;
+    }
+    let change = session.undo(Stage::Units, |_| true)?;
+    session.remember(|record| record.unit_applied = None)?;
+    match change {
+        Change::Made => session.act(Stage::Units, "reload systemd", |_| call(&["daemon-reload"])),
+        Change::None => Ok(()),
+    }
+}
