@@ -66,7 +66,7 @@ test-full: s3-server ## What `test` leaves out: long searches, and known defects
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 
 test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test cgroup_v2 --test clusters --test install -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test cgroup_v2 --test clusters --test install -- --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
