@@ -62,11 +62,12 @@ test-unit: s3-server ## Tests that need no node
 	cargo test $(TESTED) --exclude godwit-e2e --test '*'
 	cargo test $(TESTED) --exclude godwit-e2e --doc
 
-test-full: s3-server ## What `test` leaves out: long searches, and known defects, which fail until they are mended
+test-full: s3-server build ## What `test` leaves out: long searches, and known defects, which fail until they are mended
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
+	cargo test $(TESTED) --test churn -- --ignored
 
 test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test cgroup_v2 --test clusters --test install -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cgroup_v2 --test clusters --test install -- --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
