@@ -1,4 +1,4 @@
-//! A start of one container that needs the log: restore, fork, or an ordinary start of a pod with a lineage.
+//! A start of a container that needs the log: restore, fork, or an ordinary start of a pod with a lineage.
 //!
 //! ```text
 //! check      which point, may it be continued, does it fit this node        nothing is written yet but a pin
@@ -18,14 +18,15 @@ pub(crate) mod peer;
 pub mod serve;
 mod stage;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use godwit_criu::mounts::binds;
 use godwit_files::Halt;
-use godwit_image::manifest::{IN_THE_HEAD, Volume};
-use godwit_image::{FrameSource, Head, Manifest, section_of_volume};
-use godwit_ownership::Target;
+use godwit_image::{ContainerHead, FrameSource, Head, Manifest, SECTION_SPEC, section_of_volume};
 use godwit_ownership::{Ending, Event};
+use godwit_ownership::{LineageRef, Target};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
 use godwit_types::{CheckpointId, OpId, Owner, Phase, Tenant, names};
 use godwit_wire::agent_op::BeginRestore;
@@ -242,10 +243,17 @@ async fn join(
 ) -> Result<Through, RestoreError> {
     let checkpoint = wanted.manifest().id;
     match stage(asking, wanted, checkpoint, peer, pinned).await {
-        Ok(Ready::Staged(manifest)) => match peer.joined().await? {
-            true => Ok(Through::Resumed(manifest)),
-            false => Err(RestoreError::Interrupted),
-        },
+        Ok(Ready::Staged(manifest)) => {
+            peer.at(&LineageRef {
+                store: wanted.store_name.clone(),
+                tenant: manifest.tenant.clone(),
+                lineage: manifest.lineage.clone(),
+            });
+            match peer.joined().await? {
+                true => Ok(Through::Resumed(manifest)),
+                false => Err(RestoreError::Interrupted),
+            }
+        }
         Ok(Ready::Finished) => {
             peer.finish().await?;
             Ok(Through::Finished)
@@ -363,7 +371,8 @@ async fn prepare(
     let (spec, launcher, version) = (asking.spec.clone(), node.launcher.clone(), node.criu);
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
-    let (addresses, volumes) = (manifest.network.ips.clone(), manifest.volumes.clone());
+    let addresses = manifest.network.ips.clone();
+    let before = begin.joins.as_ref().map(|join| join.members.clone()).unwrap_or_default();
     let score = score_of(shim);
     let halt = Halt::when({
         let stop = stop.clone();
@@ -372,7 +381,7 @@ async fn prepare(
     let staged = tokio::task::spawn_blocking(move || {
         let container = head.containers.get(index).ok_or(RestoreError::OtherHead)?;
         fits::memory(container, &spec, &name)?;
-        let volumes = of_container(&volumes, &container.name, &head);
+        let volumes = to_put_back(container, &head, &before)?;
         let images = make_dir(&work_dir.join("images"))?;
         let workspace = make_dir(&run_dir.join("relay"))?;
         let stage = Stage {
@@ -399,17 +408,30 @@ async fn prepare(
     Ok(Some((staged, manifest)))
 }
 
-/// Volumes that a container puts back: those of the pod's own of which it was the first.
-fn of_container(volumes: &[Volume], container: &str, head: &Head) -> Vec<(String, Vec<u8>)> {
-    let own = |volume: &&Volume| {
-        volume.snapshot.as_deref() == Some(IN_THE_HEAD)
-            && volume.container.as_deref() == Some(container)
+/// Volumes that this container puts back: the pod's own that it has, unless one that was restored before it in this attempt has it, too.
+/// What that one was given is in use.
+fn to_put_back(
+    container: &ContainerHead,
+    head: &Head,
+    before: &[String],
+) -> Result<Vec<(String, Vec<u8>)>, RestoreError> {
+    let names_of = |container: &ContainerHead| {
+        let spec = container.sections.get(SECTION_SPEC).ok_or(RestoreError::OtherHead)?;
+        let spec: Spec = serde_json::from_slice(spec).map_err(|_| RestoreError::OtherHead)?;
+        let own = binds::pods_own(&spec).into_iter().map(|own| own.name);
+        Ok::<Vec<String>, RestoreError>(own.collect())
     };
-    let index = |volume: &Volume| {
-        let section = head.sections.get(&section_of_volume(&volume.name))?;
-        Some((volume.name.clone(), section.clone()))
+    let mut placed = BTreeSet::new();
+    for one in head.containers.iter().filter(|one| before.contains(&one.name)) {
+        placed.extend(names_of(one)?);
+    }
+    let mut all = names_of(container)?;
+    all.retain(|name| !placed.contains(name));
+    let index = |name: String| {
+        let section = head.sections.get(&section_of_volume(&name));
+        section.map(|section| (name, section.clone())).ok_or(RestoreError::OtherHead)
     };
-    volumes.iter().filter(own).filter_map(index).collect()
+    all.into_iter().map(index).collect()
 }
 
 /// What is read before anything is written, for a point that fits here, and which of its containers it is for. `None` for one that

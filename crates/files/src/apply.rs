@@ -86,11 +86,13 @@ pub fn apply(request: &Application<'_>) -> Result<Applied, FilesError> {
     Ok(work.applied)
 }
 
-/// Removes what is in a directory, and nothing that is mounted on it. No symbolic link is followed.
+/// Removes what is in a directory. No symbolic link is followed, and the directory must not be one.
 ///
 /// # Errors
 /// [`FilesError::Io`]; a part of it may be gone.
 pub fn empty(path: &Path) -> Result<(), FilesError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(rustix::fs::CWD, path, flags, Mode::empty()).at("open", path)?;
     let io = |attempt: &'static str, path: &Path| {
         let path = path.to_owned();
         move |source| FilesError::Io { attempt, path, source }

@@ -5,8 +5,9 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use godwit_types::Bytes;
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, openat, openat2, statx,
+    AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, fstatvfs, openat, openat2, statx,
 };
 use rustix::io::Errno;
 
@@ -109,6 +110,18 @@ impl Upper {
         };
         let silent_mappings = kind == TMPFS;
         Ok(Self { dir, path: path.to_owned(), marks, instance, silent_mappings })
+    }
+
+    /// What its file system holds, if that is in memory; else nothing.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn in_memory(&self) -> Result<Bytes, FilesError> {
+        if !self.silent_mappings {
+            return Ok(Bytes(0));
+        }
+        let room = fstatvfs(&self.dir).at("look at the file system of", &self.path)?;
+        Ok(Bytes(room.f_blocks.saturating_sub(room.f_bfree).saturating_mul(room.f_frsize)))
     }
 
     /// Where it is.

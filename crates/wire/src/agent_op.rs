@@ -206,6 +206,10 @@ pub struct Join {
     /// The checkpoint of [`Plan`] of the connection that decides.
     #[prost(string, tag = "1")]
     pub checkpoint: String,
+    /// Names of the pod's containers that have got their plans in this attempt: the directories that they share with this one are in
+    /// place.
+    #[prost(string, repeated, tag = "2")]
+    pub members: Vec<String>,
 }
 
 /// How to restore this container. Everything is ready when it is sent: images on tmpfs, files applied to the root file system.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use godwit_ownership::shim::{Action, Conn, Event, Phase, ShimMachine};
+use godwit_ownership::shim::{Action, Conn, Event, Phase, ShimMachine, Tasks};
 use godwit_ownership::{Fence, ToAgent, ToShim};
 use godwit_types::Code;
 use godwit_wire::agent_op::{FromAgentBody, HydrationOver};
@@ -140,7 +140,7 @@ impl Actor {
             Input::StartDeadline(op) => self.start_deadline(op).await,
             Input::Held(op, held) => self.held(op, held).await,
             Input::Over(op, result) => self.over(op, result).await,
-            Input::NobodyCame => self.nobody_came().await,
+            Input::NobodyCame(head) => self.nobody_came(head).await,
             Input::Hydrated(container, outcome) => self.hydrated(&container, outcome).await,
             Input::GiveUp(container, done) => self.give_up(&container, done).await,
             Input::Exited(container) => self.exited(&container).await,
@@ -185,6 +185,11 @@ impl Actor {
     async fn on_answer(&mut self, from: Conn, message: Received<FromAgentBody>) {
         if self.has_joined(from) {
             return self.on_join_answer(from, message).await;
+        }
+        let of_start = !matches!(message.body, FromAgentBody::Noted(_) | FromAgentBody::Settled(_));
+        if of_start && !self.decides(from) {
+            // Of a start that is over.
+            return self.conns.close(from);
         }
         let means = match words::of_answer(&message.body) {
             Ok(means) => means,
@@ -358,6 +363,11 @@ impl Actor {
                 self.trouble = Some(Trouble::Aborted(why));
                 self.feed(Event::FreezeDeadline).await;
             }
+            // Others of the pod run: they are none of this start's.
+            Phase::Starting if self.machine.tasks() == Tasks::Running => {
+                self.feed(Event::StartDeadline).await;
+            }
+            Phase::Committing if self.machine.tasks() == Tasks::Running => {}
             Phase::Starting | Phase::Committing => self.feed(Event::Kill).await,
             Phase::Idle | Phase::Sealed | Phase::Thawing | Phase::Killing => {}
         }

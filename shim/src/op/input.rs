@@ -52,7 +52,7 @@ pub(super) enum Input {
     /// A restore is over.
     Over(OpId, Result<attempt::Restored, Box<attempt::Failure>>),
     /// The other containers of a pod that is restored were not started in time.
-    NobodyCame,
+    NobodyCame(OpId),
     /// All memory of a container is there, or it was killed for the lack of it.
     Hydrated(Arc<Container>, Result<Totals, Refusal>),
     /// SIGKILL for a container that an operation holds: told when it does not any more.
@@ -108,7 +108,7 @@ impl std::fmt::Debug for Input {
             Self::StartDeadline(_) => "start deadline",
             Self::Held(..) => "held",
             Self::Over(..) => "over",
-            Self::NobodyCame => "nobody came",
+            Self::NobodyCame(_) => "nobody came",
             Self::Hydrated(..) => "hydrated",
             Self::GiveUp(..) => "give up",
             Self::Exited(_) => "exited",

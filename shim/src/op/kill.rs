@@ -29,6 +29,9 @@ impl Actor {
             }
         }
         let restoring = self.starting.as_mut().map(super::starting::Starting::abort);
+        if self.starting.as_ref().is_some_and(|starting| !starting.granted) {
+            self.close_joined();
+        }
         let criu = self.checkpoint.as_ref().map(super::checkpoint::Checkpoint::live_criu);
         let containers = self.pod.members();
         let cgroups = containers.iter().filter_map(|container| container.cgroup()).collect();

@@ -86,10 +86,11 @@ impl Starting {
     /// Tells the attempts to let their tasks run. `None`: there is nothing to be let run. The future tells whether all of them run; if
     /// not, it ends when the attempts that failed have.
     fn release(&mut self) -> Option<impl Future<Output = bool> + 'static + use<>> {
-        let released: Vec<_> = self.members_mut().filter_map(Member::release).collect();
-        if released.is_empty() || self.members_mut().any(|member| member.attempt.is_none()) {
+        // All or none: nobody is let go before everybody can be.
+        if !self.members_mut().all(|member| member.can_be_released()) {
             return None;
         }
+        let released: Vec<_> = self.members_mut().filter_map(Member::release).collect();
         self.granted = true;
         Some(async move {
             let mut all = true;
@@ -102,6 +103,11 @@ impl Starting {
 }
 
 impl Member {
+    fn can_be_released(&self) -> bool {
+        let decision = self.attempt.as_ref().and_then(|attempt| attempt.decision.as_ref());
+        decision.is_some_and(|decision| !decision.is_closed())
+    }
+
     fn release(&mut self) -> Option<impl Future<Output = bool> + 'static + use<>> {
         let Held { decision, over } = self.attempt.as_mut()?;
         let (ran, runs) = oneshot::channel();

@@ -86,6 +86,12 @@ impl Starting {
         self.members_mut().find(|member| member.op == op)
     }
 
+    /// Names of the others that have got a plan: their files are in place.
+    fn placed(&self, op: OpId) -> Vec<String> {
+        let placed = self.members().filter(|m| m.op != op && m.point.is_some());
+        placed.map(|member| member.container.name().to_owned()).collect()
+    }
+
     /// Whether it is of several containers.
     pub(super) fn is_of_several(&self) -> bool {
         !self.joined.is_empty()
@@ -180,6 +186,17 @@ impl Actor {
         self.connect(ask.op);
     }
 
+    /// Whether this is the connection that decides for the start.
+    pub(super) fn decides(&self, conn: Conn) -> bool {
+        self.starting.as_ref().is_some_and(|starting| starting.head.conn == Some(conn))
+    }
+
+    /// The start is over. Agents hear that nothing follows for containers that had joined it and do not run.
+    fn end_starting(&mut self) {
+        self.close_joined();
+        self.starting = None;
+    }
+
     /// Connects to the agent beside the actor.
     fn connect(&self, op: OpId) {
         let (path, inputs) = (self.places.agent.clone(), self.inputs.clone());
@@ -262,7 +279,10 @@ impl Actor {
         let others_dead = self.others_dead();
         let starting = self.starting.as_mut().ok_or_else(over)?;
         let point = starting.head.point.as_ref().filter(|_| starting.head.op != op);
-        let joins = point.map(|point| Join { checkpoint: point.checkpoint.clone() });
+        let joins = point.map(|point| Join {
+            checkpoint: point.checkpoint.clone(),
+            members: starting.placed(op),
+        });
         let member = starting.member(op).ok_or_else(over)?;
         let container = Arc::clone(&member.container);
         let before = Some(words::before(&self.past.before(&container, !fence.is_empty())));
@@ -395,14 +415,14 @@ impl Actor {
             Ok(()) => {
                 self.past.began(&starting.head.container, false);
                 starting.head.answer(StartAnswer::Cold);
-                self.starting = None;
+                self.end_starting();
             }
             Err(why) => {
                 let told = starting.told(&why);
                 let away = why == Refusal::AgentAway;
                 starting.members_mut().for_each(|member| member.refuse(&told, away));
                 if !starting.granted {
-                    self.starting = None;
+                    self.end_starting();
                 }
             }
         }
@@ -436,7 +456,7 @@ impl Actor {
         let (container, conn) = (Arc::clone(&member.container), member.conn);
         let (point, noted) = (member.point.take(), member.noted);
         if starting.members().all(|member| member.runs) {
-            self.starting = None;
+            self.end_starting();
         }
         let (Some(pager), Some(point)) = (pager, point) else {
             drop(work);
@@ -484,7 +504,7 @@ impl Actor {
             _ => self.feed(Event::RestoreFailed { never: false }).await,
         }
         if none_left {
-            self.starting = None;
+            self.end_starting();
         }
     }
 }

@@ -49,6 +49,8 @@ impl Pod {
             (Some(_), _) => State::Stopped,
             // Its exit is being told: processes executed in it come first.
             _ if exec_id.is_empty() && of_container == State::Stopped => State::Running,
+            // Held, and told as started.
+            (None, Phase::Running) if of_container == State::Restoring => State::Running,
             _ if exec_id.is_empty() => of_container,
             _ if matches!(of_container, State::Paused | State::Pausing) => of_container,
             (None, Phase::Added | Phase::Starting) => State::Created,

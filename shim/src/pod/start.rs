@@ -93,6 +93,7 @@ impl Pod {
             }
             Ok(Restored::Held { pid, runs }) => {
                 container.init().set_pid(pid);
+                container.init().set_phase(Phase::Running);
                 self.tell_started(container, pid);
                 let (pod, container) = (Arc::clone(self), Arc::clone(container));
                 self.tasks().spawn(async move { pod.after_hold(&container, &scope, runs).await });

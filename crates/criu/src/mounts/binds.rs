@@ -43,6 +43,9 @@ fn pods_own_name(spec: &Spec, bind: &Bind) -> Option<String> {
     let mut tail = bind.source.iter().rev().map(|part| part.to_str().unwrap_or_default());
     let mut next = || tail.next().unwrap_or_default();
     let [last, kind, third] = [next(), next(), next()];
+    if last == ".." {
+        return None;
+    }
     if kind == "kubernetes.io~empty-dir" && third == "volumes" {
         let uid = annotation(names::SANDBOX_UID).filter(|uid| !uid.is_empty())?;
         return (next() == uid && next() == "pods").then(|| format!("emptyDir/{last}"));

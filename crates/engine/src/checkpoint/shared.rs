@@ -14,6 +14,9 @@ use super::files::{Files, Stores};
 use super::parent::Earlier;
 use super::source::Source;
 
+/// Most that such a directory may hold in memory: as much as a container's own temporary file systems may.
+const MOST_IN_MEMORY: Bytes = Bytes(256 << 20);
+
 /// A directory of the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -74,6 +77,13 @@ impl Shared {
     ) -> Result<Self, CheckpointError> {
         let known = earlier.and_then(|earlier| earlier.volume(&place.name));
         let upper = Upper::open(&place.path, Marks::Trusted)?;
+        let (held, most) = (upper.in_memory()?, MOST_IN_MEMORY);
+        if held > most {
+            return Err(CheckpointError::Refused(format!(
+                "the pod's {} holds {held} in memory, and what is in memory is read in the freeze: at most {most} can be; put large files on disk",
+                place.name
+            )));
+        }
         let files = Files::scan_upper(upper, cgroups, budget, known.as_ref(), stores)?;
         Ok(Self { place, files })
     }

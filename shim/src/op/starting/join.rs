@@ -58,6 +58,11 @@ impl Actor {
         if let Some(member) = starting.members_mut().find(same)
             && member.answer.is_none()
         {
+            if member.runs {
+                // The others are not told yet: asked again in a moment.
+                let why = words::refusal(&Refusal::Busy, container.id());
+                return refuse(answer, &why, true);
+            }
             // The outcome of the former try is on its way already.
             member.answer = Some(answer);
             return;
@@ -136,13 +141,26 @@ impl Actor {
         }
     }
 
+    /// Agents of joined containers that do not run hear that nothing follows: what they hold for them goes.
+    pub(in crate::op) fn close_joined(&mut self) {
+        let Some(starting) = &mut self.starting else { return };
+        let waiting = starting.joined.iter_mut().filter(|member| !member.runs);
+        for conn in waiting.filter_map(|member| member.conn.take()) {
+            self.conns.close(conn);
+        }
+    }
+
     /// The agent's connection for a container that has joined is over.
     pub(in crate::op) async fn on_join_end(&mut self, conn: Conn) {
+        if self.machine.phase() != Phase::Starting {
+            // What is being killed, or decided, ends by itself.
+            return;
+        }
         let joined = self.starting.as_ref().map(|starting| &starting.joined);
         let found = joined.and_then(|all| all.iter().find(|m| m.conn == Some(conn)));
         let Some(member) = found else { return };
         // Once the plan is here, nothing more is expected of it before it runs.
-        if member.attempt.is_none() && !member.runs {
+        if member.point.is_none() && !member.runs {
             let why = godwit_wire::Refusal::new(Code::Unavailable, "the agent went away");
             self.leave(member.op, why).await;
         }
@@ -159,6 +177,9 @@ impl Actor {
 
     /// A container does not join. Where trying again may help, the others are held on; else all of them are given up.
     async fn leave(&mut self, op: OpId, why: godwit_wire::Refusal) {
+        if self.machine.phase() != Phase::Starting {
+            return;
+        }
         let Some(starting) = &mut self.starting else { return };
         let Some(member) = starting.member(op) else { return };
         warn!(container = member.container.id(), why = why.reason, "it does not join its pod");
@@ -190,18 +211,22 @@ impl Actor {
         let pid = member.init().unwrap_or_default();
         member.answer(StartAnswer::Runs(Restored::Held { pid, runs }));
         if starting.waits.is_none() {
+            let head = starting.head.op;
             let task = tokio::spawn(async move {
                 tokio::time::sleep(OTHERS_COME).await;
                 // An actor that is gone needs no word.
-                let _ = inputs.send(Input::NobodyCame).await;
+                let _ = inputs.send(Input::NobodyCame(head)).await;
             });
             starting.waits = Some(task.abort_handle());
         }
     }
 
     /// The others did not come.
-    pub(in crate::op) async fn nobody_came(&mut self) {
-        let Some(starting) = &mut self.starting else { return };
+    pub(in crate::op) async fn nobody_came(&mut self, head: OpId) {
+        let Some(starting) = self.starting.as_mut().filter(|starting| starting.head.op == head)
+        else {
+            return;
+        };
         if self.machine.phase() != Phase::Starting || starting.is_complete() {
             return;
         }
