@@ -8,8 +8,8 @@ pub const STREAM_WINDOW: u32 = 256 << 10;
 pub const MAX_STREAMS: u32 = 512;
 /// Of one connection in one direction: that of all its calls, so that calls nobody reads do not hold up the others. 128 MiB.
 pub const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
-/// Bytes of one call that wait to be written to a socket.
-pub const SEND_BUFFER: usize = 256 << 10;
+/// Bytes of one call that wait to be written to a socket: what gRPC's libraries take at first.
+pub const SEND_BUFFER: usize = 64 << 10;
 /// Small frames cost memory beyond what windows count. That of a connection full of frames of one byte: windows are the bound, a
 /// stream of small events that is read slowly must not end its connection.
 pub const SMALL_FRAMES: usize = CONNECTION_WINDOW as usize * 256;
