@@ -15,7 +15,7 @@ TESTED := --workspace --features godwit-wire/failpoints
 DENY_VERSION := 0.20.2
 STORE ?= s3
 LAB ?= node
-PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit godwit-install
+PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e s3-server kubernetes lab-up lab-down
@@ -67,7 +67,7 @@ test-full: s3-server build ## What `test` leaves out: long searches, and known d
 	cargo test $(TESTED) --test churn -- --ignored
 
 test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cgroup_v2 --test clusters --test install -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test install -- --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))
@@ -75,9 +75,10 @@ release: deps ## Build what is installed on nodes, into target/release
 demo: release ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
 
-bench: release ## Times of a 1 GiB and of a small container against runc alone, as ratios (docs/performance.md)
+bench: release ## Times of a 1 GiB and of a small container against runc alone, of CRI calls against containerd alone, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench
 	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
+	cargo run --release --package godwit-e2e --bin proxy-bench
 
 conformance: build ## containerd's own client tests with our shim, compared with its runc shim (needs root; twenty minutes)
 	$(or $(CARGO_TARGET_DIR),target)/debug/conformance
