@@ -16,7 +16,7 @@
 //! | [`cri`] | the methods that can be looked into, and what is read of them |
 //! | [`intercept`] | who looks into them, and may hold or answer them |
 //! | [`status`] | how a call ends in gRPC |
-//! | [`limits`] | every bound |
+//! | [`limits`], [`resources`] | every bound; descriptors and memory |
 //! | `drain`, [`handover`] | the end of a process without the end of calls |
 //!
 //! Invariant: a call that nobody has asked to see is not lost, changed or held, whatever becomes of agent, shims and stores.
@@ -36,5 +36,7 @@ pub mod listener;
 mod message;
 pub mod notify;
 mod pump;
+pub mod resources;
 pub mod server;
 pub mod status;
+mod sys;

@@ -15,8 +15,11 @@ pub const SEND_BUFFER: usize = 64 << 10;
 pub const SMALL_FRAMES: usize = CONNECTION_WINDOW as usize * 256;
 /// All metadata of one request or answer: bytes, as gRPC's own libraries have it.
 pub const MAX_HEADERS: u32 = 16 << 20;
-/// Connections at a time: kubelet has two, each `crictl` one. Others wait in the socket's queue. Each needs two descriptors.
-pub const MAX_CONNECTIONS: usize = 256;
+/// Connections at a time: kubelet has two, each `crictl` one, `critest` two for each of its tests. Others wait in the socket's queue.
+/// Each takes some 45 KiB.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Open files: each client's connection and its own to containerd, one more where containerd is just changed, and some for us.
+pub const DESCRIPTORS: u64 = MAX_CONNECTIONS as u64 * 3 + 64;
 /// Calls that the client has given up before they were looked at, in a row, until the connection is ended. All calls of a
 /// connection may be given up at once.
 pub const MAX_RESETS: usize = MAX_STREAMS as usize;

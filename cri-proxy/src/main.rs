@@ -11,6 +11,7 @@ use godwit_cri_proxy::error::ProxyError;
 use godwit_cri_proxy::handover::{self, Successor};
 use godwit_cri_proxy::listener::listener;
 use godwit_cri_proxy::notify::{self, State};
+use godwit_cri_proxy::resources;
 use godwit_cri_proxy::server::{self, Options, Order};
 use godwit_types::names;
 use tokio::process::Child;
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let successor = Successor::of_this_process().context("which program is this?")?;
+    resources::make_room();
     let socket = listener(arguments.listen.as_deref())?;
     // One thread: a call goes through it twice, and no other has to be woken.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

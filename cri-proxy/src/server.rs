@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +25,7 @@ use crate::drain::Drain;
 use crate::intercept::Intercept;
 use crate::limits::{DRAIN, DRAIN_HANDED_OVER, FAREWELL, MAX_CONNECTIONS, SETTLE};
 use crate::notify::{self, State};
+use crate::resources;
 
 /// Between two tries to accept when the system has no room.
 const BREATH: Duration = Duration::from_millis(100);
@@ -51,6 +52,8 @@ struct Server {
     calls: Arc<Calls>,
     tasks: TaskTracker,
     places: Arc<Semaphore>,
+    /// Told when a client has left.
+    left: Arc<Notify>,
 }
 
 /// Serves until an order ends it. Needs a runtime on which tasks of connections may be left behind: it ends with the process.
@@ -60,6 +63,7 @@ pub async fn serve(listener: UnixListener, options: Options, mut orders: mpsc::R
         calls: Arc::new(Calls { intercept: options.intercept, drain: Drain::default() }),
         tasks: TaskTracker::new(),
         places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        left: Arc::default(),
     };
     let order = tokio::select! {
         order = orders.recv() => order.unwrap_or(Order::Stop),
@@ -80,6 +84,13 @@ pub async fn serve(listener: UnixListener, options: Options, mut orders: mpsc::R
 
 impl Server {
     async fn accept_all(&self, listener: &UnixListener) -> std::convert::Infallible {
+        tokio::select! {
+            never = self.accept(listener) => never,
+            never = resources::give_back(&self.left) => never,
+        }
+    }
+
+    async fn accept(&self, listener: &UnixListener) -> std::convert::Infallible {
         loop {
             // The semaphore is never closed.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { continue };
@@ -95,10 +106,11 @@ impl Server {
 
     fn welcome(&self, stream: UnixStream, place: OwnedSemaphorePermit) {
         let (containerd, calls) = (Arc::clone(&self.containerd), Arc::clone(&self.calls));
-        let tasks = self.tasks.clone();
+        let (tasks, left) = (self.tasks.clone(), Arc::clone(&self.left));
         self.tasks.spawn(async move {
             connection::serve(stream, containerd, calls, tasks).await;
             drop(place);
+            left.notify_one();
         });
     }
 

@@ -1,5 +1,6 @@
 //! What is bounded: memory by windows, not time.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use tokio::net::UnixStream;
 
 use crate::bed::Bed;
 use crate::client::SOON;
+use crate::process::{PROGRAM, Patient, Proxy};
+use crate::runtime::Runtime;
 
 const MESSAGE: usize = 64 << 10;
 /// Of the client's and the server's libraries: their windows and buffers, and a message on each side.
@@ -93,6 +96,8 @@ async fn a_client_that_says_nothing_is_sent_away() {
 
 #[tokio::test]
 async fn clients_beyond_the_limit_wait_until_one_leaves() {
+    // Both ends of all connections are in this process.
+    godwit_cri_proxy::resources::make_room();
     let (bed, _runtime) = Bed::up();
     let mut others = vec![];
     for _ in 0..MAX_CONNECTIONS {
@@ -107,4 +112,34 @@ async fn clients_beyond_the_limit_wait_until_one_leaves() {
     assert!(!call.is_finished());
     others.pop();
     assert_eq!(call.await.unwrap().unwrap(), "at last");
+}
+
+/// Memory of its own, KiB.
+fn memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_clients_took_goes_back_to_the_system_when_they_have_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, containerd) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
+    let _runtime = Runtime::serve(&containerd);
+    let proxy = Proxy::listening(Path::new(PROGRAM), &socket, &containerd);
+    proxy.says("serving", 1).await;
+    let pid = proxy.child.id().unwrap();
+    let mut clients: Vec<_> = (0..200).map(|_| Patient::of(&socket)).collect();
+    for client in &mut clients {
+        client.echo().await;
+    }
+    let busy = memory(pid);
+    drop(clients);
+    let given_back = async {
+        while memory(pid) > busy / 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let given_back = tokio::time::timeout(SOON, given_back).await;
+    assert!(given_back.is_ok(), "{} KiB of {busy} are kept", memory(pid));
 }
