@@ -15,6 +15,7 @@ TESTED := --workspace --features godwit-wire/failpoints
 DENY_VERSION := 0.20.2
 STORE ?= s3
 LAB ?= node
+SUITE ?= all
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
@@ -80,8 +81,8 @@ bench: release ## Times of a 1 GiB and of a small container against runc alone, 
 	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
 	cargo run --release --package godwit-e2e --bin proxy-bench
 
-conformance: build ## containerd's own client tests with our shim, compared with its runc shim (needs root; twenty minutes)
-	$(or $(CARGO_TARGET_DIR),target)/debug/conformance
+conformance: build ## containerd's own client tests and critest with our shim, compared with its runc shim (SUITE=client or critest for one of them; needs root; half an hour)
+	$(or $(CARGO_TARGET_DIR),target)/debug/conformance --suite $(SUITE)
 
 lab-up: deps ## Start two nodes with containerd, or two Kubernetes clusters with LAB=clusters (see docs/lab.md)
 	$(RUN_LAB) up $(LAB)

@@ -1,5 +1,6 @@
 //! Test images, made from the nodes' own Debian packages and from our test programs: no registry is needed.
 
+mod cri;
 mod debian;
 mod oci;
 mod programs;
@@ -13,6 +14,7 @@ use crate::error::{LabError, Result};
 use crate::lock::LabLock;
 use crate::node::Node;
 use crate::{places, rootfs};
+pub use cri::ensure_critest_images;
 use oci::{Config, Layer};
 
 /// Raised when the way of making images changes, so that cached ones are made anew.
@@ -147,8 +149,8 @@ impl Image {
             Self::Suite => vec![shell()?, busybox_layer(tree, &SUITE_PROGRAMS)?],
         };
         let half = path.with_extension("half");
-        let config = Config { command: self.command() };
-        oci::write(&half, self.reference(), &layers, &config)?;
+        let config = Config { command: self.command(), ..Config::default() };
+        oci::write(&half, self.reference(), &layers, config)?;
         std::fs::rename(&half, path).map_err(LabError::io("renaming", &half))
     }
 }

@@ -32,6 +32,7 @@ const PACKAGES: &[&str] = &[
     "lsof",
     "mount",
     "nftables",
+    "nginx",
     "procps",
     "python3-minimal",
     "redis-server",

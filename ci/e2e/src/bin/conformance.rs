@@ -1,40 +1,71 @@
-//! `make conformance`: containerd's own client tests with our shim, compared with its runc shim.
+//! `make conformance`: containerd's own client tests and `critest` with our shim, compared with its runc shim.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
-use godwit_e2e::conformance::{Daemon, Known, Verdict, run};
+use clap::{Parser, ValueEnum};
+use godwit_e2e::conformance::{Daemon, Known, Verdict, critest, run};
 
-/// Runs containerd's client tests with both shims, under its own version and under the distribution's. Ends with 1 if a test passes
-/// with runc's shim and not with ours, or if ci/e2e/conformance/known.txt is not true.
+/// Runs tests of others with both shims: containerd's client tests, under containerd's newest version and under the distribution's;
+/// critest, under the distribution's. Ends with 1 if a test passes with runc's shim and not with ours, or if a list of known
+/// failures (ci/e2e/conformance/known.txt, critest.txt) is not true.
 #[derive(Parser)]
 struct Arguments {
+    /// Which tests.
+    #[arg(long, value_enum, default_value = "all")]
+    suite: Suite,
     /// Only tests whose name this regular expression matches.
     #[arg(long)]
     only: Option<String>,
+    /// Where critest reaches the container runtime, in the node.
+    #[arg(long, default_value = critest::ENDPOINT)]
+    endpoint: String,
     /// Where all that the tests print is written.
     #[arg(long, default_value = "target/conformance")]
     logs: PathBuf,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Both.
+    All,
+    /// containerd's client tests.
+    Client,
+    /// The tests of container runtimes for Kubernetes.
+    Critest,
+}
+
 fn main() -> Result<ExitCode> {
-    let Arguments { only, logs } = Arguments::parse();
-    let known = Known::of_repository()?;
+    let Arguments { suite, only, endpoint, logs } = Arguments::parse();
+    let only = only.as_deref();
+    let say = &mut |line: &str| eprintln!("• {line}");
     let mut good = true;
-    for daemon in Daemon::ALL {
-        let say = &mut |line: &str| eprintln!("• {line}");
-        let verdict = run(daemon, only.as_deref(), &known, &logs, say)?;
-        show(daemon, &verdict);
+    if suite != Suite::Critest {
+        good &= client(only, &logs, say)?;
+    }
+    if suite != Suite::Client {
+        let verdict = critest::run(&endpoint, only, &logs, say)?;
+        show("critest", &verdict);
         good &= verdict.is_good();
     }
     println!("\nLogs: {}", logs.display());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn show(daemon: Daemon, verdict: &Verdict) {
-    println!("\ncontainerd: {}", daemon.name());
+fn client(only: Option<&str>, logs: &Path, say: &mut dyn FnMut(&str)) -> Result<bool> {
+    let known = Known::of_repository()?;
+    let mut good = true;
+    for daemon in Daemon::ALL {
+        let verdict = run(daemon, only, &known, logs, say)?;
+        show(&format!("containerd's client tests, containerd: {}", daemon.name()), &verdict);
+        good &= verdict.is_good();
+    }
+    Ok(good)
+}
+
+fn show(what: &str, verdict: &Verdict) {
+    println!("\n{what}");
     println!("{:4} pass with both shims", verdict.pass.len());
     for (what, names) in [
         ("pass with runc's and not with ours", &verdict.ours_fail),
@@ -42,8 +73,8 @@ fn show(daemon: Daemon, verdict: &Verdict) {
         ("are known to fail, and pass", &verdict.mended),
     ] {
         if !names.is_empty() {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            println!("{:4} {what}: {}", names.len(), names.join(", "));
+            println!("{:4} {what}:", names.len());
+            names.iter().for_each(|name| println!("       {name}"));
         }
     }
 }

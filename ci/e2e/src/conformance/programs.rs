@@ -1,4 +1,4 @@
-//! containerd, its tests and a registry, built from their Go modules.
+//! containerd and its tests, and a registry, built from their Go modules.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +8,26 @@ use godwit_lab::{LabError, tools};
 /// As in `conformance/suite/go.mod`.
 const CONTAINERD: &str = "v2.4.2";
 const MODULE: &str = "github.com/containerd/containerd/v2";
+/// As in `conformance/registry/go.mod`.
+const REGISTRY_VERSION: &str = "v3.1.2";
 const REGISTRY: &str = "github.com/distribution/distribution/v3/cmd/registry";
 
-/// The directory with all programs, and `testdata`.
+/// The directory with containerd, its tests and `testdata`.
 pub(super) fn ensure() -> Result<PathBuf> {
-    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
-    let built = tools::ensure(&format!("conformance-{CONTAINERD}"), |to| build(&modules, to));
+    let built = tools::ensure(&format!("conformance-{CONTAINERD}"), |to| build(&modules(), to));
     Ok(built?)
+}
+
+/// A registry of images.
+pub(super) fn ensure_registry() -> Result<PathBuf> {
+    let dir = tools::ensure(&format!("registry-{REGISTRY_VERSION}"), |to| {
+        compile(&modules().join("registry"), to, "registry", REGISTRY)
+    })?;
+    Ok(dir.join("registry"))
+}
+
+fn modules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
 }
 
 fn build(modules: &Path, to: &Path) -> Result<(), LabError> {
@@ -23,7 +36,6 @@ fn build(modules: &Path, to: &Path) -> Result<(), LabError> {
         compile(&suite, to, program, &format!("{MODULE}/cmd/{program}"))?;
     }
     compile(&suite, to, "runc-fp", &format!("{MODULE}/integration/failpoint/cmd/runc-fp"))?;
-    compile(&modules.join("registry"), to, "registry", REGISTRY)?;
     let tests = format!("{MODULE}/integration/client");
     let test = to.join("client.test").display().to_string();
     tools::go(&suite, &["test", "-c", "-o", &test, &tests], &[])?;

@@ -1,13 +1,13 @@
 //! A node on which the tests run: their programs, their images in a registry under the names that they ask for, our shim.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use godwit_lab::{Image, Lab, LabOptions, Node, Spawned, default_bin_dir, tools, wait};
+use godwit_lab::{Image, Lab, LabOptions, Node, default_bin_dir, tools};
 
 use super::Daemon;
 use super::outcome::{Outcomes, parse};
+use super::registry::Registry;
 
 const SHIM: &str = "containerd-shim-godwit-v2";
 /// Programs that only the tests' own containerd uses.
@@ -26,12 +26,11 @@ const IMAGES: [&str; 7] = [
 ];
 /// For all of them: they take two minutes, and some wait for half a minute.
 const PATIENCE: &str = "900s";
-const SOON: Duration = Duration::from_secs(60);
 
 /// The node; gone when dropped.
 pub(super) struct Stage {
     node: Node,
-    _registry: Spawned,
+    _registry: Registry,
     lab: Lab,
 }
 
@@ -42,9 +41,7 @@ impl Stage {
         for name in OWN {
             node.put_program(&programs.join(name), &format!("{SUITE}/own/{name}"))?;
         }
-        for name in ["client.test", "registry"] {
-            node.put_program(&programs.join(name), &format!("{SUITE}/{name}"))?;
-        }
+        node.put_program(&programs.join("client.test"), &format!("{SUITE}/client.test"))?;
         node.put_program(&programs.join("runc-fp"), "/usr/local/bin/runc-fp")?;
         let shim = default_bin_dir().join(SHIM);
         node.put_program(&shim, &format!("/usr/local/bin/{SHIM}"))
@@ -54,8 +51,12 @@ impl Stage {
             "cp --recursive testdata \"$TO\"",
             &[("TO", &node.host_path(SUITE)?)],
         )?;
-        let registry = registry(&node)?;
-        publish(&node)?;
+        let registry = Registry::serve(&node, &["ghcr.io", "registry.k8s.io"])?;
+        node.import(Image::Suite)?;
+        for name in IMAGES {
+            node.ctr(&["images", "tag", Image::Suite.reference(), name])?;
+            registry.push(name)?;
+        }
         // On a real file system: overlay on overlay is refused.
         node.sh("mkdir -p /var/lib/containerd/suite /var/lib/containerd-test
                  mount --bind /var/lib/containerd/suite /var/lib/containerd-test")?;
@@ -78,8 +79,9 @@ impl Stage {
     ) -> Result<Outcomes> {
         let only = only.map(|pattern| format!("-test.run '{pattern}'")).unwrap_or_default();
         let line = format!(
-            "cd {SUITE}; export SSL_CERT_FILE={SUITE}/registry.crt TEST_RUNTIME={runtime}
+            "cd {SUITE}; export SSL_CERT_FILE={} TEST_RUNTIME={runtime}
              {} timeout {PATIENCE} ./client.test -test.root -test.v -test.parallel 2 -test.skip '{hanging}' {only} >/var/log/suite 2>&1",
+            Registry::certificate(),
             path(daemon)
         );
         // How it ends says less than what it prints: some tests are known to fail.
@@ -97,36 +99,4 @@ fn path(daemon: Daemon) -> String {
         Daemon::Own => format!("PATH={SUITE}/own:$PATH"),
         Daemon::Debian => "PATH=$PATH".to_owned(),
     }
-}
-
-/// A registry at the addresses of the public ones, with a certificate that only who is told so trusts.
-fn registry(node: &Node) -> Result<Spawned> {
-    node.sh(&format!(
-        "echo 127.0.0.1 ghcr.io registry.k8s.io >>/etc/hosts
-         openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=registry \
-             -addext subjectAltName=DNS:ghcr.io,DNS:registry.k8s.io \
-             -keyout {SUITE}/registry.key -out {SUITE}/registry.crt"
-    ))?;
-    let settings = format!(
-        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: /var/lib/godwit/registry}}}}\n\
-         http: {{addr: '127.0.0.1:443', tls: {{certificate: {SUITE}/registry.crt, key: {SUITE}/registry.key}}}}\n"
-    );
-    node.write_file(&format!("{SUITE}/registry.yml"), settings)?;
-    let serve = format!(
-        "OTEL_TRACES_EXPORTER=none exec {SUITE}/registry serve {SUITE}/registry.yml >/var/log/registry 2>&1"
-    );
-    let registry = node.spawn(&["bash", "-c", &serve])?;
-    let ask = format!("curl --silent --fail --cacert {SUITE}/registry.crt https://ghcr.io/v2/");
-    wait::until("the registry to answer", SOON, || node.sh(&ask))?;
-    Ok(registry)
-}
-
-/// Puts the image into the registry, under all the names.
-fn publish(node: &Node) -> Result<()> {
-    node.import(Image::Suite)?;
-    for name in IMAGES {
-        node.ctr(&["images", "tag", Image::Suite.reference(), name])?;
-        node.sh(&format!("SSL_CERT_FILE={SUITE}/registry.crt ctr images push --local {name}"))?;
-    }
-    Ok(())
 }

@@ -14,9 +14,14 @@ use crate::error::{LabError, Result};
 
 const MEDIA: &str = "application/vnd.oci.image";
 
-/// What an image runs.
+/// What an image runs, and as whom.
+#[derive(Debug, Default)]
 pub(super) struct Config {
     pub(super) command: Vec<String>,
+    /// Empty for root.
+    pub(super) user: String,
+    /// More than the usual environment.
+    pub(super) env: Vec<String>,
 }
 
 /// One layer in the making. Directories on the way to a file are added by themselves; the first entry of a path stays.
@@ -55,6 +60,32 @@ impl Layer {
             return Ok(());
         }
         self.append(path, EntryType::Regular, 0o644, content.as_bytes())
+    }
+
+    /// A program with this text.
+    pub(super) fn script(&mut self, path: &str, content: &str) -> Result<()> {
+        if !self.is_new(path)? {
+            return Ok(());
+        }
+        self.append(path, EntryType::Regular, 0o755, content.as_bytes())
+    }
+
+    /// Another name of a file that is in the layer.
+    pub(super) fn hard_link(&mut self, path: &str, target: &str) -> Result<()> {
+        if !self.is_new(path)? {
+            return Ok(());
+        }
+        let mut header = header(EntryType::Link, 0o755, 0);
+        self.tar.append_link(&mut header, path, target).map_err(failed(path))
+    }
+
+    /// A copy of a program of the host that gets the rights of root.
+    pub(super) fn set_user_id(&mut self, path: &str, from: &Path) -> Result<()> {
+        if !self.is_new(path)? {
+            return Ok(());
+        }
+        let content = std::fs::read(from).map_err(LabError::io("reading", from))?;
+        self.append(path, EntryType::Regular, 0o4755, &content)
     }
 
     /// A copy of a file of the host, with its mode.
@@ -100,9 +131,18 @@ fn failed(path: &str) -> impl FnOnce(std::io::Error) -> LabError {
     LabError::io("adding to an image", Path::new(path))
 }
 
-/// Writes the archive that `ctr images import` takes. The image gets its name and its name by digest: containerd restores
-/// checkpoints only of images that have one.
-pub(super) fn write(path: &Path, name: &str, layers: &[Layer], config: &Config) -> Result<()> {
+/// Writes an archive with one image.
+pub(super) fn write(path: &Path, name: &str, layers: &[Layer], config: Config) -> Result<()> {
+    write_all(path, &[(vec![name.to_owned()], config)], layers)
+}
+
+/// Writes the archive that `ctr images import` takes: images with the same layers. Each gets its names and a name by digest:
+/// containerd restores checkpoints only of images that have one.
+pub(super) fn write_all(
+    path: &Path,
+    images: &[(Vec<String>, Config)],
+    layers: &[Layer],
+) -> Result<()> {
     let mut archive = Archive::create(path)?;
     archive.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     let layers = layers
@@ -111,40 +151,53 @@ pub(super) fn write(path: &Path, name: &str, layers: &[Layer], config: &Config) 
         .map(|layer| archive.blob("layer.v1.tar", [layer.bytes(), &[0; 1024]].concat()))
         .collect::<Result<Vec<Value>>>()?;
     let diffs: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
-    let config = archive.blob("config.v1+json", configuration(config, &diffs).to_string())?;
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": format!("{MEDIA}.manifest.v1+json"),
-        "config": config, "layers": layers,
-    });
-    let manifest = archive.blob("manifest.v1+json", manifest.to_string())?;
-    archive.put("index.json", index(name, &manifest).to_string().as_bytes())?;
+    let mut manifests = vec![];
+    for (names, config) in images {
+        let config = archive.blob("config.v1+json", configuration(config, &diffs).to_string())?;
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": format!("{MEDIA}.manifest.v1+json"),
+            "config": config, "layers": layers,
+        });
+        let manifest = archive.blob("manifest.v1+json", manifest.to_string())?;
+        manifests.extend(named(names, &manifest));
+    }
+    let index = json!({"schemaVersion": 2, "manifests": manifests});
+    archive.put("index.json", index.to_string().as_bytes())?;
     archive.finish()
 }
 
 fn configuration(config: &Config, diffs: &[&Value]) -> Value {
-    json!({
+    let usual =
+        ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"];
+    let env: Vec<&str> = usual.into_iter().chain(config.env.iter().map(String::as_str)).collect();
+    let mut all = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
-            "Cmd": config.command,
-        },
+        "config": {"Env": env, "Cmd": config.command},
         "rootfs": {"type": "layers", "diff_ids": diffs},
-    })
+    });
+    if !config.user.is_empty() {
+        all["config"]["User"] = json!(config.user);
+    }
+    all
 }
 
-fn index(name: &str, manifest: &Value) -> Value {
-    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+/// The manifest under each of its names.
+fn named(names: &[String], manifest: &Value) -> Vec<Value> {
     let digest = manifest["digest"].as_str().unwrap_or_default();
-    let manifests: Vec<Value> = [name.to_owned(), format!("{repository}@{digest}")]
-        .into_iter()
+    let by_digest = |name: &String| {
+        let repository = name.rsplit_once(':').map_or(name.as_str(), |(repository, _)| repository);
+        format!("{repository}@{digest}")
+    };
+    let mut all: Vec<String> = names.iter().cloned().chain(names.iter().map(by_digest)).collect();
+    all.dedup();
+    all.into_iter()
         .map(|name| {
             let mut named = manifest.clone();
             named["annotations"] = json!({"io.containerd.image.name": name});
             named
         })
-        .collect();
-    json!({"schemaVersion": 2, "manifests": manifests})
+        .collect()
 }
 
 struct Archive<'a> {
@@ -202,8 +255,8 @@ mod tests {
         let mut layer = Layer::default();
         layer.text("etc/deep/name", "x").unwrap();
         layer.text("etc/deep/name", "not again").unwrap();
-        write(&path, "godwit.test/x:latest", &[layer], &Config { command: vec!["x".to_owned()] })
-            .unwrap();
+        let config = Config { command: vec!["x".to_owned()], ..Config::default() };
+        write(&path, "godwit.test/x:latest", &[layer], config).unwrap();
 
         let mut archive = tar::Archive::new(File::open(&path).unwrap());
         let mut entries = std::collections::BTreeMap::new();

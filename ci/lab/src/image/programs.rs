@@ -33,6 +33,11 @@ pub(super) fn build_pause() -> Result<PathBuf> {
     build_c("pause")
 }
 
+/// What tells whose rights it has.
+pub(super) fn build_nnp() -> Result<PathBuf> {
+    build_c("nnp")
+}
+
 /// One in C: nothing of Rust's runtime is in it.
 fn build_c(name: &str) -> Result<PathBuf> {
     let target_dir = places::cache().join("programs");
