@@ -47,7 +47,7 @@ pub struct Manifest {
     pub source: Source,
     /// The containers, in the order of their start.
     pub containers: Vec<Container>,
-    /// Init containers that were done and must not run again.
+    /// Containers that were done, that is had ended with status 0, and must not run again: init containers, as a rule.
     #[serde(default)]
     pub init_done: Vec<String>,
     /// Every object that a restore may read, those of earlier checkpoints included, sorted by key.

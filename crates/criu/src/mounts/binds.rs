@@ -1,4 +1,5 @@
-//! Which of the node's files a container writes to: its writable bind mounts. Nobody copies them.
+//! Which files outside of its own a container writes to: those of the node by writable bind mounts, which nobody copies, and those of its
+//! pod, which are a part of the checkpoint.
 
 use std::path::{Path, PathBuf};
 
