@@ -140,9 +140,15 @@ impl Starting {
         self.members().find_map(|m| Some((m.container.id(), m.failure.as_deref()?)))
     }
 
-    /// The sentence for containerd: what the agent said, what went wrong here, or the machine's own.
+    /// The sentence for containerd: what does not die; else what the agent said, what went wrong here, or the machine's own. Those that
+    /// were given up for another one say so last.
     fn told(&self, why: &Refusal) -> godwit_wire::Refusal {
-        let told = self.members().find_map(Member::told);
+        let said =
+            |which: fn(&Member) -> Option<godwit_wire::Refusal>| self.members().find_map(which);
+        let told = said(Member::lives_on)
+            .or_else(|| said(|member| member.sentence.clone()))
+            .or_else(|| said(|member| member.failed().filter(|why| why.means() != Code::Cancelled)))
+            .or_else(|| said(Member::failed));
         told.unwrap_or_else(|| words::refusal(why, self.container()))
     }
 }

@@ -134,15 +134,15 @@ impl Member {
         self.answer(StartAnswer::No { why: error_of(why), agent_away });
     }
 
-    /// The sentence for containerd: what went wrong here, or what the agent said.
-    pub(super) fn told(&self) -> Option<Refusal> {
-        let id = self.container.id();
-        match (&self.failure, &self.sentence) {
-            (Some(failure), _) if !failure.proved_dead => Some(failure.told(id)),
-            (_, Some(sentence)) => Some(sentence.clone()),
-            (Some(failure), None) => Some(failure.told(id)),
-            (None, None) => None,
-        }
+    /// Why its attempt failed.
+    pub(super) fn failed(&self) -> Option<Refusal> {
+        Some(self.failure.as_ref()?.told(self.container.id()))
+    }
+
+    /// That something of its attempt does not die.
+    pub(super) fn lives_on(&self) -> Option<Refusal> {
+        let failure = self.failure.as_ref().filter(|failure| !failure.proved_dead)?;
+        Some(failure.told(self.container.id()))
     }
 
     /// Whether the agent may think otherwise of it in a moment.
