@@ -21,6 +21,10 @@ const OUTPUT_LIMIT: usize = 16 << 10;
 /// Where programs are when the environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where systemd waits to hear that containerd is up. runc would take it for the container's, and `runc start` wait until that says
+/// that it is up (`notify_socket.go`).
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
 /// Numbers the log files of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -132,7 +136,7 @@ impl Call {
         let mut command = Command::new(&self.binary);
         command.args(&self.globals).arg("--log").arg(&self.log).args(["--log-format", "json"]);
         command.arg(self.verb).args(&self.options).args(&self.container);
-        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        command.env_remove(NOTIFY_SOCKET).envs(self.env.iter().map(|(key, value)| (key, value)));
         // Where programs that stand in for runc look for `config.json`. After a deletion there may be none.
         if self.bundle.is_dir() {
             command.current_dir(&self.bundle);
@@ -193,4 +197,18 @@ async fn collect(pipe: &AsyncPipe, output: &mut Vec<u8>, exit: impl Future<Outpu
 fn keep(output: &mut Vec<u8>, buffer: &[u8], n: usize) {
     let room = OUTPUT_LIMIT.saturating_sub(output.len());
     output.extend_from_slice(buffer.get(..n.min(room)).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runc_is_not_told_where_systemd_waits_for_containerd() {
+        let call = Call::new("runc", "start", Path::new("/"), vec![], Reaper::new());
+        let command = call.env("OTHER", "1").command();
+        let env: Vec<_> = command.get_envs().collect();
+        assert!(env.contains(&(OsStr::new(NOTIFY_SOCKET), None)), "{env:?}");
+        assert!(env.contains(&(OsStr::new("OTHER"), Some(OsStr::new("1")))), "{env:?}");
+    }
 }

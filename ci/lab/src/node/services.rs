@@ -156,7 +156,10 @@ impl Node {
 
     fn line(&self, service: Service) -> Result<String> {
         match service {
-            Service::Containerd => Ok("containerd".to_owned()),
+            // Started by systemd it has this, too, and so has all that it starts.
+            Service::Containerd => {
+                Ok("env NOTIFY_SOCKET=/run/systemd/notify containerd".to_owned())
+            }
             Service::Agent => Ok(format!("{} --config {}", service.name(), names::AGENT_CONFIG)),
             _ => self.line_of_cluster(service).ok_or_else(|| {
                 LabError::Refused(format!("node {} has no {}", self.name(), service.name()))
