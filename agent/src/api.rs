@@ -11,6 +11,8 @@ use godwit_engine::journal::{Journal, Watched};
 use godwit_engine::{EngineError, Node, catalog, checkpoint, status};
 use godwit_types::Code;
 use godwit_wire::api::{Failure, MAX_REPLY, MAX_REQUEST, Progress, Reply, Request, StoreCommand};
+
+use crate::cri::Desk;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -30,6 +32,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// The socket cannot be bound.
 pub(crate) async fn serve(
     node: Arc<Node>,
+    desk: Arc<Desk>,
     path: &Path,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -42,9 +45,10 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (node, tasks, stop) = (Arc::clone(&node), tasks.clone(), stop.clone());
+                let (node, desk) = (Arc::clone(&node), Arc::clone(&desk));
+                let (tasks, stop) = (tasks.clone(), stop.clone());
                 tasks.clone().spawn(async move {
-                    if let Err(error) = converse(node, stream, &tasks, &stop).await {
+                    if let Err(error) = converse((node, desk), stream, &tasks, &stop).await {
                         tracing::debug!(error = %error, "a client went away");
                     }
                 });
@@ -76,7 +80,7 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 async fn converse(
-    node: Arc<Node>,
+    (node, desk): (Arc<Node>, Arc<Desk>),
     stream: UnixStream,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -89,8 +93,8 @@ async fn converse(
             let (journal, watched) = Journal::begin();
             let cancel = CancellationToken::new();
             let cancelled = cancel.clone();
-            let work =
-                tasks.spawn(async move { carry_out(&node, request, journal, &cancelled).await });
+            let work = tasks
+                .spawn(async move { carry_out(&node, &desk, request, journal, &cancelled).await });
             attend(work, cancel, &watched, &mut lines, &mut told).await
         }
         Err(error) => Reply::Failed(Failure {
@@ -203,6 +207,7 @@ fn line(reply: &Reply) -> std::io::Result<Vec<u8>> {
 
 async fn carry_out(
     node: &Node,
+    desk: &Arc<Desk>,
     request: Request,
     mut journal: Journal,
     cancel: &CancellationToken,
@@ -215,6 +220,10 @@ async fn carry_out(
         Request::Status => {
             let status = cancel.run_until_cancelled(status::of(node)).await;
             json(status.ok_or(EngineError::Cancelled))
+        }
+        Request::Cri(call) => {
+            let decided = cancel.run_until_cancelled(desk.decide(call)).await;
+            json(decided.unwrap_or(Err(EngineError::Cancelled)))
         }
         Request::Store { store, command } => {
             json(with_store(node, store, command, &mut journal, cancel).await)

@@ -9,6 +9,8 @@ use godwit_store::StoreConfig;
 use godwit_types::{Bytes, names};
 use serde::{Deserialize, Deserializer};
 
+use crate::kubernetes;
+
 /// One section of a head holds each such file.
 const GHOST_LIMITS: RangeInclusive<u64> = 1 << 20..=1000 << 20;
 /// For how long a restored container may wait for memory.
@@ -76,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) containerd: PathBuf,
     /// Stores by name.
     pub(crate) stores: BTreeMap<String, StoreConfig>,
+    /// Absent: this node is in no cluster.
+    pub(crate) kubernetes: Option<kubernetes::Settings>,
 }
 
 impl Default for Config {
@@ -92,6 +96,7 @@ impl Default for Config {
             ghost_limit: Bytes(512 << 20),
             containerd: PathBuf::from(names::CONTAINERD_SOCKET),
             stores: local_store(),
+            kubernetes: None,
         }
     }
 }
@@ -135,6 +140,12 @@ impl Config {
             return Err(invalid(format!(
                 "the name of the store {name:?} must be 1 to 63 letters, digits, '-' or '_'"
             )));
+        }
+        let clusters_name = config.kubernetes.as_ref().map(|kubernetes| &kubernetes.cluster);
+        if clusters_name.is_some_and(|name| !is_store_name(name) || name.starts_with('_')) {
+            return Err(invalid(
+                "the name of the cluster must be 1 to 63 letters, digits, '-' or '_', the first no '_'".to_owned(),
+            ));
         }
         if !(1..=64).contains(&config.operations) {
             return Err(invalid("operations must be from 1 to 64".to_owned()));
@@ -207,12 +218,15 @@ mod tests {
     fn the_example_file_has_every_key_and_each_is_read_when_it_is_uncommented() {
         let text = include_str!("../agent.toml");
         let (own, of_stores) = (keys::<Config>(), keys::<StoreConfig>());
+        let of_kubernetes = keys::<kubernetes::Settings>();
         assert!(own.len() > 8 && of_stores.len() > 13, "{own:?} {of_stores:?}");
         let has = |key: &&String| {
             let line = format!("{key} = ");
-            text.lines().any(|l| l.trim_start_matches('#').starts_with(&line)) || *key == "stores"
+            text.lines().any(|l| l.trim_start_matches('#').starts_with(&line))
+                || ["stores", "kubernetes"].contains(&key.as_str())
         };
-        let hidden: Vec<_> = own.iter().chain(&of_stores).filter(|key| !has(key)).collect();
+        let hidden: Vec<_> =
+            own.iter().chain(&of_stores).chain(&of_kubernetes).filter(|key| !has(key)).collect();
         assert!(hidden.is_empty(), "agent.toml does not mention {hidden:?}");
         let is_setting = |line: &str| line.starts_with('[') || line.contains(" = ");
         let uncommented = |line: &str| match line.strip_prefix('#') {
@@ -221,6 +235,7 @@ mod tests {
         };
         let all: Vec<String> = text.lines().map(uncommented).collect();
         let config = parse(&all.join("\n")).unwrap();
+        assert_eq!(config.kubernetes.unwrap().cluster, "production");
         assert_eq!(config.stores.len(), 2);
         assert_eq!(config.stores["main"].horizon_seconds, Some(86_400));
         assert_eq!(config.stores["main"].max_requests, Some(64));

@@ -8,6 +8,8 @@
 mod api;
 mod cgroup;
 mod config;
+mod cri;
+mod kubernetes;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::cri::Desk;
 
 /// Longest wait for requests in progress after a signal to stop.
 const DRAIN: Duration = Duration::from_secs(100);
@@ -59,6 +62,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let run_dir = Path::new(names::RUN_DIR);
     let prepared = start::prepare(run_dir, Path::new(names::AGENT_LOCK));
     let _only = prepared.with_context(|| format!("cannot use {}", run_dir.display()))?;
+    let kubernetes = config.kubernetes.clone();
     let node = Arc::new(start::node(config, run_dir.to_owned()).await?);
     let shims = AsyncListener::bind(Path::new(names::AGENT_OP_SOCKET));
     let shims = shims.context("operations of shims")?;
@@ -80,7 +84,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
                 Ok(())
             }
         }),
-        tasks.spawn(all_else(Arc::clone(&node), stop.clone())),
+        tasks.spawn(all_else(Arc::clone(&node), kubernetes, stop.clone())),
     ];
     tasks.close();
     start::notify_ready();
@@ -97,7 +101,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 /// What no container waits for that does without a store: the stores are opened and every pod is looked at, then people are served,
 /// and what is due now and then is done.
-async fn all_else(node: Arc<Node>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn all_else(
+    node: Arc<Node>,
+    kubernetes: Option<kubernetes::Settings>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let Some(settled) = stop.run_until_cancelled(start::settle(&node)).await else {
         return Ok(());
     };
@@ -110,7 +118,19 @@ async fn all_else(node: Arc<Node>, stop: CancellationToken) -> anyhow::Result<()
         tokio::join!(looks, sweeps, node.stores.keep_opening(stop.clone()));
         Ok::<_, anyhow::Error>(())
     };
-    tokio::try_join!(api::serve(Arc::clone(&node), api, stop.clone()), now_and_then)?;
+    let cluster = match kubernetes {
+        Some(settings) => Some(kubernetes::api(&node, settings).await?),
+        None => None,
+    };
+    let desk = Arc::new(Desk::new(Arc::clone(&node), cluster.clone()));
+    let cluster = async {
+        if let Some(cluster) = cluster {
+            kubernetes::serve(Arc::clone(&node), cluster, stop.clone()).await;
+        }
+        Ok(())
+    };
+    let people = api::serve(Arc::clone(&node), desk, api, stop.clone());
+    tokio::try_join!(people, now_and_then, cluster)?;
     Ok(())
 }
 

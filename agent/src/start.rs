@@ -11,8 +11,10 @@ use godwit_criu::launch::Launcher;
 use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
 use godwit_engine::frames::source::HandedOver;
+use godwit_engine::news::Channel;
 use godwit_engine::node::{NO_CLUSTER, Operations, Restored};
 use godwit_engine::pods::Pods;
+use godwit_engine::pods_of::Found;
 use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat, look};
 use godwit_types::{MachineId, names};
@@ -77,7 +79,8 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let name = node_name(config.node.unwrap_or_else(host))?;
     let machine = machine_id(Path::new(names::MACHINE_ID))?;
-    let me = Bearer { cluster: NO_CLUSTER.to_owned(), node: name.clone(), machine };
+    let cluster = config.kubernetes.map_or_else(|| NO_CLUSTER.to_owned(), |it| it.cluster);
+    let me = Bearer { cluster: cluster.clone(), node: name.clone(), machine };
     let launcher = Launcher {
         criu: config.criu.clone(),
         log_level: config.criu_log_level,
@@ -101,7 +104,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
     let version = found.version;
     let criu = format!("{}.{}.{}", version.major, version.minor, version.sublevel);
     Ok(Node {
-        identity: NodeIdentity { cluster: NO_CLUSTER.to_owned(), node: name, epoch: 0 },
+        identity: NodeIdentity { cluster, node: name, epoch: 0 },
         stores,
         budget: Budget::new(config.memory_budget),
         freeze_deadline: config.freeze_deadline,
@@ -118,6 +121,8 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         progress: Operations::default(),
         pods: Pods::default(),
         restored: Restored::default(),
+        news: Channel::default(),
+        found: Found::default(),
     })
 }
 

@@ -15,12 +15,14 @@
 //! | `containerd` | connections to containerd, and its absence |
 //! | [`cri`] | the methods that can be looked into, and what is read of them |
 //! | [`intercept`] | who looks into them, and may hold or answer them |
+//! | [`agent`] | the one who does |
 //! | [`status`] | how a call ends in gRPC |
 //! | [`limits`], [`resources`] | every bound; descriptors and memory |
 //! | `drain`, [`handover`] | the end of a process without the end of calls |
 //!
 //! Invariant: a call that nobody has asked to see is not lost, changed or held, whatever becomes of agent, shims and stores.
 
+pub mod agent;
 mod answer;
 mod ask;
 mod call;

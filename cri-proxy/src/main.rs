@@ -4,11 +4,14 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
+use godwit_cri_proxy::agent::Agent;
 use godwit_cri_proxy::error::ProxyError;
 use godwit_cri_proxy::handover::{self, Successor};
+use godwit_cri_proxy::intercept::Intercept;
 use godwit_cri_proxy::listener::listener;
 use godwit_cri_proxy::notify::{self, State};
 use godwit_cri_proxy::resources;
@@ -32,6 +35,9 @@ struct Arguments {
     /// Where calls go
     #[arg(long, value_name = "SOCKET", default_value = names::CONTAINERD_SOCKET)]
     containerd: PathBuf,
+    /// Who is asked about calls that concern pods' memory; while it is away they pass
+    #[arg(long, value_name = "SOCKET", default_value = names::AGENT_API_SOCKET)]
+    agent: PathBuf,
     /// Serve this socket where none is inherited; root's alone, as /run/godwit/cri.sock
     #[arg(long, value_name = "SOCKET")]
     listen: Option<PathBuf>,
@@ -47,7 +53,8 @@ fn main() -> anyhow::Result<()> {
     let socket = listener(arguments.listen.as_deref())?;
     // One thread: a call goes through it twice, and no other has to be woken.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let options = Options { containerd: arguments.containerd, intercept: None };
+    let agent: Arc<dyn Intercept> = Arc::new(Agent::new(arguments.agent));
+    let options = Options { containerd: arguments.containerd, intercept: Some(agent) };
     Ok(runtime.block_on(run(socket, options, successor))?)
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use godwit_types::names::{self, FORK_FROM, RESTORE_FROM};
+use godwit_types::names::{self, CHECKPOINT_ON_STOP, FORK_FROM, LATEST, RESTORE_FROM};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::cgroup::Cgroup;
@@ -417,8 +417,12 @@ fn origin(spec: &Spec, images: &str) -> Origin {
     if spec.is_sandbox() {
         return Origin::Spec;
     }
+    // Who is to go on after its end goes on from what was before it.
+    let goes_on = spec.annotation(CHECKPOINT_ON_STOP) == Some("true");
+    let own = || Origin::Restore { kind: RestoreKind::Continue, from: LATEST.to_owned() };
     restore(RestoreKind::Continue, RESTORE_FROM)
         .or_else(|| restore(RestoreKind::Fork, FORK_FROM))
+        .or_else(|| goes_on.then(own))
         .unwrap_or(Origin::Spec)
 }
 

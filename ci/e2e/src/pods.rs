@@ -77,6 +77,13 @@ impl Pod {
         self
     }
 
+    /// With this annotation.
+    #[must_use]
+    pub fn annotated(mut self, name: &str, value: &str) -> Self {
+        self.metadata["annotations"][name] = json!(value);
+        self
+    }
+
     /// With this in its specification.
     #[must_use]
     pub fn with(mut self, field: &str, value: Value) -> Self {
@@ -145,9 +152,12 @@ impl Clusters {
             Self { a: lab.cluster(ClusterName::A)?, b: lab.cluster(ClusterName::B)?, lab };
         let store = StoreChoice::Directory(SHARED_STORE.to_owned());
         let settings = "criu_log_level = 4\n".to_owned();
-        let options = InstallOptions { bin_dir: default_bin_dir(), store, settings };
-        for node in clusters.workers() {
-            node.install(&options)?;
+        for cluster in [&clusters.a, &clusters.b] {
+            for node in cluster.workers() {
+                let settings = format!("{settings}{}", cluster.admit_agent(node)?);
+                let (bin_dir, store) = (default_bin_dir(), store.clone());
+                node.install(&InstallOptions { bin_dir, store, settings })?;
+            }
         }
         Ok(clusters)
     }

@@ -3,6 +3,7 @@
 //! Each test has clusters of its own.
 
 mod clusters {
+    mod annotations;
     mod daemons;
     mod moves;
     mod power;

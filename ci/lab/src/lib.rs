@@ -14,6 +14,7 @@
 //! ```
 
 mod addresses;
+mod agents;
 mod cgroup;
 mod cluster;
 mod command;

@@ -252,13 +252,17 @@ fn install(name: &str, nodes: &[String], bin_dir: Option<&Path>, store: &str) ->
         None => StoreChoice::Directory(store.strip_prefix("file://").unwrap_or(store).to_owned()),
     };
     let bin_dir = bin_dir.map_or_else(default_bin_dir, Path::to_owned);
-    let options = InstallOptions { bin_dir, store, settings: String::new() };
     let chosen = match nodes {
         [] => lab.nodes()?.into_iter().filter(|node| node.role().has_containers()).collect(),
         names => names.iter().map(|node| lab.node(node)).collect::<Result<Vec<_>>>()?,
     };
     for node in chosen {
-        node.install(&options)?;
+        let settings = match node.role().cluster() {
+            Some(cluster) => lab.cluster(cluster)?.admit_agent(&node)?,
+            None => String::new(),
+        };
+        let (bin_dir, store) = (bin_dir.clone(), store.clone());
+        node.install(&InstallOptions { bin_dir, store, settings })?;
         println!("installed on {}", node.name());
     }
     Ok(())

@@ -31,7 +31,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("containerd-shim-godwit-v2", &["types", "wire", "ownership", "criu-rpc"]),
     ("godwit-pager", &["types", "wire", "image", "faults"]),
     ("godwit-relay", &["types", "wire", "criu-rpc"]),
-    ("godwit-cri-proxy", &["types"]),
+    ("godwit-cri-proxy", &["types", "wire"]),
     (
         "godwit-agent",
         &["types", "wire", "image", "ownership", "store", "files", "criu", "capture", "engine"],

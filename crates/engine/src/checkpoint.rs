@@ -35,8 +35,8 @@ mod work;
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{Ending, Event, Fence, LineageRef, Pen, Refusal, Source};
 use godwit_types::{
-    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
-    names,
+    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Outcome, Phase, PodKey,
+    Tenant, names,
 };
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::parse;
@@ -45,8 +45,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::containerd;
 use crate::driver::{Driver, Stop};
+use crate::identity::{Identity, Sandbox};
 use crate::journal::Journal;
 use crate::log::StoreLog;
+use crate::news::{What, Why};
 use crate::node::Node;
 use crate::shim::{Shim, ShimError};
 
@@ -64,36 +66,108 @@ use self::work::Work;
 pub async fn checkpoint(
     node: &Node,
     request: CheckpointRequest,
+    journal: Journal,
+    cancel: CancellationToken,
+) -> Result<CheckpointReport, CheckpointError> {
+    let asked = Asked::find(node, &request).await?;
+    let pod = asked.key.to_string();
+    node.news.tell(&pod, What::CheckpointStarted);
+    let made = carry_through(node, asked, request, journal, cancel).await;
+    node.news.tell(
+        &pod,
+        match &made {
+            Ok(report) => What::CheckpointCompleted(Box::new(report.clone())),
+            Err(error) => What::CheckpointFailed(Why {
+                code: error.code(),
+                reason: None,
+                told: sentence(error),
+            }),
+        },
+    );
+    made
+}
+
+/// Whether the pod of a container could be checkpointed as it is now. Nothing is stored; the pod is looked at and not frozen.
+///
+/// # Errors
+/// [`CheckpointError`]: why not, or why that is not known now.
+pub async fn eligible(
+    node: &Node,
+    namespace: &str,
+    container: &str,
+) -> Result<(), CheckpointError> {
+    let request = CheckpointRequest {
+        namespace: namespace.to_owned(),
+        container: container.to_owned(),
+        outcome: Outcome::Run,
+        store: None,
+        full: false,
+    };
+    let asked = Asked::find(node, &request).await?;
+    let _at_work = node.pods.operation(&asked.key).await;
+    Attempt::begin(node, OpId::mint(), asked, request).await?.examined().await
+}
+
+/// An error with what lies behind it, for a person.
+fn sentence(error: &CheckpointError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
+async fn carry_through(
+    node: &Node,
+    asked: Asked,
+    request: CheckpointRequest,
     mut journal: Journal,
     cancel: CancellationToken,
 ) -> Result<CheckpointReport, CheckpointError> {
     let op = OpId::mint();
-    let key = pod_of(node, &request.namespace, &request.container).await?;
+    let key = asked.key.clone();
     let _listed = node.progress.enter(op, "checkpoint", key.as_str(), journal.watched());
     let _turn = turn(&node.operations, &mut journal, &cancel).await?;
     journal.enter(Phase::Preflight);
     let _at_work = node.pods.operation(&key).await;
-    let attempt = Attempt::begin(node, op, key, request).await?;
+    let attempt = Attempt::begin(node, op, asked, request).await?;
     attempt.run(&mut journal, cancel).await
 }
 
-/// The pod of a container: one without company is its own. What is checkpointed is always a whole pod.
-async fn pod_of(node: &Node, namespace: &str, container: &str) -> Result<PodKey, CheckpointError> {
-    let alone = PodKey::new(format!("{namespace}+{container}"))?;
-    if Shim::listens(&alone) {
-        return Ok(alone);
-    }
-    match containerd::spec_of(&node.containerd, namespace, container).await {
-        Ok(spec) => Ok(match annotation(&spec, names::SANDBOX_UID) {
-            Some(uid) => PodKey::new(uid)?,
-            None => match annotation(&spec, names::SANDBOX_ID) {
-                Some(group) => PodKey::new(format!("{namespace}+{group}"))?,
-                None => alone,
-            },
-        }),
-        // That nothing of it runs is told better by who connects to its shim.
-        Err(error) if error.code() == Code::NotFound => Ok(alone),
-        Err(error) => Err(error.into()),
+/// What is to be checkpointed: always a whole pod.
+struct Asked {
+    key: PodKey,
+    /// Which logical pod it is; none without Kubernetes.
+    identity: Option<Identity>,
+}
+
+impl Asked {
+    /// The pod of a container: one without company is its own.
+    async fn find(node: &Node, request: &CheckpointRequest) -> Result<Self, CheckpointError> {
+        let CheckpointRequest { namespace, container, .. } = request;
+        let alone = PodKey::new(format!("{namespace}+{container}"))?;
+        if Shim::listens(&alone) {
+            return Ok(Self { key: alone, identity: None });
+        }
+        let spec = match containerd::spec_of(&node.containerd, namespace, container).await {
+            Ok(spec) => spec,
+            // That nothing of it runs is told better by who connects to its shim.
+            Err(error) if error.code() == Code::NotFound => {
+                return Ok(Self { key: alone, identity: None });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let get = |name| annotation(&spec, name);
+        let sandbox = get(names::SANDBOX_ID);
+        match (get(names::SANDBOX_UID), sandbox) {
+            (Some(uid), Some(id)) => {
+                let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME].map(get);
+                let pod = [pod[0].unwrap_or_default(), pod[1].unwrap_or_default(), uid];
+                let identity = Identity::of(&node.containerd, Sandbox { namespace, id, pod });
+                Ok(Self { key: PodKey::new(uid)?, identity: Some(identity.await?) })
+            }
+            (None, Some(group)) => {
+                Ok(Self { key: PodKey::new(format!("{namespace}+{group}"))?, identity: None })
+            }
+            (_, None) => Ok(Self { key: alone, identity: None }),
+        }
     }
 }
 
@@ -122,6 +196,8 @@ struct Attempt<'n> {
     counts: std::sync::Arc<godwit_store::wrap::Counts>,
     shim: Shim,
     spec: SourceSpec,
+    /// What the pod was made from.
+    template: Option<String>,
 }
 
 impl<'n> Attempt<'n> {
@@ -129,10 +205,10 @@ impl<'n> Attempt<'n> {
     async fn begin(
         node: &'n Node,
         op: OpId,
-        key: PodKey,
+        asked: Asked,
         request: CheckpointRequest,
     ) -> Result<Self, CheckpointError> {
-        let shim = Shim::connect(&key).await?;
+        let shim = Shim::connect(&asked.key).await?;
         let status = shim.attach().await?;
         let fence = match status.fence.as_slice() {
             [] => None,
@@ -141,11 +217,7 @@ impl<'n> Attempt<'n> {
         let (name, _) = node.store(request.store.as_deref())?;
         let at = match &fence {
             Some(fence) => fence.at.clone(),
-            None => LineageRef {
-                store: name.to_owned(),
-                tenant: Tenant::node(),
-                lineage: LineageName::mint(),
-            },
+            None => begins(name, asked.identity.as_ref()),
         };
         let asked_elsewhere = request.store.as_ref().filter(|asked| **asked != at.store);
         if let Some(asked) = asked_elsewhere {
@@ -170,7 +242,27 @@ impl<'n> Attempt<'n> {
             to: None,
             reclaim_after_s: None,
         };
-        Ok(Self { node, request, store, counts, shim, spec })
+        let template = asked.identity.and_then(|identity| identity.template);
+        Ok(Self { node, request, store, counts, shim, spec, template })
+    }
+
+    /// Only looks, and lets go.
+    async fn examined(self) -> Result<(), CheckpointError> {
+        let Self { node, request, store, shim, spec, .. } = self;
+        let log = StoreLog::new(store.tenant(&spec.at.tenant), &spec.at.lineage);
+        let identity = node.identity.clone();
+        let mut peer = SourcePeer::new(shim, identity, spec.at.clone(), node.freeze_deadline);
+        let mut driver =
+            Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX);
+        match driver.feed(Event::Begin).await {
+            Stop::Examine => {}
+            stop => return Err(ended(stop, &request.container, driver.peer())),
+        }
+        let ghost_limit = Bytes(node.launcher.ghost_limit.into());
+        let server = node.stores.server(&spec.at.store);
+        let examined = examine(driver.peer(), ghost_limit, server).await;
+        driver.feed(Event::Cancel).await;
+        examined.map(drop)
     }
 
     async fn run(
@@ -178,7 +270,7 @@ impl<'n> Attempt<'n> {
         journal: &mut Journal,
         cancel: CancellationToken,
     ) -> Result<CheckpointReport, CheckpointError> {
-        let Self { node, request, store, counts, shim, spec } = self;
+        let Self { node, request, store, counts, shim, spec, template } = self;
         let tenant = store.tenant(&spec.at.tenant);
         let log = StoreLog::new(tenant.clone(), &spec.at.lineage);
         let identity = node.identity.clone();
@@ -206,7 +298,8 @@ impl<'n> Attempt<'n> {
         }
         let outside = Outside::new(&cancel);
         let done = driver.peer().done.clone();
-        let work = Work { node, request: &request, spec: &spec, tenant: &tenant, outside, done };
+        let work =
+            Work { node, request: &request, spec: &spec, template, tenant: &tenant, outside, done };
         let made = match work.make(sources, driver.peer(), journal).await {
             Ok(made) => made,
             Err(error) => {
@@ -232,6 +325,15 @@ impl<'n> Attempt<'n> {
         journal.enter(Phase::Finish);
         Ok(record::finish(&spec, &tenant, &counts, made, journal).await)
     }
+}
+
+/// The lineage of a pod that has none yet. One that goes on with the lineage of those before it has asked for it when it started.
+fn begins(store: &str, identity: Option<&Identity>) -> LineageRef {
+    let (tenant, lineage) = match identity {
+        Some(identity) => (identity.tenant.clone(), identity.own.clone()),
+        None => (Tenant::node(), LineageName::mint()),
+    };
+    LineageRef { store: store.to_owned(), tenant, lineage }
 }
 
 /// What is checkpointed, if all of it can be. Nothing is stored before that is known, not even that its lineage begins.

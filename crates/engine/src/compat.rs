@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use godwit_image::Digest;
 use godwit_image::manifest::Compat;
 use godwit_types::PAGE_SIZE;
 
@@ -69,6 +70,16 @@ pub fn of_this_node(criu: &str, runtime: &str) -> Compat {
         cgroup_version: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
         runtime: runtime.to_owned(),
     }
+}
+
+/// A word for what [`check`] compares: between nodes that have the same everything can move. At most 63 letters, digits and '-', as labels
+/// of nodes are.
+#[must_use]
+pub fn cpu_class(of: &Compat) -> String {
+    let compared = format!("{} {} {}", of.page_size, of.xsave_bytes, of.cpu_features.join(" "));
+    let digest = Digest::of(compared.as_bytes()).to_string();
+    let hex = digest.rsplit(':').next().unwrap_or_default();
+    format!("{}-{}", of.arch.replace('_', "-"), hex.get(..12).unwrap_or_default())
 }
 
 /// Whether what ran there can run here.

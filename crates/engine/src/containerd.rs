@@ -4,13 +4,17 @@
 //! the same on another node are the files below the writable layer: their identity is the chain id (OCI image
 //! specification, "Layer ChainID"), which containerd has as the parent of the container's snapshot.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::Client;
 use containerd_client::services::v1::snapshots::StatSnapshotRequest;
-use containerd_client::services::v1::{self, GetContainerRequest};
+use containerd_client::services::v1::{
+    self, GetContainerRequest, ListContainersRequest, ListTasksRequest,
+};
 use containerd_client::tonic::{self, Request, Status, metadata::MetadataValue};
+use containerd_client::types::v1::{Process, Status as TaskStatus};
 use godwit_types::Code;
 use oci_spec::runtime::Spec;
 
@@ -100,19 +104,65 @@ pub async fn spec_of(
     namespace: &str,
     container: &str,
 ) -> Result<Spec, ContainerdError> {
-    let told = |status: Status| ContainerdError::Told {
+    let spec = all_of(socket, namespace, container).await?.spec.unwrap_or_default();
+    serde_json::from_slice(&spec.value).map_err(|why| ContainerdError::Told {
         container: container.to_owned(),
+        status: Box::new(Status::data_loss(format!("its specification cannot be read: {why}"))),
+    })
+}
+
+/// The labels that a container, or a pod's sandbox, was made with.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub(crate) async fn labels_of(
+    socket: &Path,
+    namespace: &str,
+    container: &str,
+) -> Result<HashMap<String, String>, ContainerdError> {
+    Ok(all_of(socket, namespace, container).await?.labels)
+}
+
+/// Whether the kubelet's pod of this uid has tasks that have not ended, its sandbox's included.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub(crate) async fn has_tasks(
+    socket: &Path,
+    namespace: &str,
+    pod_uid: &str,
+) -> Result<bool, ContainerdError> {
+    let away = |_| ContainerdError::Away { socket: socket.to_owned(), source: None };
+    let told = |status: Status| ContainerdError::Told {
+        container: pod_uid.to_owned(),
         status: Box::new(status),
     };
+    let asked = async {
+        let client = connect(socket).await?;
+        let filters = vec![format!("labels.\"io.kubernetes.pod.uid\"==\"{pod_uid}\"")];
+        let request = within(namespace, ListContainersRequest { filters }).map_err(told)?;
+        let listed = client.containers().list(request).await.map_err(told)?;
+        let its: Vec<String> =
+            listed.into_inner().containers.into_iter().map(|one| one.id).collect();
+        let request = within(namespace, ListTasksRequest::default()).map_err(told)?;
+        let tasks = client.tasks().list(request).await.map_err(told)?.into_inner().tasks;
+        let lives = |task: &Process| task.status() != TaskStatus::Stopped && its.contains(&task.id);
+        Ok(tasks.iter().any(lives))
+    };
+    tokio::time::timeout(PATIENCE, asked).await.map_err(away)?
+}
+
+async fn all_of(
+    socket: &Path,
+    namespace: &str,
+    container: &str,
+) -> Result<v1::Container, ContainerdError> {
     let away = |_| ContainerdError::Away { socket: socket.to_owned(), source: None };
     let known = async {
         let client = connect(socket).await?;
         known(&client, namespace, container).await
     };
-    let known = tokio::time::timeout(PATIENCE, known).await.map_err(away)??;
-    let spec = known.spec.unwrap_or_default();
-    serde_json::from_slice(&spec.value)
-        .map_err(|why| told(Status::data_loss(format!("its specification cannot be read: {why}"))))
+    tokio::time::timeout(PATIENCE, known).await.map_err(away)?
 }
 
 async fn connect(socket: &Path) -> Result<Client, ContainerdError> {

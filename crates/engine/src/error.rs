@@ -17,6 +17,9 @@ pub enum EngineError {
     /// The store does not answer, or refuses.
     #[error(transparent)]
     Store(#[from] godwit_store::StoreError),
+    /// Which pod is meant is not known.
+    #[error(transparent)]
+    Containerd(#[from] crate::containerd::ContainerdError),
     /// Whoever asked has cancelled it, and nothing was changed.
     #[error("cancelled: nothing was changed")]
     Cancelled,
@@ -33,6 +36,7 @@ impl EngineError {
             Self::Checkpoint(e) => e.code(),
             Self::NoStore(e) => e.code(),
             Self::Store(e) => e.code(),
+            Self::Containerd(e) => e.code(),
             Self::Cancelled => Code::Cancelled,
             Self::Encode(_) => Code::Internal,
         }

@@ -16,9 +16,11 @@ use godwit_types::{Nonce, Owner, PodKey, names};
 use tokio::time::timeout;
 
 use crate::checkpoint::peer::unix_ms;
+use crate::containerd;
 use crate::driver::{Driver, Log, Peer};
 use crate::log::StoreLog;
 use crate::node::Node;
+use crate::pods_of::NAMESPACE;
 use crate::shim::{Shim, ShimError};
 use crate::stores::NoStore;
 
@@ -79,6 +81,43 @@ async fn keep(log: &dyn Log, spec: KeeperSpec) -> bool {
     dead.remove_fence
 }
 
+/// Settles what pods of the kubelet have left that nobody says to be there any more, and whose tasks have all ended. Returns how many are
+/// still to be settled.
+///
+/// A pod that was deleted is over. One that others come after under its name is not: its lineage goes on from its last good point.
+pub async fn bury(node: &Node, is_there: impl Fn(&str) -> bool) -> usize {
+    let Ok(items) = std::fs::read_dir(Path::new(names::FENCES)) else { return 0 };
+    let mut left = 0;
+    for path in items.flatten().map(|item| item.path()) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        // Those of containers without Kubernetes are their shims' business.
+        if name.contains('+') || is_there(name) {
+            continue;
+        }
+        left += usize::from(!is_buried(node, path).await);
+    }
+    left
+}
+
+async fn is_buried(node: &Node, path: PathBuf) -> bool {
+    let Some((key, fence, age)) = fence_of(&path) else { return true };
+    let is_one_of_many = fence.at.lineage.as_str().starts_with("uid/");
+    let gone = fence.gone.unwrap_or(if is_one_of_many { Gone::Wanted } else { Gone::Lost });
+    let left = LeftOver { key, path, fence, gone, age };
+    if left.age <= QUIET || !node.has_no_shim(&left.key).await {
+        return false;
+    }
+    match containerd::has_tasks(&node.containerd, NAMESPACE, left.key.as_str()).await {
+        Ok(true) => return false,
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(pod = %left.key, %error, "whether a deleted pod has ended is not known");
+            return false;
+        }
+    }
+    left.settle_and_tell(node).await
+}
+
 /// Settles every death that nobody is left to settle. Ends within [`ONE_LOOK`]; what is not settled by then is left to the next look.
 pub(crate) async fn all(node: &Node) {
     each(left_over(Path::new(names::FENCES)), node).await;
@@ -130,9 +169,16 @@ fn left_over(directory: &Path) -> Vec<LeftOver> {
 
 /// `None` if it is no fence, or its pod is not gone.
 fn of_file(path: PathBuf) -> Option<LeftOver> {
+    let (key, fence, age) = fence_of(&path)?;
+    let gone = fence.gone?;
+    Some(LeftOver { key, path, fence, gone, age })
+}
+
+/// A fence, whose it is, and for how long it has been as it is.
+fn fence_of(path: &Path) -> Option<(PodKey, Fence, Duration)> {
     let name = path.file_name()?.to_str()?;
     let key = PodKey::new(name).ok()?;
-    let (fence, written) = match read(&path) {
+    let (fence, written) = match read(path) {
         Ok(read) => read,
         Err(why) if why.kind() == io::ErrorKind::NotFound => return None,
         Err(why) => {
@@ -140,9 +186,8 @@ fn of_file(path: PathBuf) -> Option<LeftOver> {
             return None;
         }
     };
-    let gone = fence.gone?;
     let age = SystemTime::now().duration_since(written).unwrap_or_default();
-    Some(LeftOver { key, path, fence, gone, age })
+    Some((key, fence, age))
 }
 
 /// A fence and when it was written.
@@ -157,15 +202,18 @@ fn read(path: &Path) -> io::Result<(Fence, SystemTime)> {
 }
 
 impl LeftOver {
-    async fn settle_and_tell(&self, world: &dyn World) {
+    /// Whether it is settled.
+    async fn settle_and_tell(&self, world: &dyn World) -> bool {
         if !world.has_no_shim(&self.key).await {
-            return;
+            return false;
         }
-        match self.settle(world).await {
+        let settled = self.settle(world).await;
+        match &settled {
             Ok(true) => tracing::info!(pod = %self.key, "settled what a pod has left"),
             Ok(false) => tracing::debug!(pod = %self.key, "a fence is not settled yet"),
             Err(error) => tracing::warn!(pod = %self.key, error, "a fence stays behind"),
         }
+        settled == Ok(true)
     }
 
     /// Returns whether the fence is removed.

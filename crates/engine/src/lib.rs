@@ -15,13 +15,16 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod frames;
-mod gone;
+pub mod gone;
+mod identity;
 pub mod journal;
 mod listen;
 pub mod log;
 pub mod look;
+pub mod news;
 pub mod node;
 pub mod pods;
+pub mod pods_of;
 pub mod restore;
 pub mod shim;
 pub mod status;

@@ -17,7 +17,9 @@ use tokio::sync::Semaphore;
 use crate::budget::Budget;
 use crate::frames::source::HandedOver;
 use crate::journal::Watched;
+use crate::news::Channel;
 use crate::pods::Pods;
+use crate::pods_of::Found;
 use crate::stores::{NoStore, Stores};
 
 /// The cluster of nodes without Kubernetes.
@@ -60,6 +62,10 @@ pub struct Node {
     pub pods: Pods,
     /// What was restored last.
     pub restored: Restored,
+    /// What happens to pods.
+    pub news: Channel,
+    /// Whose containers are known.
+    pub found: Found,
 }
 
 impl Node {

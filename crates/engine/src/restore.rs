@@ -17,6 +17,7 @@ mod fits;
 pub(crate) mod peer;
 pub mod serve;
 mod stage;
+mod wanted;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use godwit_image::{ContainerHead, FrameSource, Head, Manifest, SECTION_SPEC, sec
 use godwit_ownership::{Ending, Event};
 use godwit_ownership::{LineageRef, Target};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
-use godwit_types::{CheckpointId, OpId, Owner, Phase, Tenant, names};
+use godwit_types::{CheckpointId, OpId, Owner, Phase, names};
 use godwit_wire::agent_op::BeginRestore;
 use godwit_wire::parse;
 use oci_spec::runtime::Spec;
@@ -42,6 +43,7 @@ use crate::driver::{Driver, Peer, Stop};
 use crate::frames::source::{Handed, SourceWords};
 use crate::journal::Journal;
 use crate::log::StoreLog;
+use crate::news::{What, Why};
 use crate::node::Node;
 use crate::volumes;
 
@@ -49,6 +51,7 @@ pub use error::RestoreError;
 
 use self::peer::{Connection, TargetPeer};
 use self::stage::{Stage, Staged};
+use self::wanted::{Point, Wanted};
 
 /// A start that asks for a restore.
 struct Asking<'a> {
@@ -78,34 +81,6 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// What a spec's annotations ask for, found in a store.
-struct Wanted {
-    /// Name of the store.
-    store_name: String,
-    tenant: TenantStore,
-    /// Pinned when it was opened; that it exists is for the machine to check.
-    reader: CheckpointReader,
-}
-
-impl Wanted {
-    async fn find(asking: &Asking<'_>, pinned: &mut Option<Pin>) -> Result<Self, RestoreError> {
-        let asked = ask::Asked::read(asking.begin)?;
-        let (store_name, store) = asking.node.store(asked.store.as_deref())?;
-        let tenant = store.tenant(&Tenant::node());
-        let checkpoint = match &asking.begin.joins {
-            Some(join) => parse("checkpoint", &join.checkpoint)?,
-            None => asked.checkpoint,
-        };
-        let (pin, reader) = tenant.pin_and_open(checkpoint, asking.op, &asking.me).await?;
-        *pinned = Some(pin);
-        Ok(Self { store_name: store_name.to_owned(), tenant, reader })
-    }
-
-    fn manifest(&self) -> &Manifest {
-        self.reader.manifest()
-    }
-}
-
 /// A container that runs, and what follows: its memory.
 pub(crate) struct Resumed {
     /// The shim's.
@@ -120,8 +95,8 @@ pub(crate) struct Resumed {
 pub(crate) enum Started {
     /// Its tasks are the checkpoint's.
     Resumed(Box<Resumed>),
-    /// There was nothing to restore, and it may start from its image.
-    Cold,
+    /// There was nothing to restore, and it may start from its image; or there was, and why not.
+    Cold(Option<Why>),
     /// It was done before the checkpoint was made, and does not run.
     Finished,
 }
@@ -129,7 +104,7 @@ pub(crate) enum Started {
 /// What becomes of a start, before its pin does.
 enum Through {
     Resumed(Box<Manifest>),
-    Cold,
+    Cold(Option<Why>),
     Finished,
 }
 
@@ -158,7 +133,10 @@ pub(crate) async fn restore(
             if let Some(pin) = pin {
                 release(pin).await;
             }
-            Ok(if matches!(through, Through::Cold) { Started::Cold } else { Started::Finished })
+            Ok(match through {
+                Through::Cold(why) => Started::Cold(why),
+                _ => Started::Finished,
+            })
         }
         Err(error) => {
             if let Some(pin) = pin {
@@ -184,19 +162,26 @@ async fn carry_through(
     if begin.joins.is_some() {
         return join(&asking, &wanted, peer, pinned).await;
     }
-    let target = ask::target(node, begin, &wanted.store_name, wanted.manifest())?;
+    let target = ask::target(node, begin, &wanted)?;
     let log = StoreLog::new(wanted.tenant.clone(), &target.at.lineage);
     let reclaim = std::time::Duration::MAX;
     let at = target.at.clone();
+    if let Point::Latest(latest) = &wanted.point {
+        let waits = latest.wait_for_others(&log, &asking.me);
+        unless_heard(waits, &CancellationToken::new(), peer)
+            .await
+            .map_err(|_| RestoreError::Interrupted)?;
+    }
     let mut driver = Driver::new(Target::new(target), &log, peer, reclaim);
     let mut event = Event::Begin;
-    let mut opened = wanted.manifest().clone();
+    let (mut opened, mut unfit) = (None, None);
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
+                node.news.tell(&begin.pod_uid, What::RestoreStarted(checkpoint));
                 event = match stage(&asking, &wanted, checkpoint, driver.peer(), pinned).await {
                     Ok(Ready::Staged(manifest)) => {
-                        opened = *manifest;
+                        opened = Some(manifest);
                         driver.peer().at(&at);
                         Event::Prepared
                     }
@@ -206,21 +191,18 @@ async fn carry_through(
                     }
                     Err(NotReady::Heard(heard)) => heard,
                     Err(NotReady::Failed(error)) => {
-                        let never = error.never();
+                        let never = error.never() && wanted.gives_way(&error);
                         let told = godwit_wire::Refusal::new(error.code(), error.sentence());
                         driver.peer().why = Some(told);
                         tracing::warn!(error = %error.sentence(), "a point cannot be restored here");
+                        unfit = Some(error.why());
                         Event::CannotRestore { never }
                     }
                 };
             }
             Stop::Done(Ending::Resumed(_)) => {
-                let restored = driver.peer().held.is_some();
-                return Ok(if restored {
-                    Through::Resumed(Box::new(opened))
-                } else {
-                    Through::Cold
-                });
+                let restored = opened.filter(|_| driver.peer().held.is_some());
+                return Ok(restored.map_or(Through::Cold(unfit), Through::Resumed));
             }
             Stop::Done(Ending::Refused(refusal)) => {
                 let told = refusal.told(&begin.container);
@@ -241,8 +223,8 @@ async fn join(
     peer: &mut TargetPeer<'_>,
     pinned: &mut Option<Pin>,
 ) -> Result<Through, RestoreError> {
-    let checkpoint = wanted.manifest().id;
-    match stage(asking, wanted, checkpoint, peer, pinned).await {
+    let Point::Named(point) = &wanted.point else { return Err(RestoreError::Interrupted) };
+    match stage(asking, wanted, point.manifest().id, peer, pinned).await {
         Ok(Ready::Staged(manifest)) => {
             peer.at(&LineageRef {
                 store: wanted.store_name.clone(),
@@ -443,8 +425,11 @@ async fn open(
     pinned: &mut Option<Pin>,
 ) -> Result<Option<(CheckpointReader, Head, usize)>, RestoreError> {
     let Asking { node, begin, .. } = *asking;
-    let reader = reader_of((asking.op, &asking.me), wanted, checkpoint, pinned).await?;
+    let reader = wanted.reader_of((asking.op, &asking.me), checkpoint, pinned).await?;
     let manifest = reader.manifest();
+    if let Point::Latest(latest) = &wanted.point {
+        latest.check(manifest)?;
+    }
     let Some(index) = which(asking, manifest)? else { return Ok(None) };
     let container = manifest.containers.get(index).ok_or(RestoreError::OtherHead)?;
     compat::check(&manifest.compat, &node.compat)?;
@@ -472,23 +457,6 @@ fn which(asking: &Asking<'_>, manifest: &Manifest) -> Result<Option<usize>, Rest
         container: name.to_owned(),
         there: all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
     })
-}
-
-/// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.
-async fn reader_of(
-    (op, me): (OpId, &Owner),
-    wanted: &Wanted,
-    checkpoint: CheckpointId,
-    pinned: &mut Option<Pin>,
-) -> Result<CheckpointReader, RestoreError> {
-    if checkpoint == wanted.manifest().id {
-        return Ok(wanted.reader.clone());
-    }
-    let (pin, reader) = wanted.tenant.pin(checkpoint, op, me).await?;
-    if let Some(former) = pinned.replace(pin) {
-        release(former).await;
-    }
-    Ok(reader)
 }
 
 /// The out-of-memory score of the shim, which a new container's processes inherit.

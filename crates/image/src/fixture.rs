@@ -43,6 +43,7 @@ pub fn manifest() -> Manifest {
             node: "node-1".to_owned(),
             pod: "web".to_owned(),
             uid: "default+web".to_owned(),
+            template: None,
         },
         containers: vec![Container {
             name: "web".to_owned(),

@@ -240,6 +240,9 @@ pub enum Request {
         checkpoint: Option<CheckpointId>,
         /// Against the owner's word.
         force: Option<Force>,
+        /// Where there is nothing to continue, the lineage begins. Such a lineage belongs to nobody who has not asked for it: what runs
+        /// without one of this name is not one of its lives.
+        begins: bool,
     },
     /// Begin a lineage of its own as a copy.
     Fork(Fork),

@@ -5,17 +5,41 @@ use crate::names;
 
 /// What ours begin with.
 const PREFIX: &str = "godwit.dev/";
-/// All there are, and with which others each is for.
-const KNOWN: [(&str, &[&str]); 6] = [
-    (names::RESTORE_FROM, &[]),
-    (names::FORK_FROM, &[]),
-    (names::FORCE, &[names::RESTORE_FROM]),
-    (names::STORE, &[names::RESTORE_FROM, names::FORK_FROM]),
-    (names::VOLUMES, &[names::RESTORE_FROM, names::FORK_FROM]),
-    (names::HYDRATE, &[names::RESTORE_FROM, names::FORK_FROM]),
+/// What a pod's annotation asks of its restore, which there is by either of these.
+const OF_RESTORES: &[&str] = &[names::RESTORE_FROM, names::FORK_FROM, names::CHECKPOINT_ON_STOP];
+/// All that users write.
+const KNOWN: [Known; 9] = [
+    Known { name: names::RESTORE_FROM, with: &[], values: &[] },
+    Known { name: names::FORK_FROM, with: &[], values: &[] },
+    Known { name: names::FORCE, with: &[names::RESTORE_FROM], values: &[] },
+    Known { name: names::STORE, with: OF_RESTORES, values: &[] },
+    Known { name: names::VOLUMES, with: OF_RESTORES, values: &[] },
+    Known {
+        name: names::HYDRATE,
+        with: OF_RESTORES,
+        values: &[names::AFTER_START, names::BEFORE_START],
+    },
+    Known { name: names::RESTORE, with: &[], values: &[names::NEVER] },
+    Known { name: names::CHECKPOINT, with: &[], values: &[names::NOW] },
+    Known { name: names::CHECKPOINT_ON_STOP, with: &[], values: &["true", "false"] },
 ];
-/// What [`names::HYDRATE`] may say.
-const WHEN: [&str; 2] = [names::AFTER_START, names::BEFORE_START];
+/// All that agents write into pods. They mean nothing where they are read, as in a copy of the pod.
+const WRITTEN: [&str; 5] = [
+    names::LINEAGE,
+    names::LAST_CHECKPOINT,
+    names::LAST_CHECKPOINT_TIME,
+    names::RESTORED_FROM,
+    names::ELIGIBLE,
+];
+
+/// An annotation that users write.
+struct Known {
+    name: &'static str,
+    /// It means nothing without one of these; empty: it stands alone.
+    with: &'static [&'static str],
+    /// What it may say; empty: anything.
+    values: &'static [&'static str],
+}
 
 /// Why a spec's annotations are not obeyed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +57,12 @@ pub enum Misused {
         name: String,
     },
     /// Its value is none of those that there are.
-    #[error("the annotation {name} is {}, not {value:?}", WHEN.join(" or "))]
+    #[error("the annotation {name} is {}, not {value:?}", values.join(" or "))]
     Value {
         /// Which.
         name: String,
+        /// What there is.
+        values: &'static [&'static str],
         /// What it was given.
         value: String,
     },
@@ -55,19 +81,20 @@ pub enum Misused {
 /// # Errors
 /// The first of ours that cannot be obeyed.
 pub fn check<'a>(all: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<(), Misused> {
-    let is_ours = |(name, _): &(&str, &str)| name.starts_with(PREFIX);
-    let ours: Vec<_> = all.into_iter().filter(is_ours).collect();
+    let is_read = |(name, _): &(&str, &str)| name.starts_with(PREFIX) && !WRITTEN.contains(name);
+    let ours: Vec<_> = all.into_iter().filter(is_read).collect();
     let is_given = |name: &&str| ours.iter().any(|(given, _)| given == name);
     for (name, value) in &ours {
         let owned = || (*name).to_owned();
-        let Some((_, with)) = KNOWN.iter().find(|(known, _)| known == name) else {
+        let Some(Known { with, values, .. }) = KNOWN.iter().find(|known| known.name == *name)
+        else {
             return Err(Misused::Unknown { name: owned() });
         };
         if value.trim().is_empty() {
             return Err(Misused::Empty { name: owned() });
         }
-        if *name == names::HYDRATE && !WHEN.contains(value) {
-            return Err(Misused::Value { name: owned(), value: (*value).to_owned() });
+        if !values.is_empty() && !values.contains(value) {
+            return Err(Misused::Value { name: owned(), values, value: (*value).to_owned() });
         }
         if !with.is_empty() && !with.iter().any(is_given) {
             return Err(Misused::Alone { name: owned(), with });
@@ -77,7 +104,7 @@ pub fn check<'a>(all: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()
 }
 
 fn known() -> String {
-    KNOWN.map(|(name, _)| name).join(", ")
+    KNOWN.map(|known| known.name).join(", ")
 }
 
 #[cfg(test)]
@@ -106,13 +133,16 @@ mod tests {
     fn a_value_that_there_is_not_is_refused_with_those_that_there_are() {
         let refused = told(&[(names::RESTORE_FROM, "X"), (names::HYDRATE, "eager")]);
         assert!(refused.ends_with("is after-start or before-start, not \"eager\""), "{refused}");
+        assert!(told(&[(names::RESTORE, "always")]).ends_with("is never, not \"always\""));
     }
 
     #[test]
     fn what_means_nothing_alone_is_refused_alone() {
         let refused = told(&[(names::FORCE, "n1 burnt"), (names::FORK_FROM, "X")]);
         assert!(refused.ends_with("means nothing without godwit.dev/restore-from"), "{refused}");
-        assert!(told(&[(names::STORE, "main")]).contains("restore-from or godwit.dev/fork-from"));
+        assert!(
+            told(&[(names::STORE, "main")]).contains("restore-from or godwit.dev/fork-from or")
+        );
     }
 
     #[test]
@@ -122,6 +152,8 @@ mod tests {
             (names::FORCE, "n1 burnt"),
             (names::STORE, "main"),
             (names::HYDRATE, "before-start"),
+            (names::CHECKPOINT, "now"),
+            (names::LAST_CHECKPOINT, ""),
             ("io.kubernetes.cri.sandbox-id", ""),
             ("example.com/godwit.dev/x", ""),
         ];

@@ -7,8 +7,10 @@ pub const RUNTIME_HANDLER: &str = "godwit";
 /// What containerd's CRI passes on of a pod's annotations.
 pub const ANNOTATIONS: &str = "godwit.dev/*";
 
-/// Annotation: continue the lineage of this checkpoint, an id. All annotations are checked by [`crate::annotations`].
+/// Annotation: continue the lineage of this checkpoint, an id, or [`LATEST`]. All annotations are checked by [`crate::annotations`].
 pub const RESTORE_FROM: &str = "godwit.dev/restore-from";
+/// Value of [`RESTORE_FROM`]: the pod's own lineage from where it stands, or from its image where there is nothing yet.
+pub const LATEST: &str = "latest";
 /// Annotation: start a copy of this checkpoint as a new lineage; the source is untouched.
 pub const FORK_FROM: &str = "godwit.dev/fork-from";
 /// Annotation of a restore: take over without the owner's word; the value is the reason, kept in the log for ever.
@@ -24,6 +26,31 @@ pub const HYDRATE: &str = "godwit.dev/hydrate";
 pub const AFTER_START: &str = "after-start";
 /// Value of [`HYDRATE`]: the container runs when all of its memory is there, so that nothing of store or agent concerns it any more.
 pub const BEFORE_START: &str = "before-start";
+/// Annotation of a pod: make a checkpoint of it; the value is [`NOW`]. It is taken away when that is done.
+pub const CHECKPOINT: &str = "godwit.dev/checkpoint";
+/// Value of [`CHECKPOINT`].
+pub const NOW: &str = "now";
+/// Annotation of a pod: when it is deleted it is stopped at a checkpoint, and its lineage goes on with the pod that comes after it.
+pub const CHECKPOINT_ON_STOP: &str = "godwit.dev/checkpoint-on-stop";
+/// Annotation of a pod: whether it continues its lineage; the value is [`NEVER`].
+pub const RESTORE: &str = "godwit.dev/restore";
+/// Value of [`RESTORE`]: it starts from its image, whatever there is.
+pub const NEVER: &str = "never";
+/// Annotation of a pod, written by its agent: its lineage.
+pub const LINEAGE: &str = "godwit.dev/lineage";
+/// Annotation of a pod, written by its agent: its last checkpoint, an id.
+pub const LAST_CHECKPOINT: &str = "godwit.dev/last-checkpoint";
+/// Annotation of a pod, written by its agent: when its last checkpoint was begun (RFC 3339).
+pub const LAST_CHECKPOINT_TIME: &str = "godwit.dev/last-checkpoint-time";
+/// Annotation of a pod, written by its agent: the checkpoint that it was restored from, an id.
+pub const RESTORED_FROM: &str = "godwit.dev/restored-from";
+/// Annotation of a pod, written by its agent: `true`, or why it cannot be checkpointed.
+pub const ELIGIBLE: &str = "godwit.dev/eligible";
+/// Label of a node, written by its agent: Godwit serves pods there.
+pub const READY: &str = "godwit.dev/ready";
+/// Label of a node, written by its agent: memory moves freely between nodes of one class.
+pub const CPU_CLASS: &str = "godwit.dev/cpu-class";
+
 /// Annotation of containerd's CRI: groups the containers of one pod.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 /// Annotation of containerd's CRI: `sandbox` or `container`.
@@ -32,6 +59,8 @@ pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 pub const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
 /// Annotation of containerd's CRI: the pod's name.
 pub const SANDBOX_NAME: &str = "io.kubernetes.cri.sandbox-name";
+/// Annotation of containerd's CRI: the pod's namespace.
+pub const SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 /// Annotation of containerd's CRI: the pod's uid.
 pub const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
 

@@ -24,6 +24,8 @@ pub enum Request {
     Checkpoint(CheckpointRequest),
     /// What the agent is and does. Done: an [`AgentStatus`].
     Status,
+    /// A call of the kubelet that may be ours to answer. Done: a [`CriVerdict`], which may take as long as the call may.
+    Cri(CriCall),
     /// An operation on a store of the agent's configuration, carried out by the agent. Done: as the command says.
     Store {
         /// Name of the store; the default store when absent.
@@ -47,6 +49,39 @@ pub struct CheckpointRequest {
     /// Do not share pages with an earlier checkpoint.
     #[serde(default)]
     pub full: bool,
+}
+
+/// A call of the kubelet to its container runtime, as `godwit-cri-proxy` has read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "snake_case")]
+pub enum CriCall {
+    /// `StopContainer`.
+    Stop {
+        /// Container id.
+        container: String,
+        /// For how long the container may go on after it was told.
+        grace_seconds: u64,
+    },
+    /// `ExecSync`.
+    Exec {
+        /// Container id.
+        container: String,
+    },
+    /// `CheckpointContainer`.
+    Checkpoint {
+        /// Container id.
+        container: String,
+    },
+}
+
+/// What becomes of a [`CriCall`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CriVerdict {
+    /// It goes to containerd.
+    Pass,
+    /// It is answered as if it had been done well: there is nothing left to do it to.
+    Done,
 }
 
 /// What can be done with a store, by the agent or by the CLI straight.

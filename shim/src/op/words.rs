@@ -98,7 +98,8 @@ pub(super) fn before(before: &Before) -> shim_op::Before {
 /// A start as the machine hears it. What exactly is to be restored is between the spec and the agent: to this machine every
 /// request is the same.
 pub(super) fn start(restores: bool, before: Before) -> Start {
-    let request = restores.then_some(Request::Continue { checkpoint: None, force: None });
+    let request =
+        restores.then_some(Request::Continue { checkpoint: None, force: None, begins: false });
     let (on_lost, on_failure) = (OnLost::default(), OnFailure::default());
     Start { request, standing: false, before, on_lost, on_failure }
 }

@@ -19,9 +19,6 @@ const IMAGES: [Image; 5] = [Image::Pause, Image::Shell, Image::Redis, Image::Mem
 const NAMESPACE: &str = "k8s.io";
 /// What comes up alone: containerd; etcd and the API server. What follows wants these, and images.
 const ALONE: usize = 1;
-/// Pods that say `runtimeClassName: godwit` run in Godwit's shim.
-const RUNTIME_CLASS: &str =
-    "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: godwit}\nhandler: godwit\n";
 
 impl Lab {
     /// The cluster of this name.
@@ -124,7 +121,6 @@ fn import_missing(node: &Node, archives: &[PathBuf]) -> Result<()> {
 /// What needs an API server.
 fn finish(cluster: &Cluster) -> Result<()> {
     at_once(cluster.nodes(), |node| node.mend(usize::MAX))?;
-    cluster.apply(RUNTIME_CLASS)?;
     cluster.wait_ready()?;
     // Pods are refused before.
     cluster.wait_for(&["serviceaccount/default"], "create")

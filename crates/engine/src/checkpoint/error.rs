@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use godwit_types::Code;
 
 use crate::budget::TooBig;
+use crate::identity::NoIdentity;
 use crate::shim::ShimError;
 use crate::stores::NoStore;
 
@@ -90,6 +91,9 @@ pub enum CheckpointError {
     /// Its image is not known.
     #[error(transparent)]
     Containerd(#[from] crate::containerd::ContainerdError),
+    /// Which pod it is is not known.
+    #[error(transparent)]
+    Identity(#[from] NoIdentity),
     /// CRIU failed or refused.
     #[error(transparent)]
     Criu(#[from] godwit_criu::Error),
@@ -153,7 +157,8 @@ impl CheckpointError {
             Self::Unfit { reason, .. } => reason.code(),
             Self::TakenBack => Code::Precondition,
             Self::Detached | Self::ShuttingDown | Self::FrozenTooLong { .. } => Code::Unavailable,
-            Self::Containerd(e) => e.code(),
+            Self::Containerd(e) | Self::Identity(NoIdentity::Containerd(e)) => e.code(),
+            Self::Identity(NoIdentity::Name(_)) => Code::Refused,
             Self::Criu(e) => e.code(),
             Self::Capture(e) => e.code(),
             Self::Files(e) => e.code(),

@@ -180,6 +180,7 @@ fn origin(work: &Work<'_>, pod: Option<String>) -> Origin {
         node: me.node.clone(),
         pod: pod.unwrap_or_else(|| work.request.container.clone()),
         uid: me.pod_uid.clone(),
+        template: work.template.clone(),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Work<'a> {
     pub(super) node: &'a Node,
     pub(super) request: &'a CheckpointRequest,
     pub(super) spec: &'a SourceSpec,
+    /// What the pod was made from.
+    pub(super) template: Option<String>,
     pub(super) tenant: &'a TenantStore,
     pub(super) outside: Outside<'a>,
     /// Names of the pod's containers that are done and do not run.

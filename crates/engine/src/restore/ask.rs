@@ -10,13 +10,37 @@ use godwit_wire::agent_op::{AskStart, BeginRestore};
 use godwit_wire::{Annotation, parse, shim_op};
 
 use super::RestoreError;
+use super::wanted::{Point, Wanted};
 use crate::checkpoint::peer::unix_ms;
 use crate::node::Node;
 
 /// The annotations of a restore.
 pub(super) struct Asked {
-    pub(super) checkpoint: CheckpointId,
+    pub(super) from: From,
     pub(super) store: Option<String>,
+}
+
+/// What is to be continued or copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// This point.
+    Point(CheckpointId),
+    /// A copy of this point.
+    Copy(CheckpointId),
+    /// The pod's own lineage, whatever it has.
+    Latest,
+    /// The same, but from the image.
+    Never,
+}
+
+impl From {
+    /// The point that is asked for by name.
+    pub(super) fn checkpoint(self) -> Option<CheckpointId> {
+        match self {
+            Self::Point(checkpoint) | Self::Copy(checkpoint) => Some(checkpoint),
+            Self::Latest | Self::Never => None,
+        }
+    }
 }
 
 impl Asked {
@@ -27,12 +51,19 @@ impl Asked {
     pub(super) fn read(begin: &BeginRestore) -> Result<Self, RestoreError> {
         annotations::check(begin.annotations.iter().map(|a| (a.name.as_str(), a.value.as_str())))?;
         let get = |name| annotation(&begin.annotations, name);
-        let id = match (get(names::RESTORE_FROM), get(names::FORK_FROM)) {
-            (Some(id), None) | (None, Some(id)) => id,
+        let goes_on = get(names::CHECKPOINT_ON_STOP) == Some("true");
+        let never = get(names::RESTORE).is_some();
+        let from = match (get(names::RESTORE_FROM), get(names::FORK_FROM)) {
+            (Some(names::LATEST), None) if never => From::Never,
+            (Some(names::LATEST), None) => From::Latest,
+            (Some(_), None) | (None, Some(_)) if never => return Err(RestoreError::Annotations),
+            (Some(id), None) => From::Point(id.parse()?),
+            (None, Some(id)) => From::Copy(id.parse()?),
+            (None, None) if goes_on && never => From::Never,
+            (None, None) if goes_on => From::Latest,
             _ => return Err(RestoreError::Annotations),
         };
-        let checkpoint = id.parse()?;
-        Ok(Self { checkpoint, store: get(names::STORE).map(str::to_owned) })
+        Ok(Self { from, store: get(names::STORE).map(str::to_owned) })
     }
 }
 
@@ -52,33 +83,44 @@ pub(super) fn is_whole(all: &[Annotation]) -> bool {
 pub(super) fn target(
     node: &Node,
     begin: &BeginRestore,
-    store: &str,
-    manifest: &Manifest,
+    wanted: &Wanted,
 ) -> Result<TargetSpec, RestoreError> {
-    let fork = annotation(&begin.annotations, names::FORK_FROM).is_some();
     let fence = fence(&begin.fence)?;
-    let lineage = match fork {
-        true => LineageName::mint(),
-        false => manifest.lineage.clone(),
+    let force = || {
+        annotation(&begin.annotations, names::FORCE).map(|why| Force {
+            who: format!("{}/{}", node.identity.node, begin.namespace),
+            why: why.to_owned(),
+        })
     };
-    let wanted = LineageRef { store: store.to_owned(), tenant: manifest.tenant.clone(), lineage };
-    let at = lineage_of(fence.as_ref(), wanted, &begin.container)?;
-    let request = match fork {
-        true => Request::Fork(Fork { lineage: manifest.lineage.clone(), checkpoint: manifest.id }),
-        false => Request::Continue {
-            checkpoint: Some(manifest.id),
-            force: annotation(&begin.annotations, names::FORCE).map(|why| Force {
-                who: format!("{}/{}", node.identity.node, begin.namespace),
-                why: why.to_owned(),
-            }),
-        },
+    let fork = annotation(&begin.annotations, names::FORK_FROM).is_some();
+    let (lineage, request) = match &wanted.point {
+        Point::Latest(latest) => {
+            let request = Request::Continue { checkpoint: None, force: force(), begins: true };
+            (latest.lineage.clone(), request)
+        }
+        Point::Named(reader) if fork => {
+            let Manifest { lineage, id: checkpoint, .. } = reader.manifest();
+            let fork = Fork { lineage: lineage.clone(), checkpoint: *checkpoint };
+            (LineageName::mint(), Request::Fork(fork))
+        }
+        Point::Named(reader) => {
+            let Manifest { lineage, id: checkpoint, .. } = reader.manifest();
+            let checkpoint = Some(*checkpoint);
+            let request = Request::Continue { checkpoint, force: force(), begins: false };
+            (lineage.clone(), request)
+        }
     };
+    let tenant = wanted.tenant.tenant().clone();
+    let wanted_at = LineageRef { store: wanted.store_name.clone(), tenant, lineage };
+    let at = lineage_of(fence.as_ref(), wanted_at, &begin.container)?;
+    let is_latest = matches!(wanted.point, Point::Latest(_));
     let start = Start {
         request: Some(request),
         standing: annotation(&begin.annotations, names::SANDBOX_UID).is_some(),
         before: before(begin.before.as_ref(), &begin.container),
         on_lost: OnLost::default(),
-        on_failure: OnFailure::default(),
+        // Which failures are such that it may, says `RestoreError::never`.
+        on_failure: if is_latest { OnFailure::Cold } else { OnFailure::Refuse },
     };
     let incarnation = parse("incarnation", &begin.incarnation)?;
     let op = parse("op", &begin.op)?;
@@ -200,6 +242,15 @@ mod tests {
         let id = CheckpointId::mint().to_string();
         let from = (names::RESTORE_FROM, id.as_str());
         assert!(asked(&[from]).is_ok());
+        let of = |all: &[(&str, &str)]| asked(all).map(|asked| asked.from).ok();
+        let latest = (names::RESTORE_FROM, names::LATEST);
+        let never = (names::RESTORE, names::NEVER);
+        let on_stop = |value| (names::CHECKPOINT_ON_STOP, value);
+        assert_eq!(of(&[latest]), Some(From::Latest));
+        assert_eq!(of(&[on_stop("true")]), Some(From::Latest));
+        assert_eq!(of(&[on_stop("true"), never]), Some(From::Never));
+        assert_eq!(of(&[on_stop("false")]), None);
+        assert_eq!(of(&[from, never]), None, "one of them is a mistake");
         let refused = asked(&[from, ("godwit.dev/tcp", "keep")]).err().unwrap();
         assert_eq!(refused.code(), godwit_types::Code::Refused);
         assert!(refused.sentence().contains("no annotation godwit.dev/tcp"), "{refused}");

@@ -2,16 +2,20 @@
 
 use std::path::PathBuf;
 
-use godwit_types::{Bytes, Code};
+use godwit_types::{Bytes, CheckpointId, Code};
 
 use crate::compat::Mismatch;
+use crate::identity::NoIdentity;
+use crate::news::Why;
 use crate::stores::NoStore;
 
 /// A restore that did not take place. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Not exactly one of the two annotations.
-    #[error("give either godwit.dev/restore-from=ID or godwit.dev/fork-from=ID, not both")]
+    /// Annotations that contradict each other.
+    #[error(
+        "give one of godwit.dev/restore-from=ID, godwit.dev/fork-from=ID and godwit.dev/restore=never"
+    )]
     Annotations,
     /// One that cannot be obeyed.
     #[error(transparent)]
@@ -145,6 +149,46 @@ pub enum RestoreError {
     /// A fence that cannot be read is not "no fence".
     #[error("what says who may run the container cannot be read")]
     Fence(#[from] godwit_ownership::OwnershipError),
+    /// Nobody comes after this pod, nor did anybody come before it.
+    #[error(
+        "AmbiguousIdentity: {container} is of a pod that another one replaces under another name, so it has no lineage of its own to go on with: name a checkpoint in restore-from or fork-from, or use a StatefulSet or an indexed Job"
+    )]
+    Ambiguous {
+        /// The container that starts.
+        container: String,
+    },
+    /// What only a pod can ask for.
+    #[error(
+        "{container} is of no pod, so it has no lineage of its own: name a checkpoint in restore-from or fork-from"
+    )]
+    NoPod {
+        /// The container that starts.
+        container: String,
+    },
+    /// Which pod it is is not known.
+    #[error(transparent)]
+    Identity(#[from] NoIdentity),
+    /// The pod was changed since.
+    #[error(
+        "TemplateChanged: {checkpoint} is of a pod made from {was:?}, and this one is made from {is:?}: it is not continued (fork-from copies it)"
+    )]
+    OtherTemplate {
+        /// The point.
+        checkpoint: CheckpointId,
+        /// What its pod was made from.
+        was: String,
+        /// What this one is made from.
+        is: String,
+    },
+    /// Its annotation says so.
+    #[error("RestoreNever: {checkpoint} is not continued, because the pod says so")]
+    Never {
+        /// The point.
+        checkpoint: CheckpointId,
+    },
+    /// What was begun in its root file system or its directories was not ended.
+    #[error(transparent)]
+    HalfDone(Box<Self>),
     /// A shim that asks without a fence.
     #[error("the shim asked for permission without a fence")]
     NoFence,
@@ -180,7 +224,14 @@ impl RestoreError {
             | Self::Volume(_)
             | Self::NoMounts
             | Self::NoVolume { .. }
-            | Self::NotOfPoint { .. } => Code::Refused,
+            | Self::NotOfPoint { .. }
+            | Self::Ambiguous { .. }
+            | Self::NoPod { .. }
+            | Self::OtherTemplate { .. }
+            | Self::Never { .. } => Code::Refused,
+            Self::Identity(NoIdentity::Containerd(e)) => e.code(),
+            Self::Identity(NoIdentity::Name(_)) => Code::Refused,
+            Self::HalfDone(e) => e.code(),
             Self::Store(e) => e.code(),
             Self::Reading(e) => e.code(),
             Self::Containerd(e) => e.code(),
@@ -199,10 +250,31 @@ impl RestoreError {
         }
     }
 
-    /// Whether no other try of the same point on this node can succeed.
+    /// Whether no other try of the same point on this node can succeed, and nothing of this one was left in the container's files.
     #[must_use]
     pub fn never(&self) -> bool {
-        matches!(self.code(), Code::Refused | Code::Corrupt | Code::NotFound)
+        let is_final = matches!(self.code(), Code::Refused | Code::Corrupt | Code::NotFound);
+        is_final && !matches!(self, Self::HalfDone(_))
+    }
+
+    /// Its name in one word, where users are told by it.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Ambiguous { .. } => Some("AmbiguousIdentity"),
+            Self::OtherTemplate { .. } => Some("TemplateChanged"),
+            Self::Never { .. } => Some("RestoreNever"),
+            Self::NeedsMemory { .. } => Some("NeedsMemory"),
+            Self::OtherImage { .. } => Some("OtherImage"),
+            Self::HalfDone(e) => e.reason(),
+            _ => None,
+        }
+    }
+
+    /// All that users are told.
+    #[must_use]
+    pub fn why(&self) -> Why {
+        Why { code: self.code(), reason: self.reason(), told: self.sentence() }
     }
 
     /// The message with what lies behind it, for a person.

@@ -21,6 +21,7 @@ use crate::gone::{self, GonePod};
 use crate::journal::Journal;
 use crate::listen;
 use crate::log::StoreLog;
+use crate::news::What;
 use crate::node::Node;
 use crate::stores::Stores;
 
@@ -79,21 +80,33 @@ async fn begin_restore(
     let (mut journal, watched) = Journal::begin();
     let op: OpId = parse("op", &begin.op)?;
     let _listed = node.progress.enter(op, "restore", &begin.pod_key, watched);
-    let name = begin.container.clone();
+    let (name, pod) = (begin.container.clone(), begin.pod_uid.clone());
+    let decides = begin.joins.is_none();
     let at_work = node.pods.operation(&parse("pod key", &begin.pod_key)?).await;
     let started = restore(node, begin, spec, connection, &mut journal).await;
     drop(at_work);
-    let resumed = match started.inspect_err(|_| node.handed.forget(op))? {
+    let failed = |error: &RestoreError| {
+        node.handed.forget(op);
+        node.news.tell(&pod, What::RestoreFailed(error.why()));
+    };
+    let resumed = match started.inspect_err(failed)? {
         Started::Resumed(resumed) => resumed,
         other => {
             node.handed.forget(op);
-            let is_cold = matches!(other, Started::Cold);
-            let how = if is_cold { "from its image" } else { "was done: it does not run again" };
+            let how = match other {
+                Started::Cold(why) => {
+                    if let Some(why) = why {
+                        node.news.tell(&pod, What::StartedFromImage(why));
+                    }
+                    "from its image"
+                }
+                _ => "was done: it does not run again",
+            };
             tracing::info!(container = name, how, "started");
             return Ok(());
         }
     };
-    node.restored.note(RestoreReport {
+    let report = RestoreReport {
         op,
         checkpoint: resumed.manifest.id,
         lineage: resumed.manifest.lineage.clone(),
@@ -101,7 +114,11 @@ async fn begin_restore(
         resumed_ms: journal.elapsed_ms(),
         phases: journal.times(),
         hydrated: None,
-    });
+    };
+    if decides {
+        node.news.tell(&pod, What::RestoreSucceeded(Box::new(report.clone())));
+    }
+    node.restored.note(report);
     journal.enter(Phase::Hydrate);
     let hydrated = hydrate(&name, resumed.connection, resumed.pin);
     let ended = stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(None));

@@ -95,8 +95,7 @@ impl Stage<'_> {
         limits::apply(&dir, self.spec, &limits::of_process(self.shim)?, self.score)?;
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
-        self.write_files()?;
-        self.volumes.iter().try_for_each(|(name, index)| self.write_volume(name, index))?;
+        self.write_all_files().map_err(|half| RestoreError::HalfDone(Box::new(half)))?;
         let (pager, fds) = self.pager_plan()?;
         // Zombies are in no cgroup, by which the shim finds its tasks.
         let vpids = tasks.iter().filter(|task| !task.zombie).map(|task| task.vpid).collect();
@@ -155,6 +154,11 @@ impl Stage<'_> {
             pages.add(pagemap::pages_path(dir, id), head)?;
         }
         pages.write(&**self.frames)
+    }
+
+    fn write_all_files(&self) -> Result<(), RestoreError> {
+        self.write_files()?;
+        self.volumes.iter().try_for_each(|(name, index)| self.write_volume(name, index))
     }
 
     /// The writable layer, into the root file system that the shim has mounted and nobody uses yet.

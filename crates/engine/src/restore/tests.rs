@@ -7,7 +7,7 @@ use godwit_ownership::message::{Ask, Before, OnFailure, OnLost, Request, Start};
 use godwit_ownership::state::ColdReason;
 use godwit_ownership::{Basis, Kind, LineageRef, Pen, ToAgent, ToShim};
 use godwit_store::wrap::Operation;
-use godwit_types::{Nonce, OpId, Owner};
+use godwit_types::{Nonce, OpId, Owner, Tenant};
 
 use super::*;
 use crate::fixture;
@@ -99,7 +99,11 @@ impl Peer for Obedient {
 
 fn target(op: OpId, me: &Owner, checkpoint: CheckpointId) -> TargetSpec {
     let start = Start {
-        request: Some(Request::Continue { checkpoint: Some(checkpoint), force: None }),
+        request: Some(Request::Continue {
+            checkpoint: Some(checkpoint),
+            force: None,
+            begins: false,
+        }),
         standing: false,
         before: Before {
             container: "web".to_owned(),
@@ -185,9 +189,10 @@ async fn what_is_opened_is_the_point_that_the_log_says_also_if_another_was_asked
     let latest = fixture::point(&tenant, &[vec![2; 4096]]).await;
     let (op, me) = (OpId::mint(), fixture::owner("n2"));
     let (pin, reader) = tenant.pin_and_open(asked.id, op, &me).await.unwrap();
-    let wanted = Wanted { store_name: "main".to_owned(), tenant: tenant.clone(), reader };
+    let point = Point::Named(Box::new(reader));
+    let wanted = Wanted { store_name: "main".to_owned(), tenant: tenant.clone(), point };
     let mut pinned = Some(pin);
-    let reader = reader_of((op, &me), &wanted, latest.id, &mut pinned).await.unwrap();
+    let reader = wanted.reader_of((op, &me), latest.id, &mut pinned).await.unwrap();
     assert_eq!(reader.manifest().id, latest.id);
     assert_eq!(pinned.unwrap().checkpoint(), latest.id);
     assert_eq!(tenant.pins(asked.id).await.unwrap(), []);

@@ -36,7 +36,8 @@ fn start(
 ) -> Result<(), VolumeRefusal> {
     let (cluster, node) = ("_none".to_owned(), "n1".to_owned());
     let (pod, uid) = ("web".to_owned(), "default+web".to_owned());
-    let (source, here, spec) = (Source { cluster, node, pod, uid }, identity("n1"), spec("/srv/d"));
+    let (source, here, spec) =
+        (Source { cluster, node, pod, uid, template: None }, identity("n1"), spec("/srv/d"));
     let checkpoint = CheckpointId::mint();
     let (newest, others) = (stopped(checkpoint), Others::new(checkpoint));
     let mut start = Start {

@@ -17,6 +17,9 @@ pub struct Source {
     pub pod: String,
     /// Uid of the pod, or `<containerd namespace>+<container id>`.
     pub uid: String,
+    /// What its owner made the pod from: a revision or a hash of a template. Only one made from the same is its next life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 /// A part of an object.

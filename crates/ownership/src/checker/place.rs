@@ -38,6 +38,8 @@ pub(super) struct Setting {
     /// There are no pod objects: every life of every place is begun by a person who asks for the pod's memory. Off: the pod objects of
     /// the targets repeat their request.
     pub asks_anew: bool,
+    /// Who asks begins the lineage where there is nothing to continue.
+    pub begins: bool,
     /// A life consumes its own request (off: any life consumes any).
     pub own_request: bool,
     /// Messages arrive at once. Sound: an arrival touches only its own place, so it commutes with whatever other places and the store

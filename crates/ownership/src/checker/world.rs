@@ -489,7 +489,18 @@ fn spent(world: &World, cost: Budget) -> World {
 
 /// All rules hold.
 pub(super) fn sound(scenario: &Scenario) -> Setting {
-    let Scenario { force, asks_anew, eager, .. } = *scenario;
+    let Scenario { force, asks_anew, eager, begun, .. } = *scenario;
     let (fence_on_disk, fresh_lives, own_request) = (true, true, true);
-    Setting { rules: Rules::ALL, fence_on_disk, fresh_lives, force, asks_anew, own_request, eager }
+    // Nobody can ask by name for a lineage of which nothing was said before it began.
+    let begins = begun;
+    Setting {
+        rules: Rules::ALL,
+        fence_on_disk,
+        fresh_lives,
+        force,
+        asks_anew,
+        begins,
+        own_request,
+        eager,
+    }
 }

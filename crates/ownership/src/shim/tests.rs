@@ -69,7 +69,8 @@ fn taken(state: State) -> Box<Entry> {
 }
 
 fn call(request: bool) -> Event {
-    let request = request.then_some(Request::Continue { checkpoint: None, force: None });
+    let request =
+        request.then_some(Request::Continue { checkpoint: None, force: None, begins: false });
     let before = Before { container: "c".to_owned(), reason: ColdReason::Exited, lived_s: None };
     let (on_lost, on_failure) = (OnLost::Image, OnFailure::Refuse);
     let asked = request.as_ref().map(Request::asked);

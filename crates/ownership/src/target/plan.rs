@@ -75,9 +75,11 @@ pub(super) fn next(spec: &TargetSpec, basis: &Basis, rules: Rules) -> Next {
 
 fn on_nothing(ask: &Ask, otherwise: Refusal) -> Next {
     match ask.open_request() {
-        Some(Request::Continue { .. }) => Next::Refuse(otherwise),
+        Some(Request::Continue { begins: false, .. }) => Next::Refuse(otherwise),
         Some(Request::Fork(fork)) => Next::Continue(fork.checkpoint),
-        None => Next::Claim(Kind::Start { forked_from: None }),
+        Some(Request::Continue { begins: true, .. }) | None => {
+            Next::Claim(Kind::Start { forked_from: None })
+        }
     }
 }
 
@@ -111,7 +113,7 @@ fn on_ours(spec: &TargetSpec, basis: &Basis, owner: &Owner, rules: Rules) -> Nex
 fn on_theirs(ask: &Ask, state: &State, owner: &Owner) -> Next {
     let node = owner.node.clone();
     match ask.open_request() {
-        Some(Request::Continue { checkpoint, force: Some(_) }) => {
+        Some(Request::Continue { checkpoint, force: Some(_), .. }) => {
             match checkpoint.or_else(|| state.good().first().copied()) {
                 Some(checkpoint) => Next::Continue(checkpoint),
                 None => Next::Refuse(Refusal::NoPoint),

@@ -50,7 +50,7 @@ fn stop(n: u128) -> Kind {
 
 fn restore(checkpoint: Option<u128>, force: bool) -> Request {
     let force = force.then(|| Force { who: "ann".to_owned(), why: "it burns".to_owned() });
-    Request::Continue { checkpoint: checkpoint.map(p), force }
+    Request::Continue { checkpoint: checkpoint.map(p), force, begins: false }
 }
 
 fn spec(node: &str, life: u128, request: Option<Request>) -> TargetSpec {

@@ -113,6 +113,7 @@ impl Place {
         let request = (asks && (setting.own_request || !lived)).then(|| Request::Continue {
             checkpoint: None,
             force: setting.force.then(|| Force { who: "x".to_owned(), why: "y".to_owned() }),
+            begins: setting.begins,
         });
         let call = start_call(self.n, request, !setting.asks_anew, same, on_lost);
         self.shim_hears(shim::Event::Start(Box::new(call)), effect);

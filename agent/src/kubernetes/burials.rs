@@ -1,0 +1,33 @@
+//! The last word about pods whose objects are gone: their agents alone know that nobody comes back under that uid.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use godwit_engine::{Node, gone};
+use kube::ResourceExt as _;
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use super::api::Api;
+use super::watch::{self, Change};
+
+/// While something is left: the kubelet still ends its containers, or its store is away.
+const SOON: Duration = Duration::from_secs(1);
+/// While nothing is known to be.
+const LATER: Duration = Duration::from_secs(60);
+
+/// Looks for ever at what deleted pods have left.
+pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Receiver<Change>) {
+    let mut patience = LATER;
+    loop {
+        // Many changes are one look.
+        if let Ok(None) = timeout(patience, watch::next(api, &mut changes)).await {
+            return;
+        }
+        // Before all are listed nobody is known to be gone.
+        let Some(pods) = api.pods() else { continue };
+        let there: HashSet<String> = pods.state().iter().filter_map(|pod| pod.uid()).collect();
+        let left = gone::bury(node, |uid| there.contains(uid)).await;
+        patience = if left == 0 { LATER } else { SOON };
+    }
+}

@@ -1,0 +1,141 @@
+//! Annotations that ask for a checkpoint. A request stands until it is taken away: an agent that dies in between does it again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_engine::checkpoint::{CheckpointError, checkpoint};
+use godwit_engine::journal::Journal;
+use godwit_engine::{Node, shim::Shim};
+use godwit_types::{CheckpointReport, Code, Outcome, PodKey, names};
+use godwit_wire::api::CheckpointRequest;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::NAMESPACE;
+use super::api::{Annotations, Api, Told};
+use super::tells;
+use super::watch::{self, Change, annotation, running};
+
+/// Between tries of what may succeed later: 1 s, 2 s, … .
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// After so many it is given up: a little more than four minutes.
+const TRIES: u32 = 8;
+
+/// Serves requests for ever: one at a time for each pod.
+pub(super) async fn forever(
+    node: &Arc<Node>,
+    api: &Arc<Api>,
+    mut changes: broadcast::Receiver<Change>,
+) {
+    let mut at_work = HashSet::new();
+    let mut works = JoinSet::new();
+    loop {
+        tokio::select! {
+            pods = watch::next(api, &mut changes) => {
+                let Some(pods) = pods else { return };
+                for pod in pods {
+                    let uid = pod.uid().unwrap_or_default();
+                    if asks(&pod) && at_work.insert(uid.clone()) {
+                        let (node, api) = (Arc::clone(node), Arc::clone(api));
+                        works.spawn(async move {
+                            carry_out(&node, &api, &pod).await;
+                            uid
+                        });
+                    }
+                }
+            }
+            Some(done) = works.join_next() => if let Ok(uid) = done {
+                at_work.remove(&uid);
+            },
+        }
+    }
+}
+
+/// Whether a pod that could be checkpointed asks for it.
+fn asks(pod: &Pod) -> bool {
+    let is_deleted = pod.metadata.deletion_timestamp.is_some();
+    annotation(pod, names::CHECKPOINT).is_some() && !is_deleted && !running(pod).is_empty()
+}
+
+async fn carry_out(node: &Node, api: &Api, pod: &Pod) {
+    let mut written = Annotations::from([(names::CHECKPOINT, None)]);
+    match made(node, pod).await {
+        Ok(Some(report)) => written.extend(tells::of_checkpoint(&report)),
+        // It was told when it failed.
+        Ok(None) => {}
+        Err(told) => api.tell(pod, told).await,
+    }
+    acknowledge(api, pod, &written).await;
+}
+
+/// Makes it, and again while that may help. `None`: it failed, as its event says.
+async fn made(node: &Node, pod: &Pod) -> Result<Option<CheckpointReport>, Told> {
+    let value = annotation(pod, names::CHECKPOINT).unwrap_or_default();
+    if value != names::NOW {
+        return Err(refused(format!(
+            "the annotation {} is {}, not {value:?}",
+            names::CHECKPOINT,
+            names::NOW
+        )));
+    }
+    let is_ours = PodKey::new(pod.uid().unwrap_or_default()).is_ok_and(|key| Shim::listens(&key));
+    if !is_ours {
+        return Err(refused(
+            "NotGodwit: this pod does not run in Godwit's runtime, so its memory cannot be saved: give it runtimeClassName: godwit and create it anew"
+                .to_owned(),
+        ));
+    }
+    let mut wait = FIRST_WAIT;
+    for left in (0..TRIES).rev() {
+        match once(node, pod).await {
+            Ok(report) => return Ok(Some(report)),
+            Err(error) if left > 0 && may_succeed(error.code()) => {
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+            Err(_) => break,
+        }
+    }
+    Ok(None)
+}
+
+async fn once(node: &Node, pod: &Pod) -> Result<CheckpointReport, CheckpointError> {
+    let container = running(pod).first().copied().unwrap_or_default().to_owned();
+    let request = CheckpointRequest {
+        namespace: NAMESPACE.to_owned(),
+        container,
+        outcome: Outcome::Run,
+        store: None,
+        full: false,
+    };
+    let (journal, _) = Journal::begin();
+    checkpoint(node, request, journal, CancellationToken::new()).await
+}
+
+/// Its store is away, or somebody else is at work for the pod.
+fn may_succeed(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Precondition)
+}
+
+fn refused(note: String) -> Told {
+    Told {
+        warns: true,
+        reason: "CheckpointFailed".to_owned(),
+        action: "Checkpoint".to_owned(),
+        note,
+    }
+}
+
+/// Takes the request away, as soon as the API server lets it.
+async fn acknowledge(api: &Api, pod: &Pod, written: &Annotations) {
+    let mut wait = FIRST_WAIT;
+    while let Err(error) = api.annotate(pod, written).await {
+        tracing::warn!(pod = pod.name_any(), %error, "what was done cannot be told yet");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(60));
+    }
+}

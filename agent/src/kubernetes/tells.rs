@@ -1,0 +1,134 @@
+//! What users are told on their pods: events and annotations of whatever the engine does to them, whoever asked for it.
+
+use godwit_engine::news::{News, What, Why};
+use godwit_types::{CheckpointReport, names};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::api::{Annotations, Api, Told};
+
+/// Tells for ever, in order.
+pub(super) async fn forever(api: &Api, mut news: broadcast::Receiver<News>) {
+    loop {
+        match news.recv().await {
+            Ok(one) => tell(api, one).await,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "too much happened at once: not everything is told");
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn tell(api: &Api, News { pod, what }: News) {
+    // Containers without Kubernetes are nobody's pod.
+    if pod.contains('+') {
+        return;
+    }
+    let Some(pod) = api.pod_soon(&pod).await else { return };
+    let written = annotations(&what);
+    if !written.is_empty()
+        && let Err(error) = api.annotate(&pod, &written).await
+    {
+        tracing::warn!(%error, "a pod could not be annotated");
+    }
+    api.tell(&pod, event(&what)).await;
+}
+
+/// What a pod's annotations say after a checkpoint of it.
+pub(super) fn of_checkpoint(report: &CheckpointReport) -> Annotations {
+    Annotations::from([
+        (names::LAST_CHECKPOINT, Some(report.checkpoint.to_string())),
+        (names::LAST_CHECKPOINT_TIME, Some(time(report.checkpoint.timestamp_ms()))),
+        (names::LINEAGE, Some(report.lineage.to_string())),
+    ])
+}
+
+fn annotations(what: &What) -> Annotations {
+    match what {
+        What::CheckpointCompleted(report) => of_checkpoint(report),
+        What::RestoreSucceeded(report) => {
+            let from = Some(report.checkpoint.to_string());
+            Annotations::from([
+                (names::RESTORED_FROM, from),
+                (names::LINEAGE, Some(report.lineage.to_string())),
+            ])
+        }
+        _ => Annotations::new(),
+    }
+}
+
+fn event(what: &What) -> Told {
+    let normal = |reason: &str, action: String, note: String| Told {
+        warns: false,
+        reason: reason.to_owned(),
+        action,
+        note,
+    };
+    let warning = |reason: &str, action: &str, why: &Why| Told {
+        warns: true,
+        reason: why.reason.unwrap_or(reason).to_owned(),
+        action: action.to_owned(),
+        note: why.told.clone(),
+    };
+    match what {
+        What::CheckpointStarted => {
+            normal("CheckpointStarted", "Checkpoint".to_owned(), "a checkpoint is made".to_owned())
+        }
+        What::CheckpointCompleted(report) => {
+            let sizes = &report.sizes;
+            let note = format!(
+                "checkpoint {} of {}: {} of memory, {} stored, frozen for {:.1} ms, durable after {:.1} s",
+                report.checkpoint,
+                report.containers.join(", "),
+                sizes.memory,
+                sizes.uploaded,
+                report.frozen_ms,
+                report.durable_ms / 1e3
+            );
+            normal("CheckpointCompleted", format!("Checkpoint/{}", report.checkpoint), note)
+        }
+        What::CheckpointFailed(why) => warning("CheckpointFailed", "Checkpoint", why),
+        What::RestoreStarted(checkpoint) => normal(
+            "RestoreStarted",
+            format!("Restore/{checkpoint}"),
+            format!("the pod continues from checkpoint {checkpoint}"),
+        ),
+        What::RestoreSucceeded(report) => {
+            let note = format!(
+                "runs from checkpoint {} {:.1} s after it was asked for; its memory follows",
+                report.checkpoint,
+                report.resumed_ms / 1e3
+            );
+            normal("RestoreSucceeded", format!("Restore/{}", report.checkpoint), note)
+        }
+        What::RestoreFailed(why) => warning("RestoreFailed", "Restore", why),
+        What::StartedFromImage(why) => warning("StartedFromImage", "Restore", why),
+    }
+}
+
+/// RFC 3339.
+fn time(ms: u64) -> String {
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms).unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_types::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_with_a_name_is_told_by_it() {
+        let why = |reason| Why { code: Code::Refused, reason, told: "because".to_owned() };
+        let told = event(&What::StartedFromImage(why(Some("TemplateChanged"))));
+        assert_eq!((told.reason.as_str(), told.warns), ("TemplateChanged", true));
+        assert_eq!(event(&What::RestoreFailed(why(None))).reason, "RestoreFailed");
+        assert!(annotations(&What::RestoreFailed(why(None))).is_empty());
+    }
+
+    #[test]
+    fn times_are_as_kubernetes_writes_them() {
+        assert_eq!(time(1_700_000_000_000), "2023-11-14T22:13:20Z");
+    }
+}

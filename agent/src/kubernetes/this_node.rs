@@ -1,0 +1,84 @@
+//! What the scheduler and people read about this node: that Godwit serves pods here, and between which nodes their memory can move.
+
+use std::time::Duration;
+
+use godwit_engine::{Node, compat};
+use godwit_types::names;
+use serde_json::json;
+
+use super::api::Api;
+
+/// Between two looks at the stores.
+const EVERY: Duration = Duration::from_secs(20);
+/// A condition that nobody renews is old news.
+const HEARTBEATS: u32 = 15;
+
+/// How the node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    ready: bool,
+    message: String,
+}
+
+/// Keeps label and condition for ever.
+pub(super) async fn forever(node: &Node, api: &Api) {
+    let mut written: Option<State> = None;
+    let mut ticks = tokio::time::interval(EVERY);
+    let mut age = 0;
+    loop {
+        ticks.tick().await;
+        age += 1;
+        let state = of(node);
+        if written.as_ref() == Some(&state) && age < HEARTBEATS {
+            continue;
+        }
+        let is_new = written.as_ref().is_none_or(|written| written.ready != state.ready);
+        match write(node, api, &state, is_new).await {
+            Ok(()) => {
+                written = Some(state);
+                age = 0;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "this node's label and condition cannot be written yet")
+            }
+        }
+    }
+}
+
+/// Ready is a node whose stores are open: pods that want to go on need them.
+fn of(node: &Node) -> State {
+    let away: Vec<String> = node
+        .stores
+        .status()
+        .into_iter()
+        .filter(|store| store.state != "ready")
+        .map(|store| format!("store {}: {}", store.name, store.state))
+        .collect();
+    match away.is_empty() {
+        true => {
+            State { ready: true, message: "the agent serves, and its stores are open".to_owned() }
+        }
+        false => State { ready: false, message: away.join("; ") },
+    }
+}
+
+async fn write(node: &Node, api: &Api, state: &State, is_new: bool) -> kube::Result<()> {
+    let labels = json!({"metadata": {"labels": {
+        (names::READY): "true",
+        (names::CPU_CLASS): compat::cpu_class(&node.compat),
+    }}});
+    api.patch_node(labels, false).await?;
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut condition = json!({
+        "type": "GodwitReady",
+        "status": if state.ready { "True" } else { "False" },
+        "reason": if state.ready { "StoresOpen" } else { "StoreAway" },
+        "message": state.message,
+        "lastHeartbeatTime": now,
+    });
+    if is_new {
+        condition["lastTransitionTime"] = json!(now);
+    }
+    api.patch_node(json!({"status": {"conditions": [condition]}}), true).await?;
+    Ok(())
+}

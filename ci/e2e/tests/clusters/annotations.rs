@@ -1,0 +1,275 @@
+//! What users of pods ask for by annotations, and what events and annotations tell them.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use godwit_e2e::container::SOON;
+use godwit_e2e::pods::{Clusters, Handler, Pod, wait_clean};
+use godwit_lab::{Cluster, Image, LabError, Node, Service, wait};
+use godwit_types::{CheckpointReport, names};
+use serde_json::Value;
+
+const COUNTER: [&str; 5] = ["counter", "--every-ms", "20", "--file", "/count"];
+
+fn counter(name: &str) -> Pod {
+    Pod::new(name, Handler::Godwit, Image::Mem, &COUNTER)
+}
+
+fn count(cluster: &Cluster, pod: &str) -> Result<u64> {
+    Ok(cluster.kubectl(&["exec", pod, "--", "cat", "/count"])?.trim().parse()?)
+}
+
+/// Waits until it has counted beyond this.
+fn counts_beyond(cluster: &Cluster, pod: &str, last: u64) -> Result<u64> {
+    Ok(wait::until("the counter to go on", SOON, || match count(cluster, pod) {
+        Ok(now) if now > last => Ok(now),
+        other => Err(format!("{other:?} after {last}")),
+    })?)
+}
+
+fn annotation(cluster: &Cluster, pod: &str, name: &str) -> Result<Option<String>> {
+    let found = cluster.get(&["pod", pod])?;
+    Ok(found["metadata"]["annotations"][name].as_str().map(str::to_owned))
+}
+
+/// Waits until a pod has this annotation.
+fn told(cluster: &Cluster, pod: &str, name: &str) -> Result<String> {
+    Ok(wait::until(&format!("{name} of {pod}"), SOON, || {
+        annotation(cluster, pod, name)
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| "it is not there".to_owned())
+    })?)
+}
+
+/// Waits for an event of this reason; its message.
+fn event(cluster: &Cluster, pod: &str, reason: &str) -> Result<String> {
+    let field = format!("--field-selector=involvedObject.name={pod},reason={reason}");
+    Ok(wait::until(&format!("the event {reason} of {pod}"), SOON, || {
+        let found = cluster.get(&["events", &field]).map_err(|error| error.to_string())?;
+        let newest = found["items"].as_array().and_then(|all| all.last());
+        let message = newest.and_then(|event| event["message"].as_str());
+        message.map(str::to_owned).ok_or_else(|| events(cluster, pod))
+    })?)
+}
+
+/// All that was told about it, for who waits in vain.
+fn events(cluster: &Cluster, pod: &str) -> String {
+    let field = format!("--field-selector=involvedObject.name={pod}");
+    cluster.kubectl(&["get", "events", &field]).unwrap_or_else(|error| error.to_string())
+}
+
+/// Asks for a checkpoint and waits until the request is taken away; the last checkpoint's id.
+fn ask(cluster: &Cluster, pod: &str) -> Result<String> {
+    let before = annotation(cluster, pod, names::LAST_CHECKPOINT)?;
+    cluster.kubectl(&["annotate", "pod", pod, "godwit.dev/checkpoint=now"])?;
+    wait::until("the request to be done", SOON, || {
+        match annotation(cluster, pod, names::CHECKPOINT) {
+            Ok(None) => Ok(()),
+            _ => Err(events(cluster, pod)),
+        }
+    })?;
+    let made = told(cluster, pod, names::LAST_CHECKPOINT)?;
+    ensure!(before.as_ref() != Some(&made), "none was made: {}", events(cluster, pod));
+    Ok(made)
+}
+
+fn container_of(cluster: &Cluster, pod: &str) -> Result<String> {
+    let found = cluster.get(&["pod", pod])?;
+    let id = found["status"]["containerStatuses"][0]["containerID"].as_str();
+    Ok(id.context("it runs")?.trim_start_matches("containerd://").to_owned())
+}
+
+/// Stops it at a checkpoint, as its node's administrator does.
+fn stop(cluster: &Cluster, node: &Node, pod: &str) -> Result<CheckpointReport> {
+    let id = container_of(cluster, pod)?;
+    let words = ["godwit", "checkpoint", "--output", "json", "--stop", "--namespace", "k8s.io"];
+    Ok(serde_json::from_str(&node.run(&[&words[..], &[&id]].concat())?)?)
+}
+
+#[test]
+fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let (a, b) = (&clusters.a, &clusters.b);
+    a.apply(&counter("web").on("a1").manifest())?;
+    a.wait_for(&["pod/web"], "condition=Ready")?;
+    counts_beyond(a, "web", 5)?;
+    ensure!(told(a, "web", names::ELIGIBLE)? == "true");
+    let first = ask(a, "web")?;
+    let second = ask(a, "web")?;
+    ensure!(first < second, "{first} {second}");
+    event(a, "web", "CheckpointStarted")?;
+    let completed = event(a, "web", "CheckpointCompleted")?;
+    ensure!(completed.contains("frozen for") && completed.contains("of memory"), "{completed}");
+    ensure!(told(a, "web", names::LINEAGE)?.starts_with("uid/"));
+    ensure!(told(a, "web", names::LAST_CHECKPOINT_TIME)?.ends_with('Z'));
+
+    // What only a person on the node does tells as much.
+    let last = count(a, "web")?;
+    let report = stop(a, &clusters.lab.node("a1")?, "web")?;
+    let id = report.checkpoint.to_string();
+    wait::until_true("the last checkpoint to be told", SOON, || {
+        annotation(a, "web", names::LAST_CHECKPOINT).is_ok_and(|told| told.as_ref() == Some(&id))
+    })?;
+    a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    b.apply(&counter("web").annotated(names::RESTORE_FROM, &id).manifest())?;
+    b.wait_for(&["pod/web"], "condition=Ready")?;
+    counts_beyond(b, "web", last)?;
+    ensure!(told(b, "web", names::RESTORED_FROM)? == id);
+    event(b, "web", "RestoreStarted")?;
+    ensure!(event(b, "web", "RestoreSucceeded")?.contains(&id));
+    // It goes on under the name that it had.
+    let after = ask(b, "web")?;
+    ensure!(after > id, "{after} {id}");
+    b.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    clusters.workers().try_for_each(wait_clean)
+}
+
+#[test]
+fn who_asks_for_what_cannot_be_is_told_why() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let a = &clusters.a;
+    let other = Pod::new("other", Handler::Runc, Image::Mem, &COUNTER).on("a1");
+    a.apply(&other.annotated(names::CHECKPOINT, names::NOW).manifest())?;
+    let refused = event(a, "other", "CheckpointFailed")?;
+    ensure!(refused.contains("runtimeClassName: godwit"), "{refused}");
+    wait::until_true("the request to be taken away", SOON, || {
+        annotation(a, "other", names::CHECKPOINT).is_ok_and(|asks| asks.is_none())
+    })?;
+
+    // A terminal's other end cannot follow.
+    let tty = counter("tty").on("a1").container_with("tty", true.into());
+    a.apply(&tty.container_with("stdin", true.into()).manifest())?;
+    a.wait_for(&["pod/tty"], "condition=Ready")?;
+    let why = told(a, "tty", names::ELIGIBLE)?;
+    ensure!(why.contains("terminal"), "{why}");
+
+    // Nobody comes after a replica: it has no memory of its own to go on with.
+    let replica = counter("replica").annotated(names::RESTORE_FROM, names::LATEST);
+    a.apply(&replica.owned_by("Deployment", 1))?;
+    let told = wait::until("the replica to be refused", SOON, || {
+        let all = a.kubectl(&["get", "events"]).map_err(|error| error.to_string())?;
+        let line = all.lines().find(|line| line.contains("AmbiguousIdentity"));
+        line.map(str::to_owned).ok_or(all)
+    })?;
+    ensure!(told.contains("StatefulSet"), "{told}");
+    for object in ["deployment/replica", "pod/tty", "pod/other"] {
+        a.kubectl(&["delete", object, "--timeout=90s"])?;
+    }
+    clusters.workers().try_for_each(wait_clean)
+}
+
+#[test]
+fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let a = &clusters.a;
+    let set = counter("web").annotated(names::RESTORE_FROM, names::LATEST);
+    a.apply(&set.owned_by("StatefulSet", 1))?;
+    let ready = |uid: &str| -> Result<String> {
+        Ok(wait::until("another web-0 to be ready", SOON, || {
+            let found = a.get(&["pod", "web-0"]).map_err(|error| error.to_string())?;
+            let now = found["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let is_ready = found["status"]["containerStatuses"][0]["ready"] == Value::Bool(true);
+            if is_ready && now != uid { Ok(now) } else { Err(events(a, "web-0")) }
+        })?)
+    };
+    // There is nothing yet.
+    let first = ready("")?;
+    counts_beyond(a, "web-0", 100)?;
+    let node_of = || -> Result<Node> {
+        let found = a.get(&["pod", "web-0"])?;
+        Ok(clusters.lab.node(found["spec"]["nodeName"].as_str().context("a node")?)?)
+    };
+    let last = count(a, "web-0")?;
+    let report = stop(a, &node_of()?, "web-0")?;
+    ensure!(report.lineage.as_str() == "sts/web.0", "{}", report.lineage);
+    ensure!(report.tenant.as_str() == "default", "{}", report.tenant);
+    a.kubectl(&["delete", "pod", "web-0", "--timeout=90s"])?;
+    let second = ready(&first)?;
+    counts_beyond(a, "web-0", last)?;
+    ensure!(told(a, "web-0", names::RESTORED_FROM)? == report.checkpoint.to_string());
+
+    // Deleted without a word, it goes on from its last point.
+    let point = ask(a, "web-0")?;
+    let at_point = count(a, "web-0")?;
+    a.kubectl(&["delete", "pod", "web-0", "--timeout=90s"])?;
+    let third = ready(&second)?;
+    ensure!(told(a, "web-0", names::RESTORED_FROM)? == point);
+    counts_beyond(a, "web-0", last)?;
+    ask(a, "web-0")?;
+    let later = counts_beyond(a, "web-0", at_point)?;
+
+    let words = [&COUNTER[..], &["--every-ms", "10"]].concat();
+    let changed = Pod::new("web", Handler::Godwit, Image::Mem, &words[..3]);
+    let changed = changed.container_with("command", words[..5].into());
+    let changed = changed.with("terminationGracePeriodSeconds", 1.into());
+    a.apply(&changed.annotated(names::RESTORE_FROM, names::LATEST).owned_by("StatefulSet", 1))?;
+    ready(&third)?;
+    let told = event(a, "web-0", "TemplateChanged")?;
+    ensure!(told.contains("not continued"), "{told}");
+    let now = count(a, "web-0")?;
+    ensure!(now < later, "{now}, {later} before");
+    // The lineage is the new pod's now.
+    ask(a, "web-0")?;
+    a.kubectl(&["delete", "statefulset/web", "--timeout=90s"])?;
+    clusters.workers().try_for_each(wait_clean)
+}
+
+#[test]
+fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let a = &clusters.a;
+    for node in ["a1", "a2"] {
+        a.apply(&Pod::new(node, Handler::Runc, Image::Mem, &COUNTER).on(node).manifest())?;
+        a.wait_for(&[&format!("pod/{node}")], "condition=Ready")?;
+        let found = a.get(&["node", node])?;
+        ensure!(found["metadata"]["labels"][names::READY] == "true", "{found:#}");
+        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        ensure!(conditions.iter().any(|one| one["type"] == "GodwitReady"), "{conditions:?}");
+    }
+    let config = tempfile::NamedTempFile::new()?;
+    std::fs::write(config.path(), a.with_token(&a.agent_token("a1")?)?)?;
+    let config = format!("--kubeconfig={}", config.path().display());
+    let as_agent = |words: &[&str]| -> Result<String> {
+        match a.kubectl(&[&[config.as_str()], words].concat()) {
+            Ok(_) => Ok(String::new()),
+            Err(LabError::Failed { output, .. }) => Ok(output),
+            Err(other) => bail!(other),
+        }
+    };
+    let annotate = |object: &str, word: &str| as_agent(&["annotate", "--overwrite", object, word]);
+    ensure!(annotate("pod/a1", "godwit.dev/eligible=true")?.is_empty());
+    let other = annotate("pod/a2", "godwit.dev/eligible=true")?;
+    ensure!(other.contains("its own node only"), "{other}");
+    let foreign = annotate("pod/a1", "example.com/x=y")?;
+    ensure!(foreign.contains("begin with godwit.dev/ only"), "{foreign}");
+    let label = as_agent(&["label", "pod/a1", "x=y"])?;
+    ensure!(label.contains("annotations of a pod only"), "{label}");
+    let node = as_agent(&["label", "node/a2", "godwit.dev/ready=true", "--overwrite"])?;
+    ensure!(node.contains("its own node only"), "{node}");
+    let taint = as_agent(&["taint", "node/a1", "x=y:NoSchedule"])?;
+    ensure!(taint.contains("GodwitReady only"), "{taint}");
+    let forbidden = as_agent(&["delete", "pod/a1"])?;
+    ensure!(forbidden.contains("Forbidden"), "{forbidden}");
+    Ok(())
+}
+
+#[test]
+fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let (a, node) = (&clusters.a, clusters.lab.node("a1")?);
+    a.apply(&counter("web").on("a1").manifest())?;
+    a.wait_for(&["pod/web"], "condition=Ready")?;
+    ask(a, "web")?;
+    a.control_plane().kill(Service::ApiServer)?;
+    // An agent that starts meanwhile serves all the same.
+    node.kill(Service::Agent)?;
+    node.start(Service::Agent)?;
+    let container = node.run(&["crictl", "ps", "--quiet", "--name", "main"])?;
+    let words = ["godwit", "checkpoint", "--output", "json", "--namespace", "k8s.io"];
+    let made = node.run(&[&words[..], &[container.trim()]].concat())?;
+    let made: CheckpointReport = serde_json::from_str(&made)?;
+    a.control_plane().start(Service::ApiServer)?;
+    a.wait_ready()?;
+    let asked = ask(a, "web")?;
+    ensure!(asked > made.checkpoint.to_string());
+    a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    wait_clean(&node)
+}

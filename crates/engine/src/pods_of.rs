@@ -1,0 +1,85 @@
+//! Which pod of ours a container of the kubelet's belongs to. Remembered: a container's id and its specification never change.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use godwit_types::{Code, PodKey, names};
+
+use crate::EngineError;
+use crate::checkpoint::source::annotation;
+use crate::containerd::{self, ContainerdError};
+use crate::node::Node;
+use crate::shim::Shim;
+
+/// containerd's namespace of all that the kubelet runs.
+pub const NAMESPACE: &str = "k8s.io";
+/// So many containers are remembered: more than a node runs.
+const KEPT: usize = 4096;
+
+/// A container and its pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodOf {
+    /// The pod.
+    pub key: PodKey,
+    /// The container's id.
+    pub container: String,
+    /// Annotations that concern us.
+    annotations: BTreeMap<String, String>,
+}
+
+impl PodOf {
+    /// The value of an annotation of the pod, as it was when the container was made.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.get(name).map(String::as_str)
+    }
+}
+
+/// What was found, by container id.
+#[derive(Debug, Default)]
+pub struct Found(Mutex<(BTreeMap<String, Option<PodOf>>, VecDeque<String>)>);
+
+impl Found {
+    fn get(&self, container: &str) -> Option<Option<PodOf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.get(container).cloned()
+    }
+
+    fn put(&self, container: &str, pod: Option<PodOf>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (by_id, order) = &mut *kept;
+        if by_id.insert(container.to_owned(), pod).is_none() {
+            order.push_back(container.to_owned());
+        }
+        while by_id.len() > KEPT {
+            let Some(oldest) = order.pop_front() else { break };
+            by_id.remove(&oldest);
+        }
+    }
+}
+
+/// The pod of a container, if it runs in our shim.
+///
+/// # Errors
+/// containerd does not tell.
+pub async fn find(node: &Node, container: &str) -> Result<Option<PodOf>, EngineError> {
+    if let Some(found) = node.found.get(container) {
+        return Ok(found.filter(|pod| Shim::listens(&pod.key)));
+    }
+    let found = ask(node, container).await?;
+    node.found.put(container, found.clone());
+    Ok(found)
+}
+
+async fn ask(node: &Node, container: &str) -> Result<Option<PodOf>, ContainerdError> {
+    let spec = match containerd::spec_of(&node.containerd, NAMESPACE, container).await {
+        Ok(spec) => spec,
+        Err(error) if error.code() == Code::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let key = annotation(&spec, names::SANDBOX_UID).and_then(|uid| PodKey::new(uid).ok());
+    let Some(key) = key.filter(Shim::listens) else { return Ok(None) };
+    let ours = |(name, _): &(&String, &String)| name.starts_with("godwit.dev/");
+    let all = spec.annotations().iter().flatten().filter(ours);
+    let annotations = all.map(|(name, value)| (name.clone(), value.clone())).collect();
+    Ok(Some(PodOf { key, container: container.to_owned(), annotations }))
+}

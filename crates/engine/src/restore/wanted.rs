@@ -1,0 +1,163 @@
+//! What a starting container wants: a point by its id, or what its own lineage has.
+
+use std::time::Duration;
+
+use godwit_image::Manifest;
+use godwit_ownership::Read;
+use godwit_ownership::state::{State, same_place};
+use godwit_store::{CheckpointReader, Pin, TenantStore};
+use godwit_types::{CheckpointId, LineageName, OpId, Owner, Tenant, names};
+use godwit_wire::parse;
+use tokio::time::{Instant, sleep};
+
+use super::ask::{self, Asked, From};
+use super::{Asking, RestoreError, release};
+use crate::driver::Log;
+use crate::identity::{Identity, Sandbox};
+
+/// For whoever had the lineage before to let go of it: the pod object of a set's earlier pod is gone before its agent has said so.
+const OTHERS_LEAVE: Duration = Duration::from_secs(20);
+/// Between two looks at who has it.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Found in a store.
+pub(super) struct Wanted {
+    /// Name of the store.
+    pub(super) store_name: String,
+    pub(super) tenant: TenantStore,
+    pub(super) point: Point,
+}
+
+/// Of what it is a continuation or a copy.
+pub(super) enum Point {
+    /// This one. It was pinned when it was opened; that it exists is for the machine to check.
+    Named(Box<CheckpointReader>),
+    /// What this lineage has.
+    Latest(Latest),
+}
+
+/// A lineage as the pod that goes on with it sees it.
+pub(super) struct Latest {
+    pub(super) lineage: LineageName,
+    /// What the pod was made from.
+    template: Option<String>,
+    /// Whether it is to start from its image all the same.
+    never: bool,
+    /// It did not ask for its memory but only to have it kept: it may do without.
+    may_begin_anew: bool,
+}
+
+impl Wanted {
+    pub(super) async fn find(
+        asking: &Asking<'_>,
+        pinned: &mut Option<Pin>,
+    ) -> Result<Self, RestoreError> {
+        let asked = Asked::read(asking.begin)?;
+        let (store_name, store) = asking.node.store(asked.store.as_deref())?;
+        let store_name = store_name.to_owned();
+        let named = match &asking.begin.joins {
+            Some(join) => Some(parse("checkpoint", &join.checkpoint)?),
+            None => asked.from.checkpoint(),
+        };
+        let Some(checkpoint) = named else {
+            let identity = identity(asking).await?;
+            let never = asked.from == From::Never;
+            let Identity { tenant, stable, template, .. } = identity;
+            let lineage = stable.ok_or_else(|| RestoreError::Ambiguous {
+                container: asking.begin.container.clone(),
+            })?;
+            let asks = ask::annotation(&asking.begin.annotations, names::RESTORE_FROM).is_some();
+            let latest = Latest { lineage, template, never, may_begin_anew: !asks };
+            let point = Point::Latest(latest);
+            return Ok(Self { store_name, tenant: store.tenant(&tenant), point });
+        };
+        let tenant = store.tenant(&tenant_of(asking)?);
+        let (pin, reader) = tenant.pin_and_open(checkpoint, asking.op, &asking.me).await?;
+        *pinned = Some(pin);
+        Ok(Self { store_name, tenant, point: Point::Named(Box::new(reader)) })
+    }
+
+    /// Whether a pod for which its point can never be restored starts from its image. Who names a point wants that and nothing else.
+    pub(super) fn gives_way(&self, to: &RestoreError) -> bool {
+        let by_wish = matches!(to, RestoreError::Never { .. } | RestoreError::OtherTemplate { .. });
+        matches!(&self.point, Point::Latest(latest) if by_wish || latest.may_begin_anew)
+    }
+
+    /// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.
+    pub(super) async fn reader_of(
+        &self,
+        (op, me): (OpId, &Owner),
+        checkpoint: CheckpointId,
+        pinned: &mut Option<Pin>,
+    ) -> Result<CheckpointReader, RestoreError> {
+        if let Point::Named(reader) = &self.point
+            && reader.manifest().id == checkpoint
+        {
+            return Ok((**reader).clone());
+        }
+        let (pin, reader) = self.tenant.pin(checkpoint, op, me).await?;
+        if let Some(former) = pinned.replace(pin) {
+            release(former).await;
+        }
+        Ok(reader)
+    }
+}
+
+impl Latest {
+    /// Whether a point of the lineage is for this pod at all.
+    ///
+    /// # Errors
+    /// It is not: the pod starts from its image.
+    pub(super) fn check(&self, manifest: &Manifest) -> Result<(), RestoreError> {
+        if self.never {
+            return Err(RestoreError::Never { checkpoint: manifest.id });
+        }
+        let (was, is) = (&manifest.source.template, &self.template);
+        if was != is {
+            let word = |template: &Option<String>| template.clone().unwrap_or_default();
+            return Err(RestoreError::OtherTemplate {
+                checkpoint: manifest.id,
+                was: word(was),
+                is: word(is),
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else owns the lineage, for a while. Who still does then is told by the machine.
+    pub(super) async fn wait_for_others(&self, log: &dyn Log, me: &Owner) {
+        let deadline = Instant::now() + OTHERS_LEAVE;
+        while Instant::now() < deadline && is_anothers(log, me).await {
+            sleep(EVERY).await;
+        }
+    }
+}
+
+async fn is_anothers(log: &dyn Log, me: &Owner) -> bool {
+    let Read::Known(Some(newest)) = log.newest().await else { return false };
+    matches!(&newest.state, State::Owned { owner, .. } if !same_place(owner, me))
+}
+
+/// Which logical pod starts.
+async fn identity(asking: &Asking<'_>) -> Result<Identity, RestoreError> {
+    let get = |name| ask::annotation(&asking.begin.annotations, name).filter(|a| !a.is_empty());
+    let alone = || RestoreError::NoPod { container: asking.begin.container.clone() };
+    let need = |name| get(name).ok_or_else(alone);
+    let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME, names::SANDBOX_UID];
+    let [space, name, uid] = pod.map(need);
+    let sandbox = Sandbox {
+        namespace: &asking.begin.namespace,
+        id: need(names::SANDBOX_ID)?,
+        pod: [space?, name?, uid?],
+    };
+    Ok(Identity::of(&asking.node.containerd, sandbox).await?)
+}
+
+/// Where its checkpoints are: that of its pod's namespace.
+fn tenant_of(asking: &Asking<'_>) -> Result<Tenant, RestoreError> {
+    let get = |name| ask::annotation(&asking.begin.annotations, name).filter(|a| !a.is_empty());
+    match (get(names::SANDBOX_UID), get(names::SANDBOX_NAMESPACE)) {
+        (Some(_), Some(namespace)) => Ok(parse("namespace", namespace)?),
+        _ => Ok(Tenant::node()),
+    }
+}
