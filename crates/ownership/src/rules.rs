@@ -38,6 +38,8 @@ pub enum Rule {
     FenceSettled,
     /// Idempotence of a take-over is by incarnation and operation, not by node.
     Idempotence,
+    /// A life consumes its request when its tasks run, not when they may.
+    LivesFirst,
     /// Proved deaths are written into the log: no lineage is owned by nobody.
     DeathEntries,
     /// Tasks that died before their first life give `stop`, not `end`.

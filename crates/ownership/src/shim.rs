@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Start ─► (prove other lives dead) ─► Ask ─┬─ Plan ─► restore ─► Held ─┐
-//!                                           └─ (cold) ──────────────────┴─► Commit: fence ─► Committing ─┬─ Resume ─► running
-//!                                                                                                        └─ Abort ──► dead
+//!                                           └─ (cold) ──────────────────┴─► Commit: fence ─► Committing ─┬─ Resume: let go ─► running: fence
+//!                                                                                                        └─ Abort ─────────► dead
 //! running ─ Begin: fence ─► Freeze ─► frozen ─┬─ Thaw, Cancel, deadline, connection's end ──► running
 //!                                             └─ Seal ─► sealed ─┬─ Unseal (newest entry names us) ─► running
 //!                                                                ├─ Stopped (our stop) ────────────► dead
@@ -23,7 +23,7 @@ mod start;
 mod tests;
 mod words;
 
-use godwit_types::{Incarnation, OpId, Outcome, Owner};
+use godwit_types::{Incarnation, OpId, Outcome, Owner, Seq};
 
 use crate::admit::Refusal;
 use crate::entry::Entry;
@@ -67,6 +67,8 @@ enum Op {
         asked: Option<Asked>,
         conn: Option<Conn>,
     },
+    /// Held tasks are let go; what they consume is not consumed before they run.
+    Releasing(Released),
     Checkpoint(Checkpoint),
     Sealed {
         entry: Box<Entry>,
@@ -93,6 +95,16 @@ struct Attempt {
     conn: Option<Conn>,
     /// It may go on while nobody can be asked.
     offline: bool,
+}
+
+/// A life whose entry is won.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
+struct Released {
+    seq: Seq,
+    /// What it consumes.
+    asked: Option<Asked>,
+    conn: Option<Conn>,
 }
 
 /// A checkpoint before its seal.
@@ -172,6 +184,7 @@ impl ShimMachine {
             Op::None => Phase::Idle,
             Op::Proving(_) | Op::Asking(_) | Op::Restoring(_) | Op::Held(_) => Phase::Starting,
             Op::Committing { .. } => Phase::Committing,
+            Op::Releasing(_) => Phase::Releasing,
             Op::Checkpoint(_) => Phase::Checkpointing,
             Op::Sealed { .. } => Phase::Sealed,
             Op::Thawing { .. } => Phase::Thawing,
@@ -208,6 +221,7 @@ impl ShimMachine {
             | Event::Start(_)
             | Event::StartDeadline
             | Event::Held
+            | Event::Released
             | Event::RestoreFailed { .. }
             | Event::Proved(_) => self.on_start_event(event),
             Event::CriuStarted
@@ -264,7 +278,7 @@ impl ShimMachine {
             _ if matches!(self.tasks, Tasks::Running | Tasks::Frozen) => {
                 Holds::Running { owes_cold: self.owes_cold.clone() }
             }
-            Op::None | Op::Thawing { .. } | Op::Checkpoint(_) => Holds::Nothing,
+            Op::None | Op::Thawing { .. } | Op::Checkpoint(_) | Op::Releasing(_) => Holds::Nothing,
             Op::Proving(_) | Op::Asking(_) | Op::Restoring(_) | Op::Held(_) => Holds::Starting,
         }
     }
@@ -284,6 +298,10 @@ impl ShimMachine {
             Op::Committing { conn, .. } if *conn == Some(ended) => {
                 *conn = None;
                 self.committing_and_alone()
+            }
+            Op::Releasing(released) => {
+                released.conn.take_if(|to| *to == ended);
+                vec![]
             }
             Op::Thawing { reply, .. } => {
                 reply.take_if(|(to, _)| *to == ended);
@@ -359,6 +377,7 @@ impl ShimMachine {
             Op::Checkpoint(checkpoint) => Some(checkpoint.conn),
             Op::Asking(attempt) | Op::Restoring(attempt) | Op::Held(attempt) => attempt.conn,
             Op::Sealed { conn, .. } | Op::Committing { conn, .. } => *conn,
+            Op::Releasing(released) => released.conn,
             Op::Thawing { reply, .. } => reply.as_ref().map(|(to, _)| *to),
             Op::None | Op::Proving(_) | Op::Killing { .. } => None,
         };
@@ -366,7 +385,7 @@ impl ShimMachine {
     }
 
     fn is_starting(&self) -> bool {
-        matches!(self.phase(), Phase::Starting | Phase::Committing)
+        matches!(self.phase(), Phase::Starting | Phase::Committing | Phase::Releasing)
     }
 
     fn on_fence_failed(&mut self) -> Vec<Action> {
@@ -391,7 +410,7 @@ impl ShimMachine {
         owner.pod_uid == self.pod_uid && owner.incarnation == self.incarnation
     }
 
-    fn slot(&self) -> Option<godwit_types::Seq> {
+    fn slot(&self) -> Option<Seq> {
         self.fence.as_ref().and_then(|fence| fence.slot)
     }
 

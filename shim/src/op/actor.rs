@@ -253,10 +253,12 @@ impl Actor {
             }
             Action::RunHeld => {
                 let several = self.starting.as_ref().is_some_and(Starting::is_of_several);
-                if !self.run_held().await {
+                return Next::Then(match self.run_held().await {
+                    true => Event::Released,
                     // Of several, some may run.
-                    return Next::Instead(if several { Event::Kill } else { Event::Died });
-                }
+                    false if several => Event::Kill,
+                    false => Event::Died,
+                });
             }
             // Whoever called Start does it when it is answered, which is next.
             Action::RunCold => {}
@@ -367,8 +369,10 @@ impl Actor {
             Phase::Starting if self.machine.tasks() == Tasks::Running => {
                 self.feed(Event::StartDeadline).await;
             }
-            Phase::Committing if self.machine.tasks() == Tasks::Running => {}
-            Phase::Starting | Phase::Committing => self.feed(Event::Kill).await,
+            Phase::Committing | Phase::Releasing if self.machine.tasks() == Tasks::Running => {}
+            Phase::Starting | Phase::Committing | Phase::Releasing => {
+                self.feed(Event::Kill).await;
+            }
             Phase::Idle | Phase::Sealed | Phase::Thawing | Phase::Killing => {}
         }
     }

@@ -135,7 +135,7 @@ impl Actor {
         let resumes = self.starting.as_ref().is_some_and(|starting| starting.granted);
         match (self.machine.phase(), self.machine.tasks()) {
             (Phase::Sealed, _) => PodState::Sealed,
-            (Phase::Starting | Phase::Committing, Tasks::Held) | (Phase::Committing, _) => {
+            (Phase::Starting, Tasks::Held) | (Phase::Committing | Phase::Releasing, _) => {
                 PodState::Held
             }
             (Phase::Starting, _) => PodState::Restoring,

@@ -66,6 +66,14 @@ pub(super) struct Sandbox {
     pub ran: bool,
     /// CRIU restores this point.
     pub restoring: Option<u8>,
+    /// CRIU lets them go.
+    pub releasing: bool,
+}
+
+impl Sandbox {
+    pub(super) fn new(life: u8, machine: ShimMachine, truth: Truth) -> Self {
+        Self { life, machine, truth, ran: false, restoring: None, releasing: false }
+    }
 }
 
 /// Tasks that run although their shim is gone.
@@ -170,8 +178,7 @@ impl Place {
         let first = start_call(0, None, true, true, OnLost::Image);
         machine.step(shim::Event::Start(Box::new(first)));
         machine.adopt_fence(fence.clone());
-        let sandbox =
-            Sandbox { life: 0, machine, truth: Truth::Running, ran: false, restoring: None };
+        let sandbox = Sandbox::new(0, machine, Truth::Running);
         Self { fence, shim: Some(Box::new(sandbox)), ..Self::target(0) }
     }
 
@@ -204,10 +211,16 @@ impl Place {
         self.shim.as_ref().map_or(0, |shim| shim.life)
     }
 
+    /// CRIU lets the tasks go: they run next, or never.
+    pub(super) fn is_releasing(&self) -> bool {
+        self.shim.as_ref().is_some_and(|shim| shim.releasing)
+    }
+
     /// Whether the agent has sent its word that the tasks may run.
     fn permitted(&self) -> bool {
         let permits = |m: &ToShim| matches!(m, ToShim::Resume { .. } | ToShim::Unseal { .. });
-        self.link.as_ref().is_some_and(|link| link.to_shim.iter().any(permits))
+        self.is_releasing()
+            || self.link.as_ref().is_some_and(|link| link.to_shim.iter().any(permits))
     }
 
     /// A forced take-over landed elsewhere.

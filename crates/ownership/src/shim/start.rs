@@ -8,7 +8,9 @@
 
 use godwit_types::CheckpointId;
 
-use super::{Action, Attempt, Conn, Event, Op, ShimMachine, StartCall, Tasks, refused, send};
+use super::{
+    Action, Attempt, Conn, Event, Op, Released, ShimMachine, StartCall, Tasks, refused, send,
+};
 use crate::admit::Refusal;
 use crate::entry::Entry;
 use crate::fence::{Fence, FenceState, LineageRef};
@@ -29,6 +31,7 @@ impl ShimMachine {
             Event::AgentAway => self.lose_agent(),
             Event::StartDeadline => self.start_deadline(),
             Event::Held => self.held(),
+            Event::Released => self.released(),
             Event::RestoreFailed { never } => self.restore_failed(never),
             _ => vec![],
         }
@@ -216,21 +219,44 @@ impl ShimMachine {
         if !ours {
             return vec![refused(from, Refusal::Settling)];
         }
-        let run = if self.tasks == Tasks::Held { Action::RunHeld } else { Action::RunCold };
+        let held = self.tasks == Tasks::Held;
         self.tasks = Tasks::Running;
+        let released = Released { seq: entry.seq, asked, conn: Some(from) };
+        if held {
+            let early =
+                if self.rules.hold(Rule::LivesFirst) { None } else { self.lives(&released) };
+            self.op = Op::Releasing(released);
+            return early.into_iter().chain([Action::RunHeld]).collect();
+        }
+        let told = self.runs(&released);
+        std::iter::once(Action::RunCold).chain(told).collect()
+    }
+
+    /// The held tasks run: only now is there a life that consumes its request. Their CRIU may die until the last moment, and who
+    /// starts then must get its memory.
+    fn released(&mut self) -> Vec<Action> {
+        let Op::Releasing(released) = &self.op else { return vec![] };
+        let released = released.clone();
+        self.runs(&released)
+    }
+
+    /// Tells that they run, then writes it down: a life goes on whose fence still says less than is true.
+    fn runs(&mut self, released: &Released) -> Vec<Action> {
         self.op = Op::None;
-        // After they run: a request that nobody lived by is not consumed. After the answers too: a life goes on whose fence still
-        // says less than is true.
-        let incarnation = self.incarnation;
-        let written = self.mark(|fence| {
+        let written = self.lives(released);
+        let told = released.conn.map(|conn| send(conn, ToAgent::Resumed));
+        told.into_iter().chain([Action::Started(Ok(()))]).chain(written).collect()
+    }
+
+    fn lives(&mut self, released: &Released) -> Option<Action> {
+        let (incarnation, asked, seq) = (self.incarnation, released.asked, released.seq);
+        self.mark(|fence| {
             fence.incarnation = incarnation;
             fence.state = FenceState::Owned;
             fence.lived = true;
             fence.consumed = asked.or(fence.consumed);
-            fence.seen = fence.seen.max(Some(entry.seq));
-        });
-        let told = [run, send(from, ToAgent::Resumed), Action::Started(Ok(()))];
-        told.into_iter().chain(written).collect()
+            fence.seen = fence.seen.max(Some(seq));
+        })
     }
 
     pub(super) fn abort(&mut self, from: Conn, why: Refusal) -> Vec<Action> {

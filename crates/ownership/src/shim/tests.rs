@@ -129,6 +129,7 @@ fn events() -> Vec<Event> {
         call(true),
         Event::StartDeadline,
         Event::Held,
+        Event::Released,
         Event::RestoreFailed { never: true },
         Event::Proved(true),
         Event::Proved(false),
@@ -180,7 +181,8 @@ fn every_message_in_every_state_is_answered_once() {
             .filter(|action| matches!(action, Action::Send { to, .. } if to == from))
             .count();
         let later = actions.iter().any(|a| {
-            matches!(a, Action::Freeze | Action::Thaw | Action::Kill | Action::Restore(_))
+            let begins = matches!(a, Action::Freeze | Action::Thaw | Action::Kill);
+            begins || matches!(a, Action::Restore(_) | Action::RunHeld)
         }) || after.phase() == Phase::Killing;
         assert!(
             answers == 1 || answers == 0 && later,
@@ -322,6 +324,42 @@ fn the_fence_is_written_before_the_agent_hears_of_it() {
     });
 }
 
+/// Up to the entry whose tasks are held.
+fn claim() -> impl Iterator<Item = Event> {
+    let commit = ToShim::Commit { at: at(), entry: taken(mine()) };
+    let before = [call(true), Event::Proved(true), Event::Asked(Conn(1))];
+    let plan = said(1, ToShim::Plan { checkpoint: point() });
+    before.into_iter().chain([plan, Event::Held, said(1, commit)])
+}
+
+#[test]
+fn who_starts_after_held_tasks_that_never_ran_asks_for_its_memory_again() {
+    for fails in [Event::Died, Event::Kill] {
+        let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
+        claim().for_each(|event| drop(shim.step(event)));
+        assert_eq!(shim.step(said(1, ToShim::Resume { entry: taken(mine()) })), [Action::RunHeld]);
+        let told = shim.step(fails).into_iter().chain(shim.step(Event::Killed));
+        let told: Vec<_> = told.collect();
+        assert!(told.iter().any(|a| matches!(a, Action::Started(Err(_)))), "{told:?}");
+        assert!(!writes(&told), "{told:?}");
+        assert_eq!(shim.step(call(true)), [Action::Prove]);
+        let asks = shim.step(Event::Proved(true));
+        let [Action::Ask(ask)] = &asks[..] else { panic!("{asks:?}") };
+        assert!(!ask.consumed(), "{ask:?}");
+    }
+}
+
+#[test]
+fn a_life_consumes_its_request_once_it_runs() {
+    let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
+    claim().for_each(|event| drop(shim.step(event)));
+    shim.step(said(1, ToShim::Resume { entry: taken(mine()) }));
+    let told = shim.step(Event::Released);
+    let fence = shim.fence().unwrap();
+    assert!(fence.lived && fence.consumed.is_some() && writes(&told), "{told:?}");
+    assert!(told.contains(&Action::Send { to: Conn(1), message: ToAgent::Resumed }));
+}
+
 fn said(from: u32, message: ToShim) -> Event {
     Event::Message { from: Conn(from), message }
 }
@@ -332,12 +370,6 @@ fn writes(actions: &[Action]) -> bool {
 
 #[test]
 fn a_fence_that_could_not_be_written_is_written_before_anything_builds_on_it() {
-    let claim = || {
-        let commit = ToShim::Commit { at: at(), entry: taken(mine()) };
-        let before = [call(true), Event::Proved(true), Event::Asked(Conn(1))];
-        let plan = said(1, ToShim::Plan { checkpoint: point() });
-        before.into_iter().chain([plan, Event::Held, said(1, commit)])
-    };
     let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
     let first = claim().map(|event| shim.step(event)).last().unwrap();
     assert!(writes(&first), "{first:?}");

@@ -33,6 +33,8 @@ pub enum Event {
     StartDeadline,
     /// Every task is restored, held at post-restore and in the right namespaces.
     Held,
+    /// Answer to [`Action::RunHeld`]: all tasks run. If they do not: [`Event::Died`], or, where some may run, [`Event::Kill`].
+    Released,
     /// The restore failed and nothing of it is left: deleted, cgroup empty.
     RestoreFailed {
         /// Whether no other try of this point here can succeed.
@@ -113,7 +115,7 @@ pub enum Action {
     Kill,
     /// Restore this point by the agent's plan and hold.
     Restore(CheckpointId),
-    /// Let the held tasks run.
+    /// Let the held tasks run. Answer: [`Event::Released`], or their end.
     RunHeld,
     /// Start the container from its image.
     RunCold,
@@ -145,6 +147,8 @@ pub enum Phase {
     Starting,
     /// A start waits for its slot.
     Committing,
+    /// Held tasks are being let go.
+    Releasing,
     /// A checkpoint has begun, not sealed.
     Checkpointing,
     /// Only a settled slot lets it go.

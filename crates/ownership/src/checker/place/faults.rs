@@ -75,7 +75,6 @@ impl Place {
         let fence = self.fence.clone();
         self.asked |= setting.asks_anew;
         let machine = ShimMachine::under(setting.rules, ids::pod_uid(self.n), incarnation, fence);
-        let (truth, ran, restoring) = (Truth::Dead, false, None);
-        self.shim = Some(Box::new(Sandbox { life, machine, truth, ran, restoring }));
+        self.shim = Some(Box::new(Sandbox::new(life, machine, Truth::Dead)));
     }
 }

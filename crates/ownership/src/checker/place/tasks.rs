@@ -60,7 +60,11 @@ impl Place {
                 effect.ignored = self.asked;
                 self.runs(effect);
             }
-            shim::Action::RunHeld => self.runs(effect),
+            shim::Action::RunHeld => {
+                if let Some(shim) = &mut self.shim {
+                    shim.releasing = true;
+                }
+            }
             shim::Action::Started(_) => {}
         }
     }
@@ -70,6 +74,7 @@ impl Place {
             shim.truth = truth;
             shim.ran = ran;
             shim.restoring = None;
+            shim.releasing = false;
         }
     }
 
@@ -86,6 +91,16 @@ impl Place {
         self.shim_hears(shim::Event::CriuStarted, effect);
         let end = CriuEnd { dumped: false, frozen: false, killed: false };
         self.shim_hears(shim::Event::CriuEnded(end), effect);
+    }
+
+    /// CRIU has let the tasks go, or has died of it.
+    pub(in crate::checker) fn released(&mut self, fails: bool, effect: &mut Effect) {
+        if fails {
+            self.set(Truth::Dead, false);
+            return self.shim_hears(shim::Event::Died, effect);
+        }
+        self.runs(effect);
+        self.shim_hears(shim::Event::Released, effect);
     }
 
     /// The restore of the point ends.

@@ -67,11 +67,21 @@ impl Moves<'_> {
         if !self.place.up {
             return self.add("node boots", true, Budget::Free, |p, _| p.up = true);
         }
+        if self.place.is_releasing() {
+            return self.release();
+        }
         self.agent_faults();
         self.hard_faults(setting);
         self.people();
         self.shim();
         self.agent(setting);
+    }
+
+    /// They run, or CRIU dies at the very end.
+    fn release(&mut self) {
+        self.add("the held tasks are let go", true, Budget::Free, |p, e| p.released(false, e));
+        let label = "CRIU dies as it lets the held tasks go: none runs";
+        self.add(label, false, Budget::Hard, |p, e| p.released(true, e));
     }
 
     fn agent_faults(&mut self) {
