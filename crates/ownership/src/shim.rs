@@ -23,6 +23,8 @@ mod start;
 mod tests;
 mod words;
 
+use std::collections::BTreeSet;
+
 use godwit_types::{Incarnation, OpId, Outcome, Owner, Seq};
 
 use crate::admit::Refusal;
@@ -97,6 +99,9 @@ struct Attempt {
     offline: bool,
 }
 
+/// Containers of an operation, by number.
+type Members = BTreeSet<u16>;
+
 /// A life whose entry is won.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
@@ -116,8 +121,10 @@ struct Checkpoint {
     conn: Conn,
     /// CRIUs that live.
     live: u8,
-    /// CRIUs that ended well.
-    dumped: u8,
+    /// Containers whose CRIU ended well.
+    dumped: Members,
+    /// How many containers the operation froze; none before that.
+    frozen: u16,
     /// Nothing ran since it was frozen, as far as is known.
     intact: bool,
 }
@@ -226,7 +233,7 @@ impl ShimMachine {
             | Event::Proved(_) => self.on_start_event(event),
             Event::CriuStarted
             | Event::CriuEnded(_)
-            | Event::Frozen
+            | Event::Frozen { .. }
             | Event::FreezeFailed
             | Event::FreezeDeadline
             | Event::Woken

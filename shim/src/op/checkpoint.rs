@@ -54,6 +54,8 @@ pub(super) struct Checkpoint {
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     number: u64,
+    /// Of the container, among those of the operation.
+    member: u16,
     container: Arc<Container>,
     pub(super) pidfd: Arc<OwnedFd>,
     /// What was seen at its end.
@@ -77,9 +79,9 @@ impl End {
 
     /// What it is to the machine. `frozen`: the operation keeps the container frozen *now*. A CRIU that died while the freezing
     /// was under way had not touched a task, and the container is frozen all the same.
-    fn told(self, frozen: bool) -> CriuEnd {
+    fn told(self, member: u16, frozen: bool) -> CriuEnd {
         let killed = self.is_damage();
-        CriuEnd { dumped: self.in_freeze && self.intact, frozen: frozen && !killed, killed }
+        CriuEnd { member, dumped: self.in_freeze && self.intact, frozen: frozen && !killed, killed }
     }
 }
 
@@ -207,7 +209,7 @@ impl Actor {
         let Some(session) = checkpoint.sessions.iter().find(|s| s.number == number) else { return };
         let Some(end) = *session.over.borrow() else { return };
         let container = session.container.id().to_owned();
-        let end = end.told(checkpoint.since.is_some());
+        let end = end.told(session.member, checkpoint.since.is_some());
         info!(container, ?frost, damaged = end.killed, "CRIU ended");
         if end.killed && self.machine.phase() == Phase::Checkpointing {
             self.trouble = Some(Trouble::Damaged { container, reason: was_killed() });
@@ -339,6 +341,11 @@ impl Checkpoint {
         }
     }
 
+    /// How many containers it has.
+    pub(super) fn members(&self) -> u16 {
+        u16::try_from(self.containers.len()).unwrap_or(u16::MAX)
+    }
+
     /// pidfds of the CRIUs that live.
     pub(super) fn live_criu(&self) -> Vec<Arc<OwnedFd>> {
         let live = self.sessions.iter().filter(|session| session.over.borrow().is_none());
@@ -352,10 +359,11 @@ impl Checkpoint {
         pidfd: OwnedFd,
         inputs: tokio::sync::mpsc::Sender<Input>,
     ) -> Result<()> {
-        let container = self.containers.iter().find(|container| container.id() == id);
-        let container = Arc::clone(container.ok_or_else(|| {
-            Error::NotFound(format!("{id} is not a container of this operation"))
-        })?);
+        let mut members = (0..).zip(&self.containers);
+        let (member, container) = members
+            .find(|(_, container)| container.id() == id)
+            .ok_or_else(|| Error::NotFound(format!("{id} is not a container of this operation")))?;
+        let container = Arc::clone(container);
         let freezer = freezer(&container)?;
         let copy = pidfd.try_clone().map_err(Error::io("duplicate CRIU's pidfd"))?;
         let watched = Watched::new(copy).map_err(Error::io("watch CRIU"))?;
@@ -370,7 +378,7 @@ impl Checkpoint {
             end.send_replace(Some(End { in_freeze, intact }));
             let _ = inputs.send(Input::CriuOver(number, frost)).await;
         });
-        self.sessions.push(Session { number, container, pidfd: Arc::new(pidfd), over });
+        self.sessions.push(Session { number, member, container, pidfd: Arc::new(pidfd), over });
         Ok(())
     }
 

@@ -6,7 +6,8 @@
 use godwit_types::{OpId, Outcome};
 
 use super::{
-    Action, AfterThaw, Checkpoint, Conn, CriuEnd, Event, Op, ShimMachine, Tasks, refused, send,
+    Action, AfterThaw, Checkpoint, Conn, CriuEnd, Event, Members, Op, ShimMachine, Tasks, refused,
+    send,
 };
 use crate::admit::Refusal;
 use crate::entry::Entry;
@@ -39,8 +40,9 @@ impl ShimMachine {
             gone: None,
         };
         let written = self.replace_fence(fence);
-        let (live, dumped, intact) = (0, 0, true);
-        self.op = Op::Checkpoint(Checkpoint { op, outcome, conn: from, live, dumped, intact });
+        let (live, dumped, frozen, intact) = (0, Members::new(), 0, true);
+        let checkpoint = Checkpoint { op, outcome, conn: from, live, dumped, frozen, intact };
+        self.op = Op::Checkpoint(checkpoint);
         written.into_iter().chain([send(from, ToAgent::Begun)]).collect()
     }
 
@@ -61,8 +63,9 @@ impl ShimMachine {
         }
         let Op::Checkpoint(checkpoint) = &mut self.op else { return vec![] };
         match event {
-            Event::Frozen => {
+            Event::Frozen { members } => {
                 let to = checkpoint.conn;
+                checkpoint.frozen = members;
                 checkpoint.intact = true;
                 self.tasks = Tasks::Frozen;
                 vec![send(to, ToAgent::Frozen)]
@@ -88,7 +91,7 @@ impl ShimMachine {
         }
         let Op::Checkpoint(checkpoint) = &mut self.op else { return vec![] };
         checkpoint.live = checkpoint.live.saturating_sub(1);
-        checkpoint.dumped = checkpoint.dumped.saturating_add(u8::from(end.dumped));
+        checkpoint.dumped.extend(end.dumped.then_some(end.member));
         // Whoever reads it as thawed: what this operation has frozen is let go by its thaw, and by nothing else.
         checkpoint.intact &= end.dumped && end.frozen;
         vec![]
@@ -154,7 +157,10 @@ impl ShimMachine {
         };
         let may = checkpoint.outcome.gives_away() || !self.rules.hold(Rule::LeaveRunning);
         let still = self.tasks == Tasks::Frozen && checkpoint.intact;
-        let whole = checkpoint.live == 0 && checkpoint.dumped > 0;
+        // A dump of each, and none that counts for another.
+        let whole = checkpoint.live == 0
+            && checkpoint.frozen > 0
+            && (0..checkpoint.frozen).all(|member| checkpoint.dumped.contains(&member));
         if checkpoint.conn != from || !self.is_me(&entry.by) || !may {
             return vec![refused(from, Refusal::Busy)];
         }

@@ -119,7 +119,8 @@ fn events() -> Vec<Event> {
     let said = from.into_iter().flat_map(|from| {
         messages().into_iter().map(move |message| Event::Message { from, message })
     });
-    let end = |dumped, frozen, killed| Event::CriuEnded(CriuEnd { dumped, frozen, killed });
+    let end =
+        |dumped, frozen, killed| Event::CriuEnded(CriuEnd { member: 0, dumped, frozen, killed });
     let rest = [
         Event::Ended(Conn(1)),
         Event::Ended(Conn(2)),
@@ -137,7 +138,7 @@ fn events() -> Vec<Event> {
         end(true, true, false),
         end(false, false, false),
         end(false, true, true),
-        Event::Frozen,
+        Event::Frozen { members: 1 },
         Event::FreezeFailed,
         Event::FreezeDeadline,
         Event::Woken,
@@ -230,8 +231,8 @@ fn a_criu_that_dies_while_the_pod_is_being_frozen_does_not_leave_it_so() {
         shim.step(said(1, begin));
         shim.step(Event::CriuStarted);
         assert_eq!(shim.step(said(1, ToShim::Freeze)), [Action::Freeze]);
-        shim.step(Event::Frozen);
-        shim.step(Event::CriuEnded(CriuEnd { dumped: false, frozen, killed: false }));
+        shim.step(Event::Frozen { members: 1 });
+        shim.step(Event::CriuEnded(CriuEnd { member: 0, dumped: false, frozen, killed: false }));
         assert_eq!(shim.step(Event::Ended(Conn(1))), [Action::Thaw]);
     }
 }
@@ -240,14 +241,14 @@ fn a_criu_that_dies_while_the_pod_is_being_frozen_does_not_leave_it_so() {
 fn a_pod_that_somebody_thawed_is_not_sealed() {
     let tell = |message| Event::Message { from: Conn(1), message };
     let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
-    let ended = CriuEnd { dumped: true, frozen: true, killed: false };
+    let ended = CriuEnd { member: 0, dumped: true, frozen: true, killed: false };
     let begin = ToShim::Begin { op: OpId::from(3), outcome: Outcome::Stop, at: at() };
     for event in [
         call(false),
         tell(begin),
         tell(ToShim::Freeze),
         Event::CriuStarted,
-        Event::Frozen,
+        Event::Frozen { members: 1 },
         Event::CriuEnded(ended),
         Event::Woken,
     ] {
@@ -257,6 +258,36 @@ fn a_pod_that_somebody_thawed_is_not_sealed() {
     assert_eq!(shim.step(seal), [Action::Thaw]);
     let told = shim.step(Event::Thawed);
     assert!(told.contains(&Action::Send { to: Conn(1), message: ToAgent::NotContinuous }));
+}
+
+/// What a shim that froze this many says to a seal after these dumps.
+fn sealed_after(members: u16, dumps: &[u16]) -> ToAgent {
+    let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
+    let begin = ToShim::Begin { op: OpId::from(3), outcome: Outcome::Stop, at: at() };
+    shim.step(call(false));
+    shim.step(said(1, begin));
+    dumps.iter().for_each(|_| drop(shim.step(Event::CriuStarted)));
+    shim.step(said(1, ToShim::Freeze));
+    shim.step(Event::Frozen { members });
+    for &member in dumps {
+        shim.step(Event::CriuEnded(CriuEnd { member, dumped: true, frozen: true, killed: false }));
+    }
+    let told = shim.step(said(1, ToShim::Seal { entry: stop(), reclaim_after_s: None }));
+    let mut told = told.into_iter().chain(shim.step(Event::Thawed));
+    let answer = |action| match action {
+        Action::Send { message, .. } => Some(message),
+        _ => None,
+    };
+    told.find_map(answer).unwrap()
+}
+
+#[test]
+fn a_pod_is_sealed_when_each_of_its_containers_was_dumped() {
+    assert_eq!(sealed_after(1, &[0]), ToAgent::Sealed);
+    assert_eq!(sealed_after(3, &[2, 0, 1]), ToAgent::Sealed);
+    for too_few in [&[][..], &[1], &[0, 1], &[0, 1, 1], &[0, 0, 0]] {
+        assert_eq!(sealed_after(3, too_few), ToAgent::NotContinuous, "{too_few:?}");
+    }
 }
 
 #[test]

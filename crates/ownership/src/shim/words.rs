@@ -47,7 +47,10 @@ pub enum Event {
     /// A CRIU of the operation ended.
     CriuEnded(CriuEnd),
     /// Answer to [`Action::Freeze`]: every container reads FROZEN and stdio is drained.
-    Frozen,
+    Frozen {
+        /// How many they are.
+        members: u16,
+    },
     /// Answer to [`Action::Freeze`]: some task did not stop; all are thawed again.
     FreezeFailed,
     /// The freeze deadline passed.
@@ -71,6 +74,8 @@ pub enum Event {
 /// How a CRIU ended, read before anybody wrote to the freezer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CriuEnd {
+    /// Whose it was, among the containers of the operation.
+    pub member: u16,
     /// Its post-dump was successful.
     pub dumped: bool,
     /// The operation had frozen the pod, and its cgroup read FROZEN when its pidfd became readable.

@@ -41,8 +41,9 @@ impl Actor {
                     // An exit in the middle is told by itself.
                     let _ = container.shift(Step::Freeze);
                 }
+                let members = checkpoint.members();
                 self.arm();
-                Event::Frozen
+                Event::Frozen { members }
             }
             Err(trouble) => {
                 warn!(pod = self.key, ?trouble, "freezing failed");

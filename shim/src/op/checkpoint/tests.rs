@@ -114,13 +114,13 @@ async fn an_agent_that_dies_while_a_container_is_being_frozen_is_not_waited_for(
 #[test]
 fn how_a_criu_ended_depends_on_what_it_was_doing() {
     let end = |in_freeze, intact| End { in_freeze, intact };
-    let told = |dumped, frozen, killed| CriuEnd { dumped, frozen, killed };
+    let told = |dumped, frozen, killed| CriuEnd { member: 3, dumped, frozen, killed };
     // Done, or killed before it had touched a task, or while it worked.
-    assert_eq!(end(true, true).told(true), told(true, true, false));
-    assert_eq!(end(true, false).told(true), told(false, false, true));
+    assert_eq!(end(true, true).told(3, true), told(true, true, false));
+    assert_eq!(end(true, false).told(3, true), told(false, false, true));
     // Before the freeze, and while the freezing was under way: it is frozen when that is heard.
-    assert_eq!(end(false, false).told(false), told(false, false, false));
+    assert_eq!(end(false, false).told(3, false), told(false, false, false));
     for intact in [false, true] {
-        assert_eq!(end(false, intact).told(true), told(false, true, false));
+        assert_eq!(end(false, intact).told(3, true), told(false, true, false));
     }
 }

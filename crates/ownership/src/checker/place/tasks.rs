@@ -39,8 +39,8 @@ impl Place {
             shim::Action::Freeze => {
                 self.set(Truth::Frozen, false);
                 self.shim_hears(shim::Event::CriuStarted, effect);
-                self.shim_hears(shim::Event::Frozen, effect);
-                let end = CriuEnd { dumped: true, frozen: true, killed: false };
+                self.shim_hears(shim::Event::Frozen { members: 1 }, effect);
+                let end = CriuEnd { member: 0, dumped: true, frozen: true, killed: false };
                 self.shim_hears(shim::Event::CriuEnded(end), effect);
             }
             shim::Action::Thaw => {
@@ -89,7 +89,7 @@ impl Place {
     pub(in crate::checker) fn criu_rolls_back(&mut self, effect: &mut Effect) {
         self.runs(effect);
         self.shim_hears(shim::Event::CriuStarted, effect);
-        let end = CriuEnd { dumped: false, frozen: false, killed: false };
+        let end = CriuEnd { member: 0, dumped: false, frozen: false, killed: false };
         self.shim_hears(shim::Event::CriuEnded(end), effect);
     }
 
