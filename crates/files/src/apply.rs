@@ -15,6 +15,7 @@
 mod attributes;
 mod contents;
 mod devices;
+mod empty;
 mod make;
 
 use std::collections::{HashMap, HashSet};
@@ -33,6 +34,7 @@ use crate::upper::open_below;
 use crate::{FileIndex, FilesError, Halt, Inode, Marks, Node, What};
 
 pub use devices::Devices;
+pub use empty::empty;
 
 /// What the files are put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,8 @@ pub enum Target {
     /// A mounted overlay of the same image (or any root file system of it): deletions are carried out, the overlay writes
     /// its notes itself.
     Merged,
-    /// An empty upper directory of an overlay that is *not* mounted: notes are written with these marks.
+    /// An empty upper directory of an overlay that is *not* mounted: notes are written with these marks. Without marks
+    /// ([`Marks::None`]) an empty directory that is no part of an overlay.
     Upper(Marks),
 }
 
@@ -84,29 +87,6 @@ pub fn apply(request: &Application<'_>) -> Result<Applied, FilesError> {
     let directories = work.forwards()?;
     work.backwards(directories)?;
     Ok(work.applied)
-}
-
-/// Removes what is in a directory. No symbolic link is followed, and the directory must not be one.
-///
-/// # Errors
-/// [`FilesError::Io`]; a part of it may be gone.
-pub fn empty(path: &Path) -> Result<(), FilesError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(rustix::fs::CWD, path, flags, Mode::empty()).at("open", path)?;
-    let io = |attempt: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |source| FilesError::Io { attempt, path, source }
-    };
-    for entry in std::fs::read_dir(path).map_err(io("read", path))? {
-        let entry = entry.map_err(io("read", path))?;
-        let child = entry.path();
-        let removed = match entry.file_type().map_err(io("look at", &child))?.is_dir() {
-            true => std::fs::remove_dir_all(&child),
-            false => std::fs::remove_file(&child),
-        };
-        removed.map_err(io("remove", &child))?;
-    }
-    Ok(())
 }
 
 /// Everything that can be refused before the first change.

@@ -98,6 +98,14 @@ pub enum FilesError {
         /// The directory.
         path: PathBuf,
     },
+    /// What is mounted in a directory of the pod is not the pod's.
+    #[error(
+        "something is mounted on {path:?}, in a directory whose contents are to be put back: unmount it, or start the pod anew"
+    )]
+    Mounted {
+        /// Where.
+        path: PathBuf,
+    },
     /// Somebody asked to stop.
     #[error("the work on files was cancelled")]
     Cancelled,
@@ -113,6 +121,7 @@ impl FilesError {
             | Self::Unsupported { .. }
             | Self::TooMany { .. }
             | Self::Device { .. }
+            | Self::Mounted { .. }
             | Self::NoRoom { .. } => Code::Refused,
             Self::Changed { .. } | Self::NotEmpty { .. } => Code::Precondition,
             Self::Store(e) => e.code(),

@@ -77,6 +77,7 @@ impl FrameSource for Reader {
 /// A container's layer and the checkpoints of it.
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
+    marks: Marks,
     pub(crate) shelf: Arc<Shelf>,
     packs: Option<Arc<PackRegistry>>,
     parent: Option<FileIndex>,
@@ -87,7 +88,13 @@ impl World {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("upper")).unwrap();
-        Self { dir, shelf: Arc::default(), packs: None, parent: None, checkpoints: 0 }
+        let marks = Marks::Trusted;
+        Self { dir, marks, shelf: Arc::default(), packs: None, parent: None, checkpoints: 0 }
+    }
+
+    /// Of a directory that is no part of an overlay.
+    pub(crate) fn plain() -> Self {
+        Self { marks: Marks::None, ..Self::new() }
     }
 
     pub(crate) fn upper(&self) -> PathBuf {
@@ -107,7 +114,7 @@ impl World {
         let table = self.packs.as_ref().map(|p| p.table()).unwrap_or_default();
         let packs = PackRegistry::new(CheckpointId::from(self.checkpoints), table);
         self.packs = Some(Arc::clone(&packs));
-        let upper = Upper::open(&self.upper(), Marks::Trusted).unwrap();
+        let upper = Upper::open(&self.upper(), self.marks).unwrap();
         let sink: Arc<dyn PackSink> = Arc::<Shelf>::clone(&self.shelf);
         Layer::new(upper, packs, sink, Halt::never())
     }

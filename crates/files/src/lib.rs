@@ -39,4 +39,4 @@ pub use index::{
     Chunk, Device, Entry, FileIndex, Inode, Instance, Node, Seen, Time, What, Xattr, limits,
 };
 pub use mapped::MappedFiles;
-pub use upper::{Marks, Upper};
+pub use upper::{Marks, Upper, is_in_memory};

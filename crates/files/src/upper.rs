@@ -25,20 +25,29 @@ pub enum Marks {
     Trusted,
     /// `user.overlay.*`: mounted with `userxattr`.
     User,
+    /// There are none: a directory that is no part of an overlay. What looks like a mark in it is somebody's own, and comes back
+    /// as it was; of a whiteout (a device that opens nothing, and that everybody may make) only that it is one.
+    None,
 }
 
 impl Marks {
-    pub(crate) fn prefix(self) -> &'static [u8] {
+    pub(crate) fn prefix(self) -> Option<&'static [u8]> {
         match self {
-            Self::Trusted => b"trusted.overlay.",
-            Self::User => b"user.overlay.",
+            Self::Trusted => Some(b"trusted.overlay."),
+            Self::User => Some(b"user.overlay."),
+            Self::None => None,
         }
+    }
+
+    /// Whether this is a note of the overlay's, or escaped: what follows the prefix.
+    pub(crate) fn note(self, name: &[u8]) -> Option<&[u8]> {
+        name.strip_prefix(self.prefix()?)
     }
 
     /// The name under which the upper directory holds an attribute of the container's.
     pub(crate) fn escape(self, name: &[u8]) -> Vec<u8> {
-        match name.strip_prefix(self.prefix()) {
-            Some(rest) => [self.prefix(), b"overlay.", rest].concat(),
+        match self.prefix().zip(self.note(name)) {
+            Some((prefix, rest)) => [prefix, b"overlay.", rest].concat(),
             None => name.to_vec(),
         }
     }
@@ -152,6 +161,14 @@ impl AsFd for Upper {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// Whether a directory's files are in memory.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_in_memory(path: &Path) -> Result<bool, FilesError> {
+    Ok(rustix::fs::statfs(path).at("look at the file system of", path)?.f_type == TMPFS)
 }
 
 /// Opens a directory below another: no symbolic link, no mount, nothing above it can be on the way.

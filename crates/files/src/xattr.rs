@@ -44,11 +44,10 @@ pub(crate) fn of_upper(
 ) -> Result<(Vec<Xattr>, Notes), FilesError> {
     let (mut out, mut notes, mut total) = (Vec::new(), Notes::default(), 0);
     for name in names(path).at("list the attributes of", shown)? {
-        let note = name.strip_prefix(marks.prefix());
-        let name = match note {
+        let name = match marks.prefix().zip(marks.note(&name)) {
             // Escaped: the container's own.
-            Some(rest) if rest.starts_with(b"overlay.") => [marks.prefix(), &rest[8..]].concat(),
-            Some(note) => {
+            Some((prefix, rest)) if rest.starts_with(b"overlay.") => [prefix, &rest[8..]].concat(),
+            Some((_, note)) => {
                 notes.read(note, path, shown, &name)?;
                 continue;
             }
@@ -178,5 +177,6 @@ mod tests {
         assert_eq!(Marks::Trusted.escape(b"trusted.overlay.x"), b"trusted.overlay.overlay.x");
         assert_eq!(Marks::Trusted.escape(b"user.overlay.x"), b"user.overlay.x");
         assert_eq!(Marks::User.escape(b"user.overlay.opaque"), b"user.overlay.overlay.opaque");
+        assert_eq!(Marks::None.escape(b"trusted.overlay.x"), b"trusted.overlay.x");
     }
 }

@@ -22,7 +22,7 @@ use godwit_criu_rpc::CriuVersion;
 use godwit_criu_rpc::relay_plan::{
     CONTENTS_FILE, RelayPlan, RestoreOptions, SOURCES_FILE, encode_sources,
 };
-use godwit_files::{Application, Devices, FileIndex, Halt, Target};
+use godwit_files::{Application, Devices, FileIndex, Halt, Marks, Target};
 use godwit_image::{ContainerHead, FrameSource, PackTable, SECTION_FILES, Space, encode_recent};
 use godwit_wire::agent_op::Plan;
 use godwit_wire::memfd;
@@ -188,7 +188,7 @@ impl Stage<'_> {
         godwit_files::empty(path)?;
         let applied = godwit_files::apply(&Application {
             root: path,
-            target: Target::Merged,
+            target: Target::Upper(Marks::None),
             index: &index,
             frames: &**self.frames,
             devices: Devices::of_spec(self.spec),

@@ -42,8 +42,10 @@ pub(super) fn of_directory(
     fchmod(dir, mode(inode)).at("change the mode of", path)?;
     let way = way(dir, b".");
     extended(&way, path, inode, target)?;
-    if let (Target::Upper(marks), What::Directory { opaque: true }) = (target, &inode.what) {
-        let name = [marks.prefix(), b"opaque"].concat();
+    if let (Target::Upper(marks), What::Directory { opaque: true }) = (target, &inode.what)
+        && let Some(prefix) = marks.prefix()
+    {
+        let name = [prefix, b"opaque"].concat();
         lsetxattr(&way, name.as_slice(), b"y", XattrFlags::empty()).at("mark as opaque", path)?;
     }
     futimens(dir, &times(inode)).at("set the times of", path)

@@ -30,6 +30,34 @@ fn paths(captured: &Captured) -> BTreeMap<PathBuf, Node> {
     captured.index.paths().map(|(path, entry)| (path, entry.node.clone())).collect()
 }
 
+/// A program that keeps overlays of its own: a container runtime in a container.
+#[test]
+fn what_looks_like_an_overlays_marks_in_a_plain_directory_comes_back() {
+    let mut world = World::plain();
+    let u = world.upper();
+    let at = |name: &str| u.join(name);
+    std::fs::create_dir_all(at("overlays/upper/hides")).unwrap();
+    assert!(whiteout(&at("overlays/upper/deleted")));
+    assert!(mark(&at("overlays/upper/hides"), "trusted.overlay.opaque", b"y"));
+    assert!(mark(&at("overlays/upper/hides"), "trusted.overlay.redirect", b"/elsewhere"));
+    assert!(mark(&at("overlays/upper"), "user.overlay.impure", b"y"));
+    std::fs::write(at("overlays/upper/empty"), "").unwrap();
+    assert!(mark(&at("overlays/upper/empty"), "trusted.overlay.whiteout", b"y"));
+    assert!(mark(&at("overlays/upper/empty"), "trusted.overlay.overlay.x", b"y"));
+    // From a round, and from the freeze, which believes what the round has found.
+    until_settled(&at("overlays/upper/empty"));
+    let captured = world.checkpoint(|| assert!(whiteout(&at("later"))));
+    let restored = world.empty("restored");
+    // Who starts there needs no right to make devices for it.
+    let (frames, halt) = (world.frames(), Halt::never());
+    let (root, target, index) = (&*restored, crate::Target::Upper(Marks::None), &captured.index);
+    let devices = crate::Devices::Refuse;
+    let application =
+        crate::Application { root, target, index, frames: &frames, devices, halt: &halt };
+    crate::apply(&application).unwrap();
+    assert_eq!(look(&restored), look(&u));
+}
+
 #[test]
 fn everything_that_a_file_can_be_comes_back() {
     let mut world = World::new();
