@@ -362,7 +362,7 @@ async fn prepare(
     });
     let staged = tokio::task::spawn_blocking(move || {
         let container = head.containers.get(index).ok_or(RestoreError::OtherHead)?;
-        fits::memory(container, &spec, &name)?;
+        fits::memory(container, &head, &spec, &name)?;
         let volumes = to_put_back(container, &head, &before)?;
         let images = make_dir(&work_dir.join("images"))?;
         let workspace = make_dir(&run_dir.join("relay"))?;
@@ -397,23 +397,24 @@ fn to_put_back(
     head: &Head,
     before: &[String],
 ) -> Result<Vec<(String, Vec<u8>)>, RestoreError> {
-    let names_of = |container: &ContainerHead| {
-        let spec = container.sections.get(SECTION_SPEC).ok_or(RestoreError::OtherHead)?;
-        let spec: Spec = serde_json::from_slice(spec).map_err(|_| RestoreError::OtherHead)?;
-        let own = binds::pods_own(&spec).into_iter().map(|own| own.name);
-        Ok::<Vec<String>, RestoreError>(own.collect())
-    };
     let mut placed = BTreeSet::new();
     for one in head.containers.iter().filter(|one| before.contains(&one.name)) {
-        placed.extend(names_of(one)?);
+        placed.extend(volumes_of(one)?);
     }
-    let mut all = names_of(container)?;
+    let mut all = volumes_of(container)?;
     all.retain(|name| !placed.contains(name));
     let index = |name: String| {
         let section = head.sections.get(&section_of_volume(&name));
         section.map(|section| (name, section.clone())).ok_or(RestoreError::OtherHead)
     };
     all.into_iter().map(index).collect()
+}
+
+/// Names of the directories of the pod that a container of a checkpoint had.
+fn volumes_of(container: &ContainerHead) -> Result<Vec<String>, RestoreError> {
+    let spec = container.sections.get(SECTION_SPEC).ok_or(RestoreError::OtherHead)?;
+    let spec: Spec = serde_json::from_slice(spec).map_err(|_| RestoreError::OtherHead)?;
+    Ok(binds::pods_own(&spec).into_iter().map(|own| own.name).collect())
 }
 
 /// What is read before anything is written, for a point that fits here, and which of its containers it is for. `None` for one that

@@ -67,13 +67,13 @@ pub enum RestoreError {
     },
     /// The processes would be killed for the lack of memory while it comes back.
     #[error(
-        "NeedsMemory: the checkpoint's processes have {need} of memory, and {container} may use {limit}: give it a \
-         limit above that"
+        "NeedsMemory: processes and directories in memory of the checkpoint have {need}, and {container} may use {limit}: give it \
+         a limit above that"
     )]
     NeedsMemory {
-        /// The container that starts.
+        /// The container that starts, or its pod.
         container: String,
-        /// Private and formerly shared pages.
+        /// Private and formerly shared pages, and what directories of the pod hold in memory.
         need: Bytes,
         /// Its limit.
         limit: Bytes,

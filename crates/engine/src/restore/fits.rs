@@ -1,11 +1,17 @@
 //! Whether a checkpoint fits the container that starts: its image, its memory limit. The node itself is `compat`'s.
 
+mod group;
+
+use std::collections::BTreeMap;
+
+use godwit_criu::mounts::binds;
+use godwit_files::FileIndex;
 use godwit_image::manifest::Container;
-use godwit_image::{ContainerHead, PageSource, Space, SpaceHead};
+use godwit_image::{ContainerHead, Head, PageSource, Space, SpaceHead, section_of_volume};
 use godwit_types::{Bytes, PAGE_SIZE};
 use oci_spec::runtime::Spec;
 
-use super::RestoreError;
+use super::{RestoreError, volumes_of};
 use crate::containerd::RootImage;
 
 /// Processes have files of their image open and mapped: they must be the very same.
@@ -29,22 +35,63 @@ pub(super) fn image(
     })
 }
 
-/// What the processes need at least must be below the limit of memory and swap.
+/// What the processes need at least, and what directories of the pod hold in memory, must be below the limits of memory and swap: that of
+/// the container that starts, to which a directory counts that no other has, and that of its pod.
 ///
 /// # Errors
-/// [`RestoreError::NeedsMemory`].
+/// [`RestoreError::NeedsMemory`]; the head cannot be understood.
 pub(super) fn memory(
     container: &ContainerHead,
+    head: &Head,
     spec: &Spec,
     name: &str,
 ) -> Result<(), RestoreError> {
-    let (need, limit) = (needed(container), limit(spec, free_swap));
+    let held = in_memory(head, spec)?;
+    let alone = sum(alone(container, head, &held)?);
+    below(limit(spec, free_swap), needed(container).0.saturating_add(alone), name)?;
+    let all = sum(head.containers.iter().map(needed)).saturating_add(sum(held.into_values()));
+    let limit = group::limit(spec).map(|limit| Bytes(limit.0.saturating_add(free_swap().0)));
+    below(limit, all, "its pod")
+}
+
+fn below(limit: Option<Bytes>, need: u64, who: &str) -> Result<(), RestoreError> {
     match limit {
-        Some(limit) if need > limit => {
-            Err(RestoreError::NeedsMemory { container: name.to_owned(), need, limit })
+        Some(limit) if need > limit.0 => {
+            Err(RestoreError::NeedsMemory { container: who.to_owned(), need: Bytes(need), limit })
         }
         _ => Ok(()),
     }
+}
+
+fn sum(all: impl IntoIterator<Item = Bytes>) -> u64 {
+    all.into_iter().map(|bytes| bytes.0).fold(0, u64::saturating_add)
+}
+
+/// What directories of the pod that are in memory here get.
+fn in_memory(head: &Head, spec: &Spec) -> Result<BTreeMap<String, Bytes>, RestoreError> {
+    let mut held = BTreeMap::new();
+    for own in binds::pods_own(spec) {
+        let Some(section) = head.sections.get(&section_of_volume(&own.name)) else { continue };
+        if godwit_files::is_in_memory(&own.bind.source)? {
+            held.insert(own.name, Bytes(FileIndex::decode(section)?.bytes()));
+        }
+    }
+    Ok(held)
+}
+
+/// Of these, those that no other container of the checkpoint has.
+fn alone(
+    container: &ContainerHead,
+    head: &Head,
+    held: &BTreeMap<String, Bytes>,
+) -> Result<Vec<Bytes>, RestoreError> {
+    let mut held = held.clone();
+    for other in head.containers.iter().filter(|other| other.name != container.name) {
+        for name in volumes_of(other)? {
+            held.remove(&name);
+        }
+    }
+    Ok(held.into_values().collect())
 }
 
 /// Private pages that are not zero, or that CRIU writes, in every process: what processes shared since a fork is no longer
@@ -90,7 +137,10 @@ fn free_swap_of(meminfo: &str) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use godwit_image::{FrameRef, PackSlot, PageMap, PageRun, SpaceHead};
+    use std::path::Path;
+
+    use godwit_files::{Chunk, Entry, Inode, Node, Seen, Time, What};
+    use godwit_image::{FrameRef, PackSlot, PageMap, PageRun, SECTION_SPEC, SpaceHead};
     use godwit_types::{PageNumber, PageRange};
 
     use super::*;
@@ -153,10 +203,78 @@ mod tests {
             ..ContainerHead::default()
         };
         assert_eq!(needed(&container), Bytes(3 * MIB));
-        assert!(memory(&container, &spec(r#""limit":3145728,"swap":3145728"#), "web").is_ok());
-        let limit = spec(r#""limit":3145727,"swap":3145727"#);
-        let refused = memory(&container, &limit, "web").unwrap_err();
+        let head = Head { containers: vec![container.clone()], ..Head::default() };
+        let memory = |spec: Spec| memory(&container, &head, &spec, "web");
+        assert!(memory(spec(r#""limit":3145728,"swap":3145728"#)).is_ok());
+        let refused = memory(spec(r#""limit":3145727,"swap":3145727"#)).unwrap_err();
         assert!(refused.sentence().starts_with("NeedsMemory: "), "{}", refused.sentence());
+    }
+
+    /// A file of 128 KiB in a directory.
+    fn one_file() -> Vec<u8> {
+        let inode = |what| Inode {
+            mode: 0o700,
+            uid: 0,
+            gid: 0,
+            accessed: Time::default(),
+            modified: Time::default(),
+            xattrs: vec![],
+            what,
+            seen: Seen::default(),
+        };
+        let chunk = Chunk { offset: 0, length: 131_072, frame: 0, at: 0, digest: [0; 16] };
+        let file = What::File { size: 131_072, chunks: vec![chunk] };
+        let entry = |depth, name: &[u8], what| {
+            let (name, node) = (name.to_vec(), Node::Inode(Box::new(inode(what))));
+            Entry { depth, name, node }
+        };
+        let entries = vec![entry(0, b"", What::Directory { opaque: false }), entry(1, b"f", file)];
+        let frames = vec![FrameRef { pack: PackSlot(0), frame: 0 }];
+        FileIndex { frames, entries, ..FileIndex::default() }.encode()
+    }
+
+    /// A container of the pod `u1` with a directory of the pod's at this place.
+    fn with_volume(place: &Path, limits: &str) -> Spec {
+        let place = place.join("pods/u1/volumes/kubernetes.io~empty-dir/c");
+        std::fs::create_dir_all(&place).unwrap();
+        let json = format!(
+            r#"{{"ociVersion":"1.2.0","annotations":{{"io.kubernetes.cri.sandbox-uid":"u1"}},
+            "linux":{{"resources":{{"memory":{{{limits}}}}}}},
+            "mounts":[{{"destination":"/c","type":"bind","source":"{}"}}]}}"#,
+            place.display()
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn what_a_directory_holds_in_memory_is_needed_by_the_one_that_has_it_and_by_the_pod() {
+        let (shm, disk) =
+            (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir_in("/var/tmp").unwrap());
+        let container = |name: &str, spec: &Spec| {
+            let spec = serde_json::to_vec(spec).unwrap();
+            let sections = [(SECTION_SPEC.to_owned(), spec)].into();
+            let spaces = [(Space::Task(1), space(256))].into();
+            ContainerHead { name: name.into(), spaces, sections, ..ContainerHead::default() }
+        };
+        // A page less than memory and file need.
+        let limits = r#""limit":1175552,"swap":1175552"#;
+        let (memory_medium, on_disk) =
+            (with_volume(shm.path(), limits), with_volume(disk.path(), limits));
+        let web = container("web", &memory_medium);
+        let sections = [(section_of_volume("emptyDir/c"), one_file())].into();
+        let mut head = Head { containers: vec![web.clone()], sections, ..Head::default() };
+        assert_eq!(
+            in_memory(&head, &memory_medium).unwrap().into_values().collect::<Vec<_>>(),
+            [Bytes(131_072)]
+        );
+        assert!(memory(&web, &head, &on_disk, "web").is_ok());
+        let refused = memory(&web, &head, &memory_medium, "web").unwrap_err();
+        assert!(
+            matches!(&refused, RestoreError::NeedsMemory { container, .. } if container == "web")
+        );
+        // Where another one may have written it, nobody knows to whom it counts, but to the pod.
+        head.containers.push(container("log", &memory_medium));
+        assert!(memory(&web, &head, &memory_medium, "web").is_ok());
     }
 
     #[test]
@@ -176,6 +294,7 @@ mod tests {
         let container = ContainerHead { spaces, ..ContainerHead::default() };
         assert_eq!(needed(&container), Bytes(u64::MAX));
         let limit = spec(r#""limit":3145727,"swap":3145727"#);
-        assert!(memory(&container, &limit, "web").is_err());
+        let head = Head { containers: vec![container.clone()], ..Head::default() };
+        assert!(memory(&container, &head, &limit, "web").is_err());
     }
 }
