@@ -12,7 +12,7 @@ use godwit_files::Frozen;
 
 use super::CheckpointError;
 use super::dump::{Dump, Dumped, Ender};
-use super::files::Files;
+use super::files::{self, Files};
 use super::shared::{Shared, SharedFrozen};
 
 /// What was taken.
@@ -70,14 +70,22 @@ impl Cut {
         let taken = self.side_by_side(|number, dump| dump.dump(deadline, of(number)))?;
         let (received, files) = taken.into_iter().unzip();
         // Only now every CRIU has made its names for deleted files that are open.
-        let shared: Result<_, _> = shared.into_iter().map(Shared::freeze).collect();
-        match shared {
+        match self.shared(shared) {
             Ok(shared) => Ok(Taken { received, files, shared }),
             Err(error) => {
                 self.0.iter_mut().for_each(Dump::abort);
                 Err(error)
             }
         }
+    }
+
+    /// Reads the directories that they share; what is mapped of them is looked at once for all.
+    fn shared(&self, shared: Vec<Shared>) -> Result<Vec<SharedFrozen>, CheckpointError> {
+        if shared.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mapped = files::mapped(self.0.iter().map(Dump::freezer))?;
+        shared.into_iter().map(|one| one.freeze(&mapped)).collect()
     }
 
     /// Frozen: gives every session its verdict and waits for its CRIU's exit. The pod is frozen by its cgroups again.

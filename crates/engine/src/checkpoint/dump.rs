@@ -24,7 +24,7 @@ use godwit_image::{Sections, Space};
 use godwit_wire::shim_op::Container;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::files::Files;
+use super::files::{self, Files};
 use super::memory::Receiving;
 use super::{CheckpointError, Step, poked};
 
@@ -178,6 +178,11 @@ impl Dump {
         self.namespaces.dumps_ipc() && path_of(&self.spec, LinuxNamespaceType::Ipc).is_some()
     }
 
+    /// By which its container is frozen, and its processes are known.
+    pub(super) fn freezer(&self) -> &Path {
+        &self.freezer
+    }
+
     /// CRIU's pidfd, for the shim.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.session.pidfd()
@@ -216,7 +221,8 @@ impl Dump {
         poked::read_again(&mut received, &self.freezer)?;
         self.namespaces.recheck(self.pid)?;
         self.mounted.frozen_parts(self.pid, &mut self.mounts)?;
-        let files = files.map(Files::freeze).transpose()?;
+        let files =
+            files.map(|files| files.freeze(&files::mapped([self.freezer()])?)).transpose()?;
         Ok((received, files))
     }
 

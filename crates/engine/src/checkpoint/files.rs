@@ -1,7 +1,7 @@
 //! The writable layer of one container, or a directory of the pod: rounds while it runs, the difference in the freeze. Blocking; run on threads that may.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use godwit_capture::Stop;
@@ -26,7 +26,6 @@ pub(super) fn share(whole: Bytes) -> Bytes {
 pub(super) struct Files {
     layer: Layer,
     scan: Scan,
-    cgroups: Vec<PathBuf>,
     budget: Bytes,
 }
 
@@ -44,7 +43,6 @@ impl Files {
     /// [`CheckpointError`]: the layer cannot be read, or its kind is unknown.
     pub(super) fn scan(
         container: &Container,
-        cgroup: PathBuf,
         budget: Bytes,
         parent: Option<&FileIndex>,
         packs: &Arc<PackRegistry>,
@@ -60,16 +58,15 @@ impl Files {
         let options = mount.options.iter().map(String::as_str);
         let Some(upper) = Upper::of_mount(&mount.kind, options)? else { return Ok(None) };
         let stores = Stores { packs, sink, stop };
-        Self::scan_upper(upper, vec![cgroup], budget, parent, stores).map(Some)
+        Self::scan_upper(upper, budget, parent, stores).map(Some)
     }
 
-    /// Makes a round of a layer. Who is in `cgroups` may map files of it.
+    /// Makes a round of a layer.
     ///
     /// # Errors
     /// [`CheckpointError`].
     pub(super) fn scan_upper(
         upper: Upper,
-        cgroups: Vec<PathBuf>,
         budget: Bytes,
         parent: Option<&FileIndex>,
         stores: Stores<'_>,
@@ -78,7 +75,7 @@ impl Files {
         let halt = Halt::when(move || stop.is_raised());
         let layer = Layer::new(upper, Arc::clone(packs), sink, halt);
         let scan = layer.scan(parent)?;
-        Ok(Self { layer, scan, cgroups, budget })
+        Ok(Self { layer, scan, budget })
     }
 
     /// A further round, all of which is handed to the sink.
@@ -91,16 +88,26 @@ impl Files {
         Ok(Self { scan, ..self })
     }
 
-    /// Reads what has changed since. All tasks are held, and CRIU's names for deleted open files are there.
+    /// Reads what has changed since. All tasks are held, and CRIU's names for deleted open files are there. `mapped`: by everybody who
+    /// may map files of it.
     ///
     /// # Errors
     /// [`CheckpointError`].
-    pub(super) fn freeze(self) -> Result<Frozen, CheckpointError> {
-        let mut all = BTreeSet::new();
-        for cgroup in &self.cgroups {
-            all.extend(pids(cgroup)?);
-        }
-        let mapped = MappedFiles::of(all)?;
-        Ok(self.layer.freeze(self.scan, &mapped, self.budget)?)
+    pub(super) fn freeze(self, mapped: &MappedFiles) -> Result<Frozen, CheckpointError> {
+        Ok(self.layer.freeze(self.scan, mapped, self.budget)?)
     }
+}
+
+/// What everybody in these cgroups has mapped.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub(super) fn mapped<'p>(
+    cgroups: impl IntoIterator<Item = &'p Path>,
+) -> Result<MappedFiles, CheckpointError> {
+    let mut all = BTreeSet::new();
+    for cgroup in cgroups {
+        all.extend(pids(cgroup)?);
+    }
+    Ok(MappedFiles::of(all)?)
 }

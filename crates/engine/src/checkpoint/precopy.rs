@@ -3,7 +3,6 @@
 //! Memory is set aside first: it may be waited for, and what was read before would be old then. A pod that is given away, or is larger
 //! than the budget, is read ahead, and what was read is durable before anything is frozen.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -141,15 +140,13 @@ impl Work<'_> {
     /// The first round of the directories that are the pod's alone.
     async fn read_shared(&self, ahead: &Ahead<'_>) -> Result<Vec<Shared>, CheckpointError> {
         let places = shared::places(ahead.sources);
-        let cgroups: Vec<PathBuf> =
-            ahead.sources.iter().map(Source::freezer).collect::<Result<_, _>>()?;
         let budget = self.for_each(ahead);
         let (packs, earlier) = (Arc::clone(ahead.packs), ahead.earlier.cloned());
         let (sink, stop) = (ahead.stage.sink(), self.outside.stop().clone());
         blocking(move || {
             let scan = |place| {
                 let stores = Stores { packs: &packs, sink: Arc::clone(&sink), stop: stop.clone() };
-                Shared::scan(place, cgroups.clone(), budget, earlier.as_deref(), stores)
+                Shared::scan(place, budget, earlier.as_deref(), stores)
             };
             places.into_iter().map(scan).collect()
         })
@@ -227,7 +224,6 @@ impl Work<'_> {
         capture: &Arc<Capture>,
     ) -> Result<Read, CheckpointError> {
         let (name, container) = (source.name.clone(), source.container.clone());
-        let cgroup = source.freezer()?;
         let (capture, earlier) = (Arc::clone(capture), ahead.earlier.cloned());
         let (packs, sink) = (Arc::clone(ahead.packs), ahead.stage.sink());
         let for_files = self.for_each(ahead);
@@ -235,7 +231,7 @@ impl Work<'_> {
         blocking(move || {
             let known = earlier.as_ref().and_then(|e| e.files(&name));
             let known = known.as_ref();
-            let files = Files::scan(&container, cgroup, for_files, known, &packs, sink, stop)?;
+            let files = Files::scan(&container, for_files, known, &packs, sink, stop)?;
             let parent = earlier.as_ref().and_then(|e| e.of(&name));
             let (baselines, stored) = match capture.pre_reads() {
                 true => capture.pre_read(parent).map(|(known, stored)| (Some(known), stored))?,

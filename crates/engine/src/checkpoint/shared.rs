@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use godwit_criu::mounts::binds;
-use godwit_files::{Captured, FileIndex, Frozen, Marks, Upper};
+use godwit_files::{Captured, FileIndex, Frozen, MappedFiles, Marks, Upper};
 use godwit_image::manifest::{IN_THE_HEAD, Volume, VolumeMode};
 use godwit_image::section_of_volume;
 use godwit_types::Bytes;
@@ -70,13 +70,12 @@ impl Shared {
     /// [`CheckpointError`].
     pub(super) fn scan(
         place: Place,
-        cgroups: Vec<PathBuf>,
         budget: Bytes,
         earlier: Option<&Earlier>,
         stores: Stores<'_>,
     ) -> Result<Self, CheckpointError> {
         let known = earlier.and_then(|earlier| earlier.volume(&place.name));
-        let upper = Upper::open(&place.path, Marks::Trusted)?;
+        let upper = Upper::open(&place.path, Marks::None)?;
         let (held, most) = (upper.in_memory()?, MOST_IN_MEMORY);
         if held > most {
             return Err(CheckpointError::Refused(format!(
@@ -84,7 +83,7 @@ impl Shared {
                 place.name
             )));
         }
-        let files = Files::scan_upper(upper, cgroups, budget, known.as_ref(), stores)?;
+        let files = Files::scan_upper(upper, budget, known.as_ref(), stores)?;
         Ok(Self { place, files })
     }
 
@@ -96,12 +95,12 @@ impl Shared {
         Ok(Self { files: self.files.rescan()?, ..self })
     }
 
-    /// Reads what has changed since: every container's tasks are held.
+    /// Reads what has changed since: every container's tasks are held. `mapped`: by all of them.
     ///
     /// # Errors
     /// [`CheckpointError`].
-    pub(super) fn freeze(self) -> Result<SharedFrozen, CheckpointError> {
-        Ok(SharedFrozen { place: self.place, files: self.files.freeze()? })
+    pub(super) fn freeze(self, mapped: &MappedFiles) -> Result<SharedFrozen, CheckpointError> {
+        Ok(SharedFrozen { place: self.place, files: self.files.freeze(mapped)? })
     }
 }
 
