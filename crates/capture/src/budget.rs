@@ -102,19 +102,36 @@ pub fn choose(
     have: Bytes,
     gives_away: bool,
 ) -> Result<Choice, CaptureError> {
-    const SLACK: u64 = 16 << 20;
-    let all = private.0.saturating_add(shared.0);
-    let keep = Bytes(all.saturating_add(all / 8 + SLACK));
+    let keep = to_keep(private, shared);
     if !gives_away && keep <= have {
         return Ok(Choice::Keep { need: keep });
     }
-    let fixed = shared.0.saturating_add(shared.0 / 8 + SLACK + COMPARE_FIXED_BYTES);
+    let fixed = to_compare_none(shared);
     let least = Bytes(fixed.saturating_add(private.0 / 4));
     let most = Bytes(fixed.saturating_add(private.0 + private.0 / 8));
     if least > have {
         return Err(CaptureError::TooBigForBudget { need: least, have });
     }
     Ok(Choice::Compare { need: most.min(have) })
+}
+
+/// The least with which [`choose`] refuses nothing.
+#[must_use]
+pub fn least(private: Bytes, shared: Bytes, gives_away: bool) -> Bytes {
+    let compare = Bytes(to_compare_none(shared).saturating_add(private.0 / 4));
+    if gives_away { compare } else { compare.min(to_keep(private, shared)) }
+}
+
+/// Room for growth, however small it is.
+const SLACK: u64 = 16 << 20;
+
+fn to_keep(private: Bytes, shared: Bytes) -> Bytes {
+    let all = private.0.saturating_add(shared.0);
+    Bytes(all.saturating_add(all / 8 + SLACK))
+}
+
+fn to_compare_none(shared: Bytes) -> u64 {
+    shared.0.saturating_add(shared.0 / 8 + SLACK + COMPARE_FIXED_BYTES)
 }
 
 #[cfg(test)]
@@ -143,6 +160,14 @@ mod tests {
         for (have, gives_away) in [(2 * GIB, true), (GIB, false), (GIB / 2, true)] {
             let choice = choose(private, Bytes(0), Bytes(have), gives_away).unwrap();
             assert!(matches!(choice, Choice::Compare { need } if need.0 <= have));
+        }
+        for (private, shared) in [(0, 0), (GIB, 0), (1 << 20, 1 << 20), (GIB, GIB)] {
+            let (private, shared) = (Bytes(private), Bytes(shared));
+            for gives_away in [true, false] {
+                let least = least(private, shared, gives_away);
+                assert!(choose(private, shared, least, gives_away).is_ok());
+                assert!(choose(private, shared, Bytes(least.0 - 1), gives_away).is_err());
+            }
         }
         let shared = choose(Bytes(0), Bytes(GIB), Bytes(GIB), true);
         assert!(matches!(shared, Err(CaptureError::TooBigForBudget { .. })));

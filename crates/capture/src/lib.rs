@@ -41,7 +41,7 @@ mod work;
 pub use arena::{Arena, Span};
 pub use assemble::{Assembled, Assembly, Laziness, assemble};
 pub use baseline::{Baseline, Baselines};
-pub use budget::{Budget, Choice, Reservation, choose};
+pub use budget::{Budget, Choice, Reservation, choose, least};
 pub use compact::{Compacted, Compaction, compact};
 pub use error::CaptureError;
 pub use known::Parent;

@@ -33,6 +33,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// The least part of the budget with which they can be captured.
+    pub(super) fn least(&self, gives_away: bool) -> Bytes {
+        godwit_capture::least(self.private, self.shared, gives_away)
+    }
+
     /// What files hold that these processes have open and that have no name any more: it is copied beside their memory.
     pub(super) fn deleted_files(&self) -> Bytes {
         let pids = self.targets.iter().filter_map(|target| u32::try_from(target.pid).ok());

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use godwit_capture::{Baselines, MemoryStats};
+use godwit_capture::{Baselines, CaptureError, MemoryStats};
 use godwit_image::PackRegistry;
 use godwit_store::PackStage;
 use godwit_types::Bytes;
@@ -190,7 +190,8 @@ impl Work<'_> {
         Bytes(memory + self.for_files().0 + planned.images.0)
     }
 
-    /// Looks at the memory and decides how it is captured: each container has a part of the budget by its size.
+    /// Looks at the memory and decides how it is captured: of the budget each container has what it needs at least, and of the rest a part
+    /// by its size.
     async fn plan(&self, ahead: &Ahead<'_>) -> Result<Planned, CheckpointError> {
         let budget = self.node.budget.total().0 - self.for_files().0;
         let gives_away = self.spec.outcome.gives_away();
@@ -204,13 +205,16 @@ impl Work<'_> {
             let deleted: u64 = seen.iter().map(|seen| seen.deleted_files().0).sum();
             let images = Bytes(deleted.saturating_mul(COPIES));
             let budget = Bytes(budget.saturating_sub(images.0));
-            let all = seen.iter().map(weight).sum();
-            let plan = |seen: Seen| {
-                let budget = part(budget, weight(&seen), all);
+            let wants: Vec<_> = seen
+                .iter()
+                .map(|seen| Want { least: seen.least(gives_away).0, weight: weight(seen) })
+                .collect();
+            let parts = parts(budget, &wants)?;
+            let plan = |(seen, budget): (Seen, Bytes)| {
                 let (packs, sink, stop) = (Arc::clone(&packs), Arc::clone(&sink), stop.clone());
                 Capture::plan(seen, budget, gives_away, packs, sink, stop).map(Arc::new)
             };
-            let captures = seen.into_iter().map(plan).collect::<Result<_, _>>()?;
+            let captures = seen.into_iter().zip(parts).map(plan).collect::<Result<_, _>>()?;
             Ok(Planned { captures, images })
         })
         .await
@@ -248,6 +252,26 @@ fn weight(seen: &Seen) -> u64 {
     LEAST.saturating_add(seen.private.0).saturating_add(seen.shared.0)
 }
 
+/// What a container needs of the budget.
+#[derive(Debug, Clone, Copy)]
+struct Want {
+    least: u64,
+    weight: u64,
+}
+
+/// The parts of a budget: what each needs at least, then the rest by their weights.
+///
+/// # Errors
+/// [`CaptureError::TooBigForBudget`] with what all of them need.
+fn parts(budget: Bytes, wants: &[Want]) -> Result<Vec<Bytes>, CaptureError> {
+    let total = |of: fn(&Want) -> u64| wants.iter().map(of).fold(0, u64::saturating_add);
+    let (least, weights) = (total(|want| want.least), total(|want| want.weight));
+    let rest = budget.0.checked_sub(least).map(Bytes);
+    let rest = rest.ok_or(CaptureError::TooBigForBudget { need: Bytes(least), have: budget })?;
+    let of = |want: &Want| Bytes(want.least + part(rest, want.weight, weights).0);
+    Ok(wants.iter().map(of).collect())
+}
+
 /// `share` of `all`, of these bytes.
 fn part(bytes: Bytes, share: u64, all: u64) -> Bytes {
     let part = u128::from(bytes.0) * u128::from(share) / u128::from(all.max(1));
@@ -265,5 +289,18 @@ mod tests {
         assert_eq!(parts, [142, 285, 571]);
         assert_eq!(part(Bytes(u64::MAX), 7, 7), Bytes(u64::MAX));
         assert_eq!(part(whole, 0, 0), Bytes(0));
+    }
+
+    #[test]
+    fn who_has_much_to_share_gets_its_least_before_the_rest_is_parted() {
+        // Shared memory counts in full, private memory by a quarter: by size alone the small one would get too little.
+        let wants = [Want { least: 700, weight: 100 }, Want { least: 100, weight: 900 }];
+        let all = parts(Bytes(1000), &wants).unwrap();
+        assert_eq!(all, [Bytes(720), Bytes(280)]);
+        assert_eq!(parts(Bytes(800), &wants).unwrap(), [Bytes(700), Bytes(100)]);
+        assert_eq!(parts(Bytes(1000), &wants[..1]).unwrap(), [Bytes(1000)]);
+        let refused = parts(Bytes(799), &wants).unwrap_err();
+        let CaptureError::TooBigForBudget { need, have } = refused else { panic!("{refused}") };
+        assert_eq!((need, have), (Bytes(800), Bytes(799)));
     }
 }
