@@ -2,10 +2,11 @@
 //!
 //! Owns what Godwit needs of them: the processes and their mappings ([`tasks`]), page maps for a lazy or eager restore
 //! ([`pagemap`]), sockets under another address ([`inet`]), limits of the new spec ([`limits`]), the container's
-//! standard streams ([`descriptors`]), CRIU's own numbers ([`stats`]). Everything that is read may come from a hostile
+//! standard streams ([`descriptors`]), copied files ([`ghosts`]), CRIU's own numbers ([`stats`]). Everything that is read may come from a hostile
 //! checkpoint: sizes and counts are checked before anything is allocated. Judging contents is [`crate::vet`]'s.
 
 pub mod descriptors;
+pub mod ghosts;
 pub mod inet;
 pub mod limits;
 pub mod pagemap;

@@ -212,6 +212,13 @@ pub fn deleted_files(pids: &[u32]) -> Bytes {
     Bytes(found.values().fold(0, |all: u64, file| all.saturating_add(*file)))
 }
 
+/// Whatever these processes have open or mapped that has no name and could be had by others as well: deleted files, memfds, shared memory.
+/// By device and inode; what the kernel calls it. System V segments are the IPC namespace's.
+#[must_use]
+pub fn nameless_files(pids: impl IntoIterator<Item = u32>) -> BTreeMap<(u64, u64), String> {
+    pids.into_iter().flat_map(files::nameless).collect()
+}
+
 /// Reasons in the spec alone.
 #[must_use]
 pub fn of_spec(spec: &Spec) -> Vec<Refusal> {

@@ -21,6 +21,7 @@ mod error;
 mod files;
 mod members;
 pub(crate) mod memory;
+mod nameless;
 mod outside;
 mod parent;
 pub(crate) mod peer;
@@ -346,6 +347,7 @@ async fn examine(
     for source in &sources {
         preflight::check(source, ghost_limit, server.clone()).await?;
     }
+    nameless::check(&sources).await?;
     Ok(sources)
 }
 

@@ -103,23 +103,49 @@ fn mapped_files(pid: u32) -> Vec<Refusal> {
 /// Names under which the kernel shows memory that is no file of anybody: its pages go with the memory.
 const MEMORY: &[&str] = &["/memfd:", "/SYSV", "/dev/zero (deleted)", "/anon_hugepage"];
 
+/// Every file without a name that the process has open or mapped, memory among them, by device and inode; what it was called.
+pub(super) fn nameless(pid: u32) -> BTreeMap<(u64, u64), String> {
+    let of = |name: &str, file: Option<fs::Metadata>| {
+        let file = file.filter(|file| file.nlink() == 0)?;
+        Some(((file.dev(), file.ino()), name.trim_end_matches(DELETED).to_owned()))
+    };
+    let is_one = |name: &str| name.ends_with(DELETED) && !name.starts_with("/SYSV");
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open = fds.filter_map(|fd| {
+        let name = fs::read_link(fd.path()).ok()?;
+        let name = name.to_string_lossy();
+        is_one(&name).then(|| of(&name, fs::metadata(fd.path()).ok()))?
+    });
+    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let maps = String::from_utf8_lossy(&maps);
+    let mapped = of_maps(&maps).into_iter().filter(|mapping| is_one(mapping.name));
+    let mapped = mapped.filter_map(|m| of(m.name, mapped_file(pid, m.place)));
+    open.chain(mapped).collect()
+}
+
+/// How the kernel marks the name of what has none (any more).
+const DELETED: &str = " (deleted)";
+
 /// Regular files without a name that the process has open or mapped, by device and inode, with the bytes that they take.
 pub(super) fn deleted(pid: u32) -> BTreeMap<(u64, u64), u64> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let open = fds.filter_map(|fd| {
         let name = fs::read_link(fd.path()).ok()?;
-        nameless(&name.to_string_lossy(), || fs::metadata(fd.path()).ok())
+        deleted_file(&name.to_string_lossy(), || fs::metadata(fd.path()).ok())
     });
     let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
     let maps = String::from_utf8_lossy(&maps);
     let mapped = of_maps(&maps).into_iter();
-    let mapped = mapped.filter_map(|m| nameless(m.name, || mapped_file(pid, m.place)));
+    let mapped = mapped.filter_map(|m| deleted_file(m.name, || mapped_file(pid, m.place)));
     open.chain(mapped).collect()
 }
 
-/// The kernel marks the name of what has none (any more); other names of the same file may be left.
-fn nameless(name: &str, file: impl FnOnce() -> Option<fs::Metadata>) -> Option<((u64, u64), u64)> {
-    if !name.ends_with(" (deleted)") || MEMORY.iter().any(|memory| name.starts_with(memory)) {
+/// Other names of the same file may be left.
+fn deleted_file(
+    name: &str,
+    file: impl FnOnce() -> Option<fs::Metadata>,
+) -> Option<((u64, u64), u64)> {
+    if !name.ends_with(DELETED) || MEMORY.iter().any(|memory| name.starts_with(memory)) {
         return None;
     }
     let file = file().filter(|file| file.is_file() && file.nlink() == 0)?;
@@ -246,6 +272,12 @@ mod tests {
         memory.set_len(MIB as u64).unwrap();
         let meta = memory.metadata().unwrap();
         assert_eq!((meta.nlink(), counted(pid, &meta)), (0, None), "it goes with the memory");
+        // Both could be had by others.
+        for (file, called) in [(&open, path.to_str().unwrap()), (&memory, "/memfd:memory")] {
+            let meta = file.metadata().unwrap();
+            let found = nameless(pid).remove(&(meta.dev(), meta.ino()));
+            assert_eq!(found.as_deref(), Some(called));
+        }
     }
 
     #[test]

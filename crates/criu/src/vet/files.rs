@@ -1,13 +1,13 @@
 //! Open files of kinds that need a capability, and deleted files that are devices.
 
-use godwit_criu_rpc::image_file::{Kind, MAX_FILE, first_record};
-use godwit_criu_rpc::images::{File, GhostFile};
+use godwit_criu_rpc::image_file::Kind;
+use godwit_criu_rpc::images::File;
 use oci_spec::runtime::{Capability, Spec};
 use rustix::fs::FileType;
 
 use super::{Refusal, creds};
 use crate::Error;
-use crate::images::{ImageDir, read_bounded};
+use crate::images::{ImageDir, ghosts};
 
 /// `fd_types` (`images/fdinfo.proto`) that anybody may have: regular files, pipes, fifos, inet and unix sockets,
 /// eventfd, epoll, inotify, signalfd, terminals, netlink, external files, timerfd, memfd, pidfd.
@@ -22,7 +22,7 @@ const SOCK_RAW: u32 = 3;
 
 pub(super) fn check(images: &ImageDir, spec: &Spec) -> Result<Vec<Refusal>, Error> {
     let mut refusals = open_files(images, spec)?;
-    for name in images.names("ghost-file-")? {
+    for name in ghosts::names(images)? {
         refusals.extend(ghost(images, spec, &name)?);
     }
     Ok(refusals)
@@ -62,13 +62,7 @@ fn needs(file: &File) -> Option<(&'static str, Option<Capability>, &'static str)
 }
 
 fn ghost(images: &ImageDir, spec: &Spec, name: &str) -> Result<Option<Refusal>, Error> {
-    // A ghost file's content follows its record; the record is in the first bytes.
-    let bytes = match read_bounded(&images.path().join(name), MAX_FILE) {
-        Ok(bytes) => bytes,
-        Err(Error::Image { .. }) => head(images, name)?,
-        Err(e) => return Err(e),
-    };
-    let ghost: GhostFile = first_record(Kind::GhostFile, name, &bytes)?;
+    let ghost = ghosts::record(images, name)?;
     let kind = FileType::from_raw_mode(ghost.mode);
     if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
         return Ok(None);
@@ -81,20 +75,9 @@ fn ghost(images: &ImageDir, spec: &Spec, name: &str) -> Result<Option<Refusal>, 
     Ok((!allowed).then(|| Refusal::Device { path: name.to_owned(), major, minor }))
 }
 
-/// The first bytes of a large file.
-fn head(images: &ImageDir, name: &str) -> Result<Vec<u8>, Error> {
-    use std::io::Read as _;
-    let path = images.path().join(name);
-    let mut bytes = Vec::new();
-    std::fs::File::open(&path)
-        .and_then(|f| f.take(4096).read_to_end(&mut bytes))
-        .map_err(Error::reading(&path))?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
-    use godwit_criu_rpc::images::InetSk;
+    use godwit_criu_rpc::images::{GhostFile, InetSk};
     use prost::Message as _;
 
     use super::*;

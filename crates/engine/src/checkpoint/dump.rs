@@ -4,7 +4,7 @@
 //! Owns the image directory on tmpfs, the mount and namespace plans, and the order of the steps of one session. What CRIU
 //! sends as memory goes to the receiver of `memory`; nothing of it is written here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use godwit_capture::{AbortHandle, CaptureError, Laziness, Received};
 use godwit_criu::Error;
 use godwit_criu::dump::{DumpRequest, DumpSession, Verdict};
-use godwit_criu::images::{ImageDir, descriptors, inet, stats, tasks};
+use godwit_criu::images::{ImageDir, descriptors, ghosts, inet, stats, tasks};
 use godwit_criu::launch::{Canceller, Launcher};
 use godwit_criu::mounts::MountPlan;
 use godwit_criu::mounts::capture::{Capture as Mounted, Limits};
@@ -108,6 +108,8 @@ pub(super) struct Dumped {
     pub(super) received: Received,
     /// Which of them must be eager.
     pub(super) laziness: BTreeMap<Space, Laziness>,
+    /// Files without a name that CRIU copied: device and inode.
+    pub(super) ghosts: BTreeSet<(u32, u64)>,
     /// Number of processes.
     pub(super) processes: u64,
     /// What CRIU reports as frozen: milliseconds.
@@ -271,9 +273,10 @@ impl Dump {
         });
         let laziness = laziness.collect();
         let criu_frozen_ms = stats::of_dump(dir)?.frozen.as_secs_f64() * 1e3;
+        let ghosts = ghosts::files(&images)?;
         let images = read_images(dir, self.ghost_limit)?;
         let addresses = self.addresses;
-        Ok(Dumped { images, received, laziness, processes, criu_frozen_ms, addresses })
+        Ok(Dumped { images, received, laziness, ghosts, processes, criu_frozen_ms, addresses })
     }
 
     fn or_abort<T>(&mut self, result: Result<T, CheckpointError>) -> Result<T, CheckpointError> {

@@ -27,7 +27,7 @@ use super::peer::SourcePeer;
 use super::precopy::{Ahead, Held, Read, Ready};
 use super::shared::{Shared, SharedCaptured, SharedFrozen};
 use super::source::Source;
-use super::{CheckpointError, Step, record};
+use super::{CheckpointError, Step, nameless, record};
 use crate::blocking::blocking;
 use crate::containerd::{self, RootImage};
 use crate::driver::Peer as _;
@@ -110,6 +110,7 @@ impl Work<'_> {
         journal.enter(Phase::Freeze);
         let files = members.iter_mut().map(|member| member.read.files.take()).collect();
         let frozen = self.freeze(dumps, (files, shared), &stage, peer).await?;
+        nameless::of_cut(members.iter().map(|member| &*member.source.name), &frozen.dumped)?;
         held.give_back(members.iter().map(|m| &*m.capture).zip(&frozen.dumped));
         // `images` is held until the head, and all else, is stored.
         let Held { reserved, images: _images, spare } = held;
