@@ -9,7 +9,7 @@ CACHE := $(or $(GODWIT_LAB_CACHE),$(HOME)/.cache/godwit-lab)
 RUN_LAB := cargo run --quiet --package godwit-lab --bin lab --
 
 # Debian packages: the build (cc, protoc, cmake), and the lab (the rest).
-PACKAGES := build-essential ca-certificates cmake debian-archive-keyring debootstrap git iproute2 protobuf-compiler util-linux
+PACKAGES := build-essential ca-certificates cmake debian-archive-keyring debootstrap e2fsprogs git iproute2 protobuf-compiler qemu-system-x86 qemu-utils util-linux
 # What tests run is built so that they can end it at chosen places; what is installed never is.
 TESTED := --workspace --features godwit-wire/failpoints
 DENY_VERSION := 0.20.2
@@ -19,7 +19,7 @@ SUITE ?= all
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e s3-server kubernetes lab-up lab-down
+.PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e vm-test s3-server kubernetes lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,9 +66,13 @@ test-unit: s3-server ## Tests that need no node
 test-full: s3-server build ## What `test` leaves out: long searches, and known defects, which fail until they are mended
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 	cargo test $(TESTED) --test churn -- --ignored
+	cargo test $(TESTED) --test vm -- --ignored --test-threads=1
 
 test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test install -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test install --test vm -- --test-threads=1
+
+vm-test: build ## A stock Debian in a virtual machine: install, move, power loss, both cgroup drivers, another release (a quarter of an hour)
+	cargo test $(TESTED) --test vm -- --include-ignored --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
 	cargo build --release $(foreach p,$(PROGRAMS),--package $(p))

@@ -13,5 +13,6 @@ pub mod pods;
 pub mod proxy;
 pub mod proxy_bench;
 pub mod redis;
+pub mod release;
 pub mod runc;
 pub mod versions;

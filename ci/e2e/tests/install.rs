@@ -10,9 +10,10 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use godwit_e2e::container::{Container, RUNTIME};
+use godwit_e2e::release::Release;
 use godwit_lab::{AgentOptions, Image, default_bin_dir};
 
-use crate::kit::{Bed, DEBIAN, Release};
+use crate::kit::{Bed, DEBIAN};
 
 #[test]
 fn a_revert_gives_back_what_was_there_and_both_can_be_repeated() -> Result<()> {

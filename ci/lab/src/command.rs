@@ -1,6 +1,7 @@
 //! Running host programs and telling well what failed. Knows nothing of nodes.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{LabError, Result};
@@ -66,6 +67,14 @@ pub(crate) fn host(words: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     command
+}
+
+/// A copy of a program without what debuggers want. Whoever runs an earlier copy goes on with that.
+pub(crate) fn strip(program: &Path, to: &Path) -> Result<()> {
+    let half = to.with_extension(std::process::id().to_string());
+    let mut strip = host(&["strip", "--strip-debug", "-o"]);
+    run(strip.arg(&half).arg(program))?;
+    std::fs::rename(&half, to).map_err(LabError::io("renaming", &half))
 }
 
 /// The last lines of standard error and output together.

@@ -46,6 +46,8 @@ pub enum Image {
     Web,
     /// Process 1 of a pod: nothing but `pause`, which waits and reaps.
     Pause,
+    /// The programs of the memory image and nothing else, where each byte takes time: virtual machines.
+    Programs,
     /// What containerd's own tests run: the shell image, and `hostname`, `nc` and `top` of busybox.
     Suite,
 }
@@ -63,6 +65,7 @@ impl Image {
             Self::Mem => "godwit.test/mem:latest",
             Self::Web => "godwit.test/web:latest",
             Self::Pause => "godwit.test/pause:latest",
+            Self::Programs => "godwit.test/programs:latest",
             Self::Suite => "godwit.test/suite:latest",
         }
     }
@@ -86,6 +89,7 @@ impl Image {
             Self::Mem => "mem",
             Self::Web => "web",
             Self::Pause => "pause",
+            Self::Programs => "programs",
             Self::Suite => "suite",
         }
     }
@@ -96,7 +100,7 @@ impl Image {
             Self::Redis => {
                 &["redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"]
             }
-            Self::Mem => &["counter"],
+            Self::Mem | Self::Programs => &["counter"],
             Self::Web => &["sh", "-c", SERVE],
             Self::Pause => &["/pause"],
         };
@@ -111,6 +115,7 @@ impl Image {
         let tree = rootfs::ensure()?;
         let programs = match self {
             Self::Mem => programs::build()?,
+            Self::Programs => programs::stripped(programs::build()?)?,
             Self::Pause => vec![programs::build_pause()?],
             Self::Shell | Self::Redis | Self::Web | Self::Suite => vec![],
         };
@@ -146,6 +151,7 @@ impl Image {
             Self::Mem => vec![shell()?, program_layer("usr/local/bin", programs)?],
             Self::Web => vec![shell()?, busybox_layer(tree, &WEB_PROGRAMS)?],
             Self::Pause => vec![program_layer("", programs)?],
+            Self::Programs => vec![program_layer("usr/bin", programs)?],
             Self::Suite => vec![shell()?, busybox_layer(tree, &SUITE_PROGRAMS)?],
         };
         let half = path.with_extension("half");

@@ -32,6 +32,7 @@ mod process;
 pub mod rootfs;
 pub mod s3;
 pub mod tools;
+pub mod vm;
 pub mod wait;
 
 pub use addresses::ClusterName;

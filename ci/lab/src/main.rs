@@ -1,9 +1,13 @@
 //! `lab`: the lab for people. Parses, calls the library, prints.
 
+#[path = "main/vm.rs"]
+mod vm;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use godwit_lab::vm::Machine;
 use godwit_lab::{
     CgroupView, Cluster, ClusterName, Image, InstallOptions, Lab, LabError, LabOptions, Node,
     Result, Service, StoreChoice, default_bin_dir, kubernetes, places, rootfs, s3,
@@ -95,6 +99,9 @@ enum Command {
     S3(S3Command),
     /// Build Kubernetes' programs if the cache lacks them, and print where they are.
     Kubernetes,
+    /// A virtual machine with a stock Debian kernel, systemd and cgroup v2.
+    #[command(subcommand)]
+    Vm(vm::Command),
     /// Build the nodes' root file system if the cache lacks it, and list the packages in it.
     Rootfs,
 }
@@ -186,6 +193,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::S3(S3Command::Up) => s3_up(name)?,
         Command::S3(S3Command::Down) => Lab::attach(name)?.s3_server().kill()?,
         Command::Kubernetes => println!("{}", kubernetes::ensure_built()?.display()),
+        Command::Vm(command) => return vm::run(name, command),
         Command::Rootfs => print!("{}", rootfs::versions()?),
     }
     Ok(ExitCode::SUCCESS)
@@ -203,12 +211,14 @@ fn up(name: &str, nodes: &[String], cgroup: Option<CgroupView>) -> Result<()> {
 
 /// One that cannot be taken down keeps none of the others up.
 fn down_all() -> Result<()> {
+    let labs = Lab::all().into_iter().map(|name| ("lab", Lab::down(&name), name));
+    let machines = Machine::all().into_iter().map(|name| ("machine", Machine::down(&name), name));
     let mut first = Ok(());
-    for name in Lab::all() {
-        match Lab::down(&name) {
-            Ok(()) => println!("lab {name} is down"),
+    for (what, ended, name) in labs.chain(machines) {
+        match ended {
+            Ok(()) => println!("{what} {name} is down"),
             Err(LabError::Held { holder, .. }) => {
-                println!("lab {name} is in use by process {holder} and left alone");
+                println!("{what} {name} is in use by process {holder} and left alone");
             }
             Err(error) => first = first.and(Err(error)),
         }

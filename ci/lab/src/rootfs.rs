@@ -47,7 +47,7 @@ const PACKAGES: &[&str] = &[
 /// How long to wait for another process that builds the same tree.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// The tree; builds it first when the cache lacks it (one or two minutes, with progress on standard error).
+/// The nodes' tree; builds it first when the cache lacks it (one or two minutes, with progress on standard error).
 ///
 /// # Errors
 /// When `debootstrap` fails; the cache is then as before.
@@ -59,18 +59,22 @@ pub fn ensure() -> Result<PathBuf> {
     }
     let _lock = LabLock::take(&all.join("lock"), "the cache of root file systems", PATIENCE)?;
     if !tree.exists() {
-        build(&all, &tree)?;
+        build(&tree, PACKAGES)?;
     }
     Ok(tree)
 }
 
-/// Names and versions of all packages in the tree, one per line.
+/// Names and versions of all packages in the nodes' tree, one per line.
 ///
 /// # Errors
 /// When the tree is not there.
 pub fn versions() -> Result<String> {
+    versions_in(&ensure()?)
+}
+
+fn versions_in(tree: &Path) -> Result<String> {
     let query = r"--showformat=${Package} ${Version}\n";
-    let admin = format!("--admindir={}/var/lib/dpkg", ensure()?.display());
+    let admin = format!("--admindir={}/var/lib/dpkg", tree.display());
     run(&mut host(&["dpkg-query", &admin, query, "--show"]))
 }
 
@@ -81,12 +85,14 @@ fn key() -> String {
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn build(all: &Path, tree: &Path) -> Result<()> {
-    eprintln!("building the nodes' root file system in {} (once)", tree.display());
-    let half = all.join(format!(".building-{}", key()));
+/// Makes a tree of Debian's minimum and these packages. There is none when it fails.
+pub(crate) fn build(tree: &Path, packages: &[&str]) -> Result<()> {
+    eprintln!("building a root file system in {} (once)", tree.display());
+    let name = tree.file_name().unwrap_or_default().to_string_lossy();
+    let half = tree.with_file_name(format!(".building-{name}"));
     places::remove(&half)?;
     let half_text = half.display().to_string();
-    let include = format!("--include={}", PACKAGES.join(","));
+    let include = format!("--include={}", packages.join(","));
     // In namespaces of its own: what it mounts and starts goes with it, and it goes with us.
     run_shown(&mut host(
         &[
@@ -97,7 +103,7 @@ fn build(all: &Path, tree: &Path) -> Result<()> {
         .concat(),
     ))?;
     std::fs::rename(&half, tree).map_err(LabError::io("renaming", &half))?;
-    for line in versions()?.lines().filter(|line| is_of_interest(line)) {
+    for line in versions_in(tree)?.lines().filter(|line| is_of_interest(line)) {
         eprintln!("  {line}");
     }
     Ok(())

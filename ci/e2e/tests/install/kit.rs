@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -222,41 +222,5 @@ impl Bed {
     pub(crate) fn shim_program(&self) -> Result<String> {
         let look = "readlink /proc/$(pgrep --oldest --full '^[^ ]*containerd-shim-godwit-v2')/exe";
         Ok(self.node.sh(look)?)
-    }
-}
-
-/// A release on the host; gone when dropped.
-pub(crate) struct Release {
-    pub(crate) dir: PathBuf,
-}
-
-impl Release {
-    /// The same programs but for one that has other bytes: nothing in an ELF file minds what follows it.
-    pub(crate) fn other_than(dir: &Path) -> Result<Self> {
-        let other =
-            Self { dir: std::env::temp_dir().join(format!("release-{}", std::process::id())) };
-        fs::create_dir_all(&other.dir)?;
-        let names = [
-            "containerd-shim-godwit-v2",
-            "godwit-agent",
-            "godwit",
-            "godwit-install",
-            "godwit-pager",
-            "godwit-relay",
-        ];
-        for name in names {
-            fs::copy(dir.join(name), other.dir.join(name))?;
-        }
-        let path = other.dir.join("godwit-relay");
-        let mut bytes = fs::read(&path)?;
-        bytes.push(0);
-        fs::write(&path, bytes)?;
-        Ok(other)
-    }
-}
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }

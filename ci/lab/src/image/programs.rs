@@ -28,6 +28,17 @@ pub(super) fn build() -> Result<Vec<PathBuf>> {
     Ok(programs.chain([build_c("ccounter")?]).collect())
 }
 
+/// Copies of programs without what debuggers want.
+pub(super) fn stripped(programs: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    let dir = places::cache().join("programs/stripped");
+    places::make_dir(&dir)?;
+    let strip = |program: PathBuf| {
+        let to = dir.join(program.file_name().unwrap_or_default());
+        crate::command::strip(&program, &to).map(|()| to)
+    };
+    programs.into_iter().map(strip).collect()
+}
+
 /// Process 1 of a pod.
 pub(super) fn build_pause() -> Result<PathBuf> {
     build_c("pause")
