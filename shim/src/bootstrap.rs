@@ -1,4 +1,4 @@
-//! How the shim is called: by containerd as `start`, `delete` and `-info`, by its own `start` as the server.
+//! How the shim is called: by containerd as `start`, `delete` and `-info`, by its own `start` as the server, by the server as `hold`.
 
 pub mod delete;
 pub mod info;
@@ -11,6 +11,7 @@ pub mod start;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::mounts::idmap::HOLD;
 
 /// Name of the runtime, as users write it.
 pub const RUNTIME: &str = godwit_types::names::RUNTIME;
@@ -26,6 +27,8 @@ pub enum Action {
     Info,
     /// Print the version.
     Version,
+    /// Hold a namespace until standard input ends.
+    Hold,
     /// Be the shim.
     #[default]
     Serve,
@@ -89,6 +92,7 @@ impl Arguments {
         self.action = match word {
             "start" => Action::Start,
             "delete" => Action::Delete,
+            HOLD => Action::Hold,
             other => return Err(Error::Invalid(format!("{other:?} is no action of a shim"))),
         };
         Ok(())

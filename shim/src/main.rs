@@ -1,8 +1,15 @@
-//! `containerd-shim-godwit-v2`: parses its command line and runs one of its four parts.
+//! `containerd-shim-godwit-v2`: parses its command line and runs one of its parts.
 
+use std::io;
 use std::process::ExitCode;
 
 use godwit_shim::bootstrap::{Action, Arguments, delete, info, serve, start};
+use godwit_shim::error::{Error, Result};
+
+/// Whoever has the other end of standard input looks at this process's namespaces until then.
+fn hold() -> Result<()> {
+    io::copy(&mut io::stdin(), &mut io::sink()).map(drop).map_err(Error::io("wait"))
+}
 
 fn main() -> ExitCode {
     let outcome =
@@ -15,6 +22,7 @@ fn main() -> ExitCode {
             Action::Start => start::run(&arguments),
             Action::Delete => delete::run(&arguments),
             Action::Serve => serve::run(&arguments),
+            Action::Hold => hold(),
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

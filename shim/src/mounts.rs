@@ -1,9 +1,11 @@
 //! The root file system of a container: containerd hands over mounts, the shim makes them in the bundle and takes them
 //! away again.
 
+pub mod idmap;
 pub mod options;
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use rustix::mount::{
 use crate::error::{Error, Result};
 use crate::reaper::Reaper;
 use crate::sys;
+use idmap::Copy;
 use options::Parsed;
 
 /// The kernel takes one page of options; 512 bytes are left for the rest, as containerd does.
@@ -94,20 +97,50 @@ async fn mount_one(one: &Mount, root: &Path, reaper: &Reaper) -> Result<()> {
     let target = target(root, &one.target)?;
     let mut parsed = options::parse(&one.options)?;
     if one.kind.starts_with("fuse.") || one.kind.starts_with("fuse3.") || parsed.needs_helper {
+        if parsed.ids.is_some() {
+            return Err(Error::Refused(format!(
+                "a {} root file system cannot have mapped ids: take another snapshotter for pods with a user namespace",
+                one.kind
+            )));
+        }
         return by_mount_program(one, &target, reaper).await;
     }
     let attempt = format!("mount {} at {}", one.kind, target.display());
-    let long = parsed.data.len() >= OPTIONS_LIMIT;
-    let base = if long { options::shorten_lowerdirs(&mut parsed.data) } else { None };
+    let users = parsed.ids.take().map(|ids| ids.namespace(reaper)).transpose()?;
+    let maps_lower = users.is_some() && one.kind == "overlay";
+    let shorten = maps_lower || parsed.data.len() >= OPTIONS_LIMIT;
+    let mut base = if shorten { options::shorten_lowerdirs(&mut parsed.data) } else { None };
     if parsed.data.len() >= OPTIONS_LIMIT {
         return Err(Error::Refused(format!("{attempt}: its options are longer than a page")));
     }
-    let call = Call::new(one, &parsed, target)?;
+    if let (true, Some(users)) = (maps_lower, &users) {
+        base = Some(map_lower(base, &target, users)?);
+    }
+    let call = Call::new(one, &parsed, target.clone())?;
     match base {
         None => call.run(),
         Some(base) => sys::run_in_directory(&base, move || call.run()),
     }
-    .map_err(Error::io(attempt))
+    .map_err(Error::io(attempt))?;
+    match users {
+        Some(users) if !maps_lower => {
+            let all = parsed.flags.contains(options::RECURSIVE);
+            let what = if all { Copy::WithThoseBelow } else { Copy::Alone };
+            idmap::mount_mapped(&target, &target, &users, what)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An overlay shows the ids of its layers as they are: the layers are mapped. Their directory is put where the overlay will cover it,
+/// and goes with it. Where they are then.
+fn map_lower(base: Option<PathBuf>, target: &Path, users: &OwnedFd) -> Result<PathBuf> {
+    let none = || {
+        let what = format!("{}: its layers have no directory in common", target.display());
+        Error::Refused(format!("map the ids of {what}"))
+    };
+    idmap::mount_mapped(&base.ok_or_else(none)?, target, users, Copy::Alone)?;
+    Ok(target.to_owned())
 }
 
 /// The system calls of one mount.

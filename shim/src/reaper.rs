@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::process::Command;
+use std::process::{ChildStdin, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -92,6 +92,17 @@ impl Reaper {
         let mut table = self.table();
         let pid = command.spawn()?.id();
         Ok(table.watch(pid))
+    }
+
+    /// The same, with the end of its standard input that is ours. The command asks for a pipe.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn_with_input(&self, command: &mut Command) -> io::Result<(Child, ChildStdin)> {
+        let mut table = self.table();
+        let mut child = command.spawn()?;
+        let input = child.stdin.take().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((table.watch(child.id()), input))
     }
 
     /// Opens a scope; do so before starting the runc that will make the process.

@@ -1,10 +1,11 @@
 //! What happens in a child between fork and exec, and descriptors in the event loop: neither the standard library nor
-//! tokio offers a safe way to place descriptors, to tie a child to its parent or to poll an owned descriptor.
+//! tokio offers a safe way to place descriptors, to tie a child to its parent or to poll an owned descriptor. And a system
+//! call that no library has.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -50,6 +51,46 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe {
         command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
+}
+
+/// Has the child begin in a user namespace of its own, without maps.
+pub(crate) fn in_new_user_namespace(command: &mut Command) {
+    // SAFETY: the closure makes one system call (unshare) in a process of one thread: no allocation, no lock, and no
+    // descriptors are separated.
+    unsafe {
+        command.pre_exec(|| Ok(unshare_unsafe(UnshareFlags::NEWUSER)?));
+    }
+}
+
+/// Lets a detached mount show the ids that a user namespace maps. Nobody else has a part in what is mounted below it.
+///
+/// # Errors
+/// Its file system cannot, or the kernel cannot.
+pub(crate) fn map_ids(
+    tree: &OwnedFd,
+    users: BorrowedFd<'_>,
+    with_those_below: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?,
+    };
+    let below = if with_those_below { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty string with its zero, `attributes` lives until the call returns and its size is given;
+    // both descriptors are open.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | below,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Registers a descriptor with the event loop, for reading and writing.

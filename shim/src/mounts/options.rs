@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
+use super::idmap::IdMaps;
 use super::{BIND, REMOUNT};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// `MS_REC` (linux/mount.h).
-const RECURSIVE: MountFlags = MountFlags::from_bits_retain(16384);
+pub const RECURSIVE: MountFlags = MountFlags::from_bits_retain(16384);
 
 /// Options, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Parsed {
     pub data: String,
     /// Something that only mount(8) does (a loop device).
     pub needs_helper: bool,
+    /// Ids that are seen as others.
+    pub ids: Option<IdMaps>,
 }
 
 enum Meaning {
@@ -35,15 +38,16 @@ enum Meaning {
 /// Takes options apart.
 ///
 /// # Errors
-/// One that we do not do.
+/// Ids are mapped in a way that makes no sense.
 pub fn parse(options: &[String]) -> Result<Parsed> {
     let mut parsed = Parsed {
         flags: MountFlags::empty(),
         propagation: MountPropagationFlags::empty(),
         data: String::new(),
         needs_helper: false,
+        ids: None,
     };
-    let mut data = Vec::new();
+    let (mut uid, mut gid, mut data) = (None, None, Vec::new());
     for option in options {
         match meaning(option) {
             Meaning::Set(flags) => parsed.flags |= flags,
@@ -51,15 +55,14 @@ pub fn parse(options: &[String]) -> Result<Parsed> {
             Meaning::Propagate(kind) => parsed.propagation |= kind,
             Meaning::Nothing => {}
             Meaning::Helper => parsed.needs_helper = true,
-            Meaning::Data if option.starts_with("uidmap=") || option.starts_with("gidmap=") => {
-                return Err(Error::Refused(format!(
-                    "root file systems with mapped ids ({option}) are not supported; \
-                     let the snapshotter chown the layers instead"
-                )));
-            }
-            Meaning::Data => data.push(option.as_str()),
+            Meaning::Data => match option.split_once('=') {
+                Some(("uidmap", map)) => uid = Some(map),
+                Some(("gidmap", map)) => gid = Some(map),
+                _ => data.push(option.as_str()),
+            },
         }
     }
+    parsed.ids = IdMaps::parse(uid, gid)?;
     parsed.data = data.join(",");
     Ok(parsed)
 }
@@ -152,6 +155,8 @@ mod tests {
         assert_eq!(parsed.data, "index=off,size=1m");
         assert!(parse(&strings(&["loop"])).unwrap().needs_helper);
         assert!(parse(&strings(&["uidmap=0:1000:1"])).is_err());
+        let mapped = parse(&strings(&["uidmap=0:1000:1", "index=off", "gidmap=0:1000:1"])).unwrap();
+        assert_eq!((mapped.data.as_str(), mapped.ids.is_some()), ("index=off", true));
     }
 
     #[test]

@@ -101,3 +101,31 @@ fn a_container_that_cannot_start_says_why_in_a_sentence_and_leaves_nothing() -> 
     ensure!(said.contains("OCI runtime") && said.contains("/no/such/program"), "{said}");
     bed.wait_clean()
 }
+
+#[test]
+fn a_container_with_a_user_namespace_sees_its_image_as_its_own_and_no_layer_is_changed()
+-> Result<()> {
+    let bed = Bed::new()?;
+    let mapped = "0:100000:65536";
+    let users = ["--detach", "--uidmap", mapped, "--gidmap", mapped, "--remap-labels"];
+    let root = |id: &str| bed.exec(id, &["stat", "--format", "%u:%g", "/", "/etc", "/bin/bash"]);
+    bed.run(&users, "users", &["sleep", "infinity"])?;
+    ensure!(root("users")? == "0:0\n0:0\n0:0\n", "{}", root("users")?);
+    bed.exec("users", &["sh", "-c", "echo mine >/etc/mine"])?;
+    let pid = "$(ctr task ls | awk '$1 == \"users\" {print $2}')";
+    let outside =
+        bed.node.sh(&format!("stat --format %u /proc/{pid} /proc/{pid}/root/etc/mine"))?;
+    ensure!(outside == "100000\n100000\n", "{outside}");
+    // A map of the mount, not layers that were given away.
+    bed.node.sh("grep -q 'io.containerd.runtime.v2.task.*idmapped' /proc/self/mountinfo")?;
+    bed.sleeper("plain")?;
+    ensure!(root("plain")? == "0:0\n0:0\n0:0\n", "{}", root("plain")?);
+
+    // Without a layer of its own its root is bound, or an overlay of layers alone.
+    bed.run(&[&users[..], &["--read-only"]].concat(), "reader", &["sleep", "infinity"])?;
+    ensure!(root("reader")? == "0:0\n0:0\n0:0\n", "{}", root("reader")?);
+    for id in ["users", "plain", "reader"] {
+        bed.remove(id)?;
+    }
+    bed.wait_clean()
+}
