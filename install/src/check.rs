@@ -2,6 +2,7 @@
 
 use godwit_types::names;
 
+use crate::containerd::config::is_ours;
 use crate::host::{Cgroups, Containerd, Host, Version, bin, version};
 use crate::programs::SHIM;
 
@@ -147,9 +148,9 @@ fn conflict(containerd: &Containerd) -> Verdict {
     let name = names::RUNTIME_HANDLER;
     match containerd.ours.as_deref() {
         None => Good(format!("`{name}` is free")),
-        Some(names::RUNTIME) => Good(format!("`{name}` is ours")),
+        Some(starter) if is_ours(starter) => Good(format!("`{name}` is ours")),
         Some(other) => Bad(format!(
-            "containerd's configuration has a runtime `{name}` of another type, {other}: rename it there, or take it out"
+            "containerd's configuration has another runtime `{name}`, {other}: rename it there, or take it out"
         )),
     }
 }

@@ -130,7 +130,7 @@ fn rehearse(disk: Disk, daemon: &Daemon, files: &Files, before: &Table, text: &s
 
 fn same_but_ours(before: &Table, after: &Table, files: &[&Path]) -> Result<()> {
     let mut changes = foreign::changes(before, after, files);
-    if config::type_of_ours(after) != Some(names::RUNTIME) {
+    if config::starter_of_ours(after).map(Path::new) != Some(&config::shim()) {
         changes.push(format!("no runtime {}", names::RUNTIME_HANDLER));
     }
     if changes.is_empty() { Ok(()) } else { Err(Error::Foreign(changes)) }
@@ -178,7 +178,10 @@ fn agrees(loaded: &Value, wanted: &Table) -> bool {
         None | Some(Value::Null) => Value::Object(serde_json::Map::new()),
         Some(options) => options.clone(),
     };
+    // It is always told, also where it is not set.
+    let path = loaded.get("runtimePath").and_then(Value::as_str).unwrap_or_default();
     same("runtime_type", "runtimeType")
+        && path == wanted.get("runtime_path").and_then(|path| path.as_str()).unwrap_or_default()
         && same("pod_annotations", "PodAnnotations")
         && same("container_annotations", "ContainerAnnotations")
         && options == has
@@ -252,7 +255,7 @@ pub fn revert(session: &mut Session, daemon: Option<&Daemon>) -> Result<()> {
     if session.settings.dry_run {
         return Ok(());
     }
-    let stays = config::type_of_ours(&daemon.dump(&daemon.config)?).is_some();
+    let stays = config::starter_of_ours(&daemon.dump(&daemon.config)?).is_some();
     if stays || matches!(loaded(session, daemon)?, Loaded::Nothing | Loaded::NoCri) {
         return Ok(());
     }
@@ -300,17 +303,18 @@ mod tests {
     #[test]
     fn what_is_loaded_is_compared_with_all_that_the_stanza_says() {
         let wanted: Table =
-            "runtime_type = 'io.containerd.godwit.v2'\npod_annotations = ['godwit.dev/*']\n\
+            "runtime_type = 'io.containerd.runc.v2'\nruntime_path = '/x'\npod_annotations = ['godwit.dev/*']\n\
             container_annotations = ['godwit.dev/*']\n[options]\nSystemdCgroup = true\n"
                 .parse()
                 .unwrap();
         let json = serde_json::json!({
-            "runtimeType": "io.containerd.godwit.v2", "runtimePath": "", "PodAnnotations": ["godwit.dev/*"],
+            "runtimeType": "io.containerd.runc.v2", "runtimePath": "/x", "PodAnnotations": ["godwit.dev/*"],
             "ContainerAnnotations": ["godwit.dev/*"], "options": {"SystemdCgroup": true}
         });
         assert!(agrees(&json, &wanted));
         for (key, other) in [
-            ("runtimeType", Value::from("io.containerd.runc.v2")),
+            ("runtimeType", Value::from("io.containerd.godwit.v2")),
+            ("runtimePath", Value::from("")),
             ("PodAnnotations", Value::Null),
             ("options", Value::Null),
         ] {
@@ -319,6 +323,9 @@ mod tests {
             assert!(!agrees(&json, &wanted), "{key}");
         }
         let plain: Table = toml::from_str("runtime_type = 'x'").unwrap();
-        assert!(agrees(&serde_json::json!({"runtimeType": "x", "options": null}), &plain));
+        assert!(agrees(
+            &serde_json::json!({"runtimeType": "x", "runtimePath": "", "options": null}),
+            &plain
+        ));
     }
 }

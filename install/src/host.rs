@@ -73,7 +73,7 @@ pub struct Containerd {
     pub version: String,
     /// Why its configuration cannot take a drop-in, if so.
     pub config_fault: Option<String>,
-    /// Type of the runtime of our name that its configuration has.
+    /// What starts the runtime of our name that its configuration has: the path of a shim, or a type.
     pub ours: Option<String>,
     /// Where it finds our shim now.
     pub shim: Option<PathBuf>,
@@ -122,7 +122,7 @@ impl Containerd {
         Ok(Self {
             version: client.version()?,
             config_fault,
-            ours: config::type_of_ours(&dump).map(str::to_owned),
+            ours: config::starter_of_ours(&dump).map(str::to_owned),
             shim: daemon.finds(SHIM),
             runc: runc.map(|told| first_line(&told)),
             containers: client.ours()?,

@@ -59,7 +59,9 @@ fn containerd(host: &mut Host) -> &mut Containerd {
 #[test]
 fn a_good_node_has_no_fault() {
     assert_eq!(faults(|_| ()), []);
-    assert_eq!(faults(|host| containerd(host).ours = Some(names::RUNTIME.into())), []);
+    for ours in [names::RUNTIME, "/usr/local/bin/containerd-shim-godwit-v2"] {
+        assert_eq!(faults(|host| containerd(host).ours = Some(ours.into())), []);
+    }
     assert_eq!(faults(|host| containerd(host).shim = Some(bin().join(SHIM))), []);
 }
 

@@ -1,5 +1,6 @@
 //! What the running containerd says: its version, what its CRI has loaded, which containers are ours.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +12,11 @@ use godwit_types::names;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use crate::containerd::config::is_ours;
 use crate::{Error, Result};
 
+/// containerd's namespace of what the CRI makes.
+const CRI_NAMESPACE: &str = "k8s.io";
 /// For one question; containerd answers from memory or a local database.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,6 +32,22 @@ struct StatusRequest {
 struct StatusResponse {
     #[prost(map = "string, string", tag = "2")]
     info: std::collections::HashMap<String, String>,
+}
+
+/// What we read of `runtime.v1.ListPodSandboxResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sandboxes {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<Sandbox>,
+}
+
+/// What we read of `runtime.v1.PodSandbox`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "7")]
+    runtime_handler: String,
 }
 
 /// A connection.
@@ -90,21 +110,9 @@ impl Client {
     /// It does not answer.
     pub fn cri_config(&self) -> Result<Option<Value>> {
         let question = "the CRI's status";
-        let asked = self.ask(question, async {
-            let mut grpc = tonic::client::Grpc::new(self.client.channel());
-            let ready = grpc.ready().await;
-            ready.map_err(|why| Status::unavailable(format!("not ready: {why}")))?;
-            let codec = tonic_prost::ProstCodec::<StatusRequest, StatusResponse>::default();
-            let path = tonic::codegen::http::uri::PathAndQuery::from_static(
-                "/runtime.v1.RuntimeService/Status",
-            );
-            grpc.unary(Request::new(StatusRequest { verbose: true }), path, codec).await
-        });
-        let answer = match asked {
-            Err(Error::Told { status, .. }) if status.code() == tonic::Code::Unimplemented => {
-                return Ok(None);
-            }
-            answer => answer?,
+        let status = StatusRequest { verbose: true };
+        let Some(answer) = self.cri::<_, StatusResponse>(question, "Status", status)? else {
+            return Ok(None);
         };
         let config = answer.info.get("config").map(String::as_str).unwrap_or_default();
         serde_json::from_str(config).map(Some).map_err(|why| Error::Told {
@@ -113,26 +121,67 @@ impl Client {
         })
     }
 
+    /// Asks the CRI; nothing if there is none.
+    fn cri<Q, A>(&self, question: &'static str, method: &str, message: Q) -> Result<Option<A>>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let path = format!("/runtime.v1.RuntimeService/{method}");
+        let asked = self.ask(question, async {
+            let mut grpc = tonic::client::Grpc::new(self.client.channel());
+            let ready = grpc.ready().await;
+            ready.map_err(|why| Status::unavailable(format!("not ready: {why}")))?;
+            let path = path.parse().map_err(|_| Status::invalid_argument("no path"))?;
+            grpc.unary(Request::new(message), path, tonic_prost::ProstCodec::<Q, A>::default())
+                .await
+        });
+        match asked {
+            Err(Error::Told { status, .. }) if status.code() == tonic::Code::Unimplemented => {
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        }
+    }
+
+    /// Pods of our runtime: their sandboxes. Their containers have the type of runc's runtime.
+    fn sandboxes(&self) -> Result<HashSet<String>> {
+        let all: Option<Sandboxes> = self.cri("its pods", "ListPodSandbox", ())?;
+        let ours = all.unwrap_or_default().items.into_iter();
+        let ours = ours.filter(|sandbox| sandbox.runtime_handler == names::RUNTIME_HANDLER);
+        Ok(ours.map(|sandbox| sandbox.id).collect())
+    }
+
     /// All containers of our runtime.
     ///
     /// # Errors
     /// It does not answer.
     pub fn ours(&self) -> Result<Vec<Container>> {
+        let sandboxes = self.sandboxes()?;
         self.ask_raw("its containers", async {
             let mut namespaces = self.client.namespaces();
             let namespaces = namespaces.list(ListNamespacesRequest::default()).await?.into_inner();
             let mut found = vec![];
             for namespace in namespaces.namespaces {
-                found.extend(self.ours_in(&namespace.name).await?);
+                found.extend(self.ours_in(&namespace.name, &sandboxes).await?);
             }
             Ok(found)
         })
     }
 
-    async fn ours_in(&self, namespace: &str) -> std::result::Result<Vec<Container>, Status> {
+    async fn ours_in(
+        &self,
+        namespace: &str,
+        sandboxes: &HashSet<String>,
+    ) -> std::result::Result<Vec<Container>, Status> {
         let request = within(namespace, ListContainersRequest::default())?;
         let mut containers = self.client.containers().list(request).await?.into_inner().containers;
-        containers.retain(|c| c.runtime.as_ref().is_some_and(|r| r.name == names::RUNTIME));
+        containers.retain(|container| {
+            // By type without the CRI, and in pods of earlier releases; by path where `ctr run --runtime` was told one.
+            container.runtime.as_ref().is_some_and(|runtime| is_ours(&runtime.name))
+                || (namespace == CRI_NAMESPACE
+                    && [&container.id, &container.sandbox].iter().any(|id| sandboxes.contains(*id)))
+        });
         if containers.is_empty() {
             return Ok(vec![]);
         }

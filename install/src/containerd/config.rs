@@ -10,11 +10,15 @@ use toml_edit::{Array, DocumentMut, Item};
 
 use godwit_types::names;
 
+use crate::programs::{BIN, SHIM};
 use crate::{Error, Result};
 
 /// The CRI plugin's section in version 2, and from version 3 on.
 const CRI_2: &str = "io.containerd.grpc.v1.cri";
 const CRI_3: &str = "io.containerd.cri.v1.runtime";
+/// The type of every runtime that runs runc. Whether a runtime can have user namespaces and recursive read-only mounts is asked, and
+/// its options are understood, only if it has this one; which shim that is says `runtime_path`.
+const RUNC_TYPE: &str = "io.containerd.runc.v2";
 /// Versions of the file that have drop-ins which we know how to write.
 const VERSIONS: std::ops::RangeInclusive<i64> = 2..=4;
 
@@ -54,7 +58,8 @@ const COPIED: [&str; 9] = [
 #[must_use]
 pub fn drop_in(version: i64, dump: &Table) -> String {
     let mut runtime = Table::new();
-    runtime.insert("runtime_type".into(), names::RUNTIME.into());
+    runtime.insert("runtime_type".into(), RUNC_TYPE.into());
+    runtime.insert("runtime_path".into(), shim().to_string_lossy().as_ref().into());
     let wanted = Value::Array(vec![names::ANNOTATIONS.into()]);
     runtime.insert("pod_annotations".into(), wanted.clone());
     runtime.insert("container_annotations".into(), wanted);
@@ -123,16 +128,34 @@ fn own_runtime(dump: &Table) -> Option<&Table> {
     let cri = plugins.get(CRI_3).or_else(|| plugins.get(CRI_2))?;
     let default = cri.get("containerd").and_then(|c| c.get("default_runtime_name")?.as_str());
     let is_runc = |own: &&Table| {
-        own.get("runtime_type").and_then(Value::as_str) == Some("io.containerd.runc.v2")
+        own.get("runtime_type").and_then(Value::as_str) == Some(RUNC_TYPE)
+            && !starter(own).is_some_and(is_ours)
     };
     let named = |name: &str| runtimes(dump)?.get(name)?.as_table().filter(is_runc);
     named("runc").or_else(|| named(default?))
 }
 
-/// The type of the runtime of our name in a dump.
+/// What starts the runtime of our name in a dump: the path of its shim, or its type if it has none.
 #[must_use]
-pub fn type_of_ours(dump: &Table) -> Option<&str> {
-    runtimes(dump)?.get(names::RUNTIME_HANDLER)?.get("runtime_type")?.as_str()
+pub fn starter_of_ours(dump: &Table) -> Option<&str> {
+    starter(runtimes(dump)?.get(names::RUNTIME_HANDLER)?.as_table()?)
+}
+
+fn starter(runtime: &Table) -> Option<&str> {
+    let said = |key: &str| runtime.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    said("runtime_path").or_else(|| said("runtime_type"))
+}
+
+/// Whether that is our shim: by its path, or by its type, as in drop-ins of earlier releases.
+#[must_use]
+pub fn is_ours(starter: &str) -> bool {
+    starter == names::RUNTIME || Path::new(starter).file_name().is_some_and(|name| name == SHIM)
+}
+
+/// Where containerd finds our shim.
+#[must_use]
+pub fn shim() -> PathBuf {
+    Path::new(BIN).join(SHIM)
 }
 
 /// A main file that also imports `file`; as it was if it does already.

@@ -86,13 +86,34 @@ fn the_drop_in_has_the_settings_of_the_nodes_runc_and_the_version_of_the_main_fi
         assert_eq!(table["version"].as_integer(), Some(version));
         assert_eq!(table["plugins"].as_table().unwrap().keys().collect::<Vec<_>>(), [plugin]);
         let ours = &runtimes(&table).unwrap()["godwit"];
-        assert_eq!(ours["runtime_type"].as_str(), Some("io.containerd.godwit.v2"));
+        assert_eq!(ours["runtime_type"].as_str(), Some(RUNC_TYPE));
+        assert_eq!(starter_of_ours(&table).map(is_ours), Some(true));
         assert_eq!(ours["pod_annotations"][0].as_str(), Some("godwit.dev/*"));
         assert_eq!(ours["privileged_without_host_devices"].as_bool(), Some(true));
         assert!(ours.get("snapshotter").is_none() && ours.get("sandboxer").is_none());
         let options: Vec<_> = ours["options"].as_table().unwrap().keys().collect();
         assert_eq!(options, ["BinaryName", "SystemdCgroup"]);
     }
+}
+
+#[test]
+fn a_runtime_of_our_name_is_known_by_what_starts_it() {
+    let of = |lines: &str| {
+        let runtime: Table = lines.parse().unwrap();
+        starter(&runtime).map(is_ours)
+    };
+    let (runc, path) = ("runtime_type = 'io.containerd.runc.v2'", shim().display().to_string());
+    assert_eq!(of(&format!("{runc}\nruntime_path = '{path}'")), Some(true));
+    assert_eq!(of("runtime_type = 'io.containerd.godwit.v2'\nruntime_path = ''"), Some(true));
+    assert_eq!(of(runc), Some(false));
+    assert_eq!(of(&format!("{runc}\nruntime_path = '/opt/containerd-shim-other-v2'")), Some(false));
+    assert_eq!(of(""), None);
+}
+
+#[test]
+fn our_own_runtime_is_not_the_nodes_runc() {
+    let dump = DUMP.replace("snapshotter = ''", &format!("runtime_path = '{}'", shim().display()));
+    assert!(runtimes(&written(3, &dump)).unwrap()["godwit"].get("options").is_none());
 }
 
 #[test]
