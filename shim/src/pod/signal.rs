@@ -41,7 +41,7 @@ impl Pod {
         let container = self.container(id)?;
         let process = container.process(exec_id)?;
         if process.exit().is_some() {
-            return Err(Error::NotFound(format!("process {} already finished", process.id())));
+            return Err(over(process.id()));
         }
         if exec_id.is_empty() {
             self.kill_init(&container, signal, all).await
@@ -119,11 +119,19 @@ async fn deliver(container: &Container, signal: u32, all: bool) -> Result<()> {
         // A restore without a process: there is nothing to kill any more.
         return Err(Error::NotFound(format!("container {} has no process", container.id())));
     }
-    container.runc().kill(signal, all).await?;
-    if signal == KILL {
-        container.note_killed();
+    match container.runc().kill(signal, all).await {
+        // It ended by itself meanwhile, and whoever was told of that may have deleted it: what runc misses is what was to be ended.
+        Err(_) if container.init().exit().is_some() => Err(over(container.id())),
+        Ok(()) if signal == KILL => {
+            container.note_killed();
+            Ok(())
+        }
+        other => other,
     }
-    Ok(())
+}
+
+fn over(process: &str) -> Error {
+    Error::NotFound(format!("process {process} already finished"))
 }
 
 /// Waits for a change that is on its way.
@@ -172,9 +180,7 @@ fn kill_exec(process: &Process, signal: u32) -> Result<()> {
     let signal = i32::try_from(signal).ok().and_then(Signal::from_named_raw);
     let signal = signal.ok_or_else(|| Error::Invalid("no such signal".into()))?;
     match kill_process(pid, signal) {
-        Err(rustix::io::Errno::SRCH) => {
-            Err(Error::NotFound(format!("process {} already finished", process.id())))
-        }
+        Err(rustix::io::Errno::SRCH) => Err(over(process.id())),
         other => other.map_err(Error::io(format!("send a signal to process {}", process.id()))),
     }
 }
@@ -219,6 +225,15 @@ mod tests {
         // There is no such runc.
         let tried = kill.await.unwrap().unwrap_err().to_string();
         assert!(tried.contains("/nonexistent/runc"), "{tried}");
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_fails_because_its_process_has_ended_meanwhile_says_so() {
+        let (container, kill) = frozen(HANGUP).await;
+        container.init().set_exit(Exit::now(0));
+        container.shift(Step::Thaw).unwrap();
+        let told = kill.await.unwrap().unwrap_err();
+        assert!(matches!(told, Error::NotFound(_)), "{told}");
     }
 
     /// A container that is being restored, a signal to it that waits for its Start, and what Start comes to.
