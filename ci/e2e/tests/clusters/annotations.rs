@@ -242,7 +242,7 @@ fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
     ensure!(foreign.contains("begin with godwit.dev/ only"), "{foreign}");
     let label = as_agent(&["label", "pod/a1", "x=y"])?;
     ensure!(label.contains("annotations of a pod only"), "{label}");
-    let node = as_agent(&["label", "node/a2", "godwit.dev/ready=true", "--overwrite"])?;
+    let node = as_agent(&["label", "node/a2", "godwit.dev/cpu-class=other", "--overwrite"])?;
     ensure!(node.contains("its own node only"), "{node}");
     let taint = as_agent(&["taint", "node/a1", "x=y:NoSchedule"])?;
     ensure!(taint.contains("GodwitReady only"), "{taint}");
