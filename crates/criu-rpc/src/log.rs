@@ -104,6 +104,10 @@ const HINTS: &[(&str, &str)] = &[
         "a deleted file that is still open is larger than ghost_limit in agent.toml",
     ),
     (
+        "Can't link remap to",
+        "a file that is open has lost the name that it was opened by, and another name is left: CRIU's stand-in for the lost one (link_remap.N) is there already, of another container of the pod that has such a file in this directory (close one of them), or an old one (delete it)",
+    ),
+    (
         "Can't lookup mount=",
         "a process has a file open on a mount that it cannot reach; use pipes for its output",
     ),
