@@ -1,4 +1,12 @@
-//! Pods of several containers, made with `ctr`: checkpointed in one cut, continued when all of them are there.
+//! Pods of several containers, made with `ctr`: checkpointed in one cut, continued when all of them are there. Needs programs that were
+//! built with the feature `failpoints` of `godwit-wire`, as `make` does.
+
+mod pods {
+    mod interrupted;
+    mod volumes;
+
+    use super::{POD, Talkers};
+}
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
