@@ -4,6 +4,7 @@ use godwit_types::names;
 
 use crate::containerd::config::is_ours;
 use crate::host::{Cgroups, Containerd, Host, Version, bin, version};
+use crate::kubelet::{Endpoint, Facts};
 use crate::programs::SHIM;
 
 /// PAGEMAP_SCAN finds the pages of a process; without it memory cannot be read before the freeze.
@@ -57,6 +58,9 @@ pub fn findings(host: &Host) -> Vec<Finding> {
             Finding { subject: "shim", verdict: shim(containerd) },
             Finding { subject: "runc", verdict: runc(containerd) },
         ]),
+    }
+    if let Some(facts) = &host.kubelet {
+        findings.push(Finding { subject: "kubelet", verdict: kubelet(facts) });
     }
     findings
 }
@@ -185,6 +189,30 @@ fn runc(containerd: &Containerd) -> Verdict {
             "containerd finds no runc in its PATH ({}): install runc (crun cannot restore)",
             containerd.daemon.path
         )),
+    }
+}
+
+/// Whether its endpoint can be changed where we were told.
+fn kubelet(facts: &Facts) -> Verdict {
+    let path = facts.path.display();
+    match &facts.endpoint {
+        Err(why) => return Bad(why.clone()),
+        Ok(Endpoint::Other(other)) => {
+            return Bad(format!(
+                "the kubelet's containers are somebody else's ({other}): name their containerd's socket by --containerd-socket"
+            ));
+        }
+        Ok(Endpoint::Unsaid | Endpoint::Ours | Endpoint::Containerd) => {}
+    }
+    match &facts.flag {
+        Some(flag) => Bad(format!(
+            "the kubelet's command line says --container-runtime-endpoint={flag}, which goes before {path}: take it out there (kubeadm \
+             has it in /var/lib/kubelet/kubeadm-flags.env) and restart the kubelet"
+        )),
+        None if !facts.is_read => Bad(format!(
+            "the kubelet that runs does not read {path}: name what its command line says by --config or --config-dir"
+        )),
+        None => Good(facts.path.display().to_string()),
     }
 }
 

@@ -89,6 +89,11 @@ pub enum Error {
         "containerd did not take the runtime; its old configuration was put back and containerd started with it"
     )]
     RolledBack(#[source] Box<Error>),
+    /// The kubelet did not come back with the CRI proxy and has its old configuration again.
+    #[error(
+        "the kubelet did not connect to the CRI proxy; its old configuration was put back and the kubelet started with it"
+    )]
+    KubeletRolledBack(#[source] Box<Error>),
     /// It did not happen within the time for it.
     #[error("waited {seconds} s in vain for {what}: {last}")]
     Late {
@@ -117,7 +122,9 @@ impl Error {
                 _ => Code::Internal,
             },
             Self::Refused(_) | Self::NotReady(_) => Code::Refused,
-            Self::Foreign(_) | Self::RolledBack(_) => Code::Precondition,
+            Self::Foreign(_) | Self::RolledBack(_) | Self::KubeletRolledBack(_) => {
+                Code::Precondition
+            }
             Self::Failed { .. } => Code::Internal,
             Self::Away { .. } | Self::Told { .. } | Self::Late { .. } => Code::Unavailable,
             Self::Record { .. } | Self::Toml { .. } => Code::Corrupt,

@@ -11,6 +11,7 @@ use godwit_types::names;
 use crate::containerd::client::{Client, Container};
 use crate::containerd::config;
 use crate::containerd::daemon::Daemon;
+use crate::kubelet::Facts;
 use crate::process::text;
 use crate::programs::{BIN, Release, SHIM};
 use crate::settings::Settings;
@@ -51,6 +52,8 @@ pub struct Host {
     pub free: u64,
     /// containerd, or why it cannot be looked at.
     pub containerd: std::result::Result<Containerd, String>,
+    /// The kubelet's configuration, where one was named.
+    pub kubelet: Option<Facts>,
 }
 
 /// What there is of control groups.
@@ -101,6 +104,7 @@ impl Host {
             criu,
             release: from(settings).and_then(|dir| Release::look(&dir)).map_err(told),
             free: free(&settings.prefix),
+            kubelet: Facts::look(settings),
             containerd: Daemon::find(settings)
                 .and_then(|daemon| Containerd::look(settings, daemon))
                 .map_err(told),

@@ -14,8 +14,13 @@ use crate::session::Session;
 use crate::{Error, Result};
 
 /// Programs of a release that are called by people, containerd or units: by this name in [`BIN`].
-pub const CALLED: [&str; 4] =
-    ["containerd-shim-godwit-v2", "godwit-agent", "godwit", "godwit-install"];
+pub const CALLED: [&str; 5] = [
+    "containerd-shim-godwit-v2",
+    "godwit-agent",
+    "godwit",
+    "godwit-install",
+    crate::proxy::PROGRAM,
+];
 /// Where they are found.
 pub const BIN: &str = "/usr/local/bin";
 /// The shim.

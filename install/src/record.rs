@@ -27,8 +27,12 @@ pub enum Stage {
     Agent,
     /// containerd's configuration.
     Containerd,
-    /// Units of systemd.
+    /// The agent's unit.
     Units,
+    /// The CRI proxy's units.
+    Proxy,
+    /// The kubelet's configuration.
+    Kubelet,
 }
 
 impl std::fmt::Display for Stage {
@@ -38,6 +42,8 @@ impl std::fmt::Display for Stage {
             Self::Agent => "agent",
             Self::Containerd => "containerd",
             Self::Units => "units",
+            Self::Proxy => "proxy",
+            Self::Kubelet => "kubelet",
         })
     }
 }

@@ -46,6 +46,13 @@ pub struct Settings {
     /// Shell command that restarts containerd, for nodes without systemd
     #[arg(long, value_name = "COMMAND")]
     pub restart_containerd: Option<String>,
+    /// The kubelet's configuration file, or its directory of drop-ins: the kubelet shall go through Godwit's CRI proxy. Once asked for
+    /// it stays so until it is reverted
+    #[arg(long, value_name = "PATH", conflicts_with = "revert")]
+    pub kubelet_config: Option<PathBuf>,
+    /// Shell command that restarts the kubelet, as `systemctl restart kubelet`; without it that is left to you
+    #[arg(long, value_name = "COMMAND")]
+    pub restart_kubelet: Option<String>,
     /// Only check whether this node is ready; changes nothing
     #[arg(long, conflicts_with_all = ["dry_run", "revert"])]
     pub check: bool,

@@ -14,7 +14,7 @@ use crate::process::{output, running_below, wait_for};
 use crate::record::Stage;
 use crate::session::Session;
 use crate::settings::{InitKind, Settings};
-use crate::{Error, Result, agent, containerd, programs, systemd};
+use crate::{Error, Result, agent, containerd, kubelet, programs, proxy, systemd};
 
 /// For an agent that was started to answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -53,9 +53,12 @@ pub fn install(settings: &Settings) -> Result<Ending> {
     if settings.init() == InitKind::Systemd {
         systemd::install(&mut session)?;
         systemd::start(&mut session)?;
+        proxy::install(&mut session)?;
+        proxy::start(&mut session)?;
     }
     containerd::load(&mut session, daemon)?;
     verify(&mut session, daemon)?;
+    kubelet::point(&mut session)?;
     programs::prune(&mut session)?;
     Ok(ending(session))
 }
@@ -74,6 +77,9 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
         Err(_) if settings.force => None,
         Err(why) => return Err(why),
     };
+    // First: whatever happens afterwards, the kubelet has a runtime.
+    kubelet::revert(&mut session)?;
+    proxy::revert(&mut session)?;
     if settings.init() == InitKind::Systemd {
         systemd::revert(&mut session)?;
     } else if agent::pid().is_some() {
@@ -81,12 +87,13 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
     }
     containerd::revert(&mut session, daemon.as_ref())?;
     let users = running_below(&settings.prefix.join("releases"));
-    let users: Vec<_> = users.iter().filter(|(_, exe)| is_with_a_container(exe)).collect();
+    let users: Vec<_> = users.iter().filter(|(_, exe)| is_needed(exe)).collect();
     if users.is_empty() {
         programs::revert(&mut session)?;
     } else {
         session.left.push(format!(
-            "{} processes of containers use the programs, which stay until then: run this command again when they are gone",
+            "{} processes of containers or of the CRI proxy use the programs, which stay until then: run this command again when they are \
+             gone",
             users.len()
         ));
     }
@@ -184,10 +191,10 @@ fn refuse_in_use(settings: &Settings, containers: &[Container]) -> Result<()> {
     )))
 }
 
-/// Shims and pagers live and die with containers.
-fn is_with_a_container(exe: &Path) -> bool {
+/// Shims and pagers live and die with containers, and calls of the kubelet go through the proxy.
+fn is_needed(exe: &Path) -> bool {
     let name = exe.file_name().and_then(|name| name.to_str());
-    matches!(name, Some(programs::SHIM | "godwit-pager"))
+    matches!(name, Some(programs::SHIM | "godwit-pager" | proxy::PROGRAM))
 }
 
 /// What an ordinary revert leaves: what people and agents have written.

@@ -1,6 +1,6 @@
 //! systemd: the agent's unit, and whether the agent that runs is the installed one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::files::{State, digest_of};
@@ -29,26 +29,40 @@ pub fn call(words: &[&str]) -> Result<()> {
 /// # Errors
 /// It cannot be written, or systemd cannot read it.
 pub fn install(session: &mut Session) -> Result<()> {
-    let unit = Path::new(DIR).join(UNIT);
+    let unit = place(UNIT);
     session.put(Stage::Units, &unit, TEXT.as_bytes(), 0o644)?;
-    session.link(Stage::Units, &Path::new(DIR).join(WANTED_BY).join(UNIT), &unit)?;
-    reload(session)
+    session.link(Stage::Units, &place(WANTED_BY).join(UNIT), &unit)?;
+    reload(session, Stage::Units, &[UNIT])
 }
 
-/// systemd knows itself whether it has read what is there.
-fn reload(session: &mut Session) -> Result<()> {
-    if session.settings.dry_run || show("NeedDaemonReload")? != "yes" && is_known()? {
+/// Where a unit is.
+#[must_use]
+pub fn place(unit: &str) -> PathBuf {
+    Path::new(DIR).join(unit)
+}
+
+/// Has systemd read units anew. It knows itself whether it has read what is there.
+///
+/// # Errors
+/// It cannot be asked, or cannot read them.
+pub fn reload(session: &mut Session, stage: Stage, units: &[&str]) -> Result<()> {
+    if session.settings.dry_run {
         return Ok(());
     }
-    session.act(Stage::Units, "reload systemd", |_| call(&["daemon-reload"]))
+    for unit in units {
+        if show(unit, "NeedDaemonReload")? == "yes" || show(unit, "LoadState")? != "loaded" {
+            return session.act(stage, "reload systemd", |_| call(&["daemon-reload"]));
+        }
+    }
+    Ok(())
 }
 
-fn is_known() -> Result<bool> {
-    Ok(show("LoadState")? == "loaded")
-}
-
-fn show(property: &str) -> Result<String> {
-    text(Command::new("systemctl").args(["show", "--value", "--property", property, UNIT]))
+/// A property of a unit.
+///
+/// # Errors
+/// systemd does not answer.
+pub fn show(unit: &str, property: &str) -> Result<String> {
+    text(Command::new("systemctl").args(["show", "--value", "--property", property, unit]))
 }
 
 /// Starts the agent, anew if one runs that is of another release or was started by another unit.
@@ -59,11 +73,11 @@ pub fn start(session: &mut Session) -> Result<()> {
     if session.settings.dry_run {
         return Ok(());
     }
-    let applied = Some(digest_of(&Path::new(DIR).join(UNIT))?);
-    let pid: u32 = show("MainPID")?.parse().unwrap_or_default();
+    let applied = Some(digest_of(&place(UNIT))?);
+    let pid: u32 = show(UNIT, "MainPID")?.parse().unwrap_or_default();
     let program = Path::new(programs::BIN).join("godwit-agent");
     let is_ours = pid != 0 && runs(pid, &program) && session.book.record.unit_applied == applied;
-    if is_ours && show("ActiveState")? == "active" {
+    if is_ours && show(UNIT, "ActiveState")? == "active" {
         return Ok(());
     }
     let restart = |_| {
@@ -89,8 +103,8 @@ fn with_log(why: &Error) -> Error {
 /// # Errors
 /// It does not stop, or the unit cannot be removed.
 pub fn revert(session: &mut Session) -> Result<()> {
-    let has_unit = State::of(&Path::new(DIR).join(UNIT))? != State::Absent;
-    if has_unit && session.book.entry(&Path::new(DIR).join(UNIT)).is_some() {
+    let has_unit = State::of(&place(UNIT))? != State::Absent;
+    if has_unit && session.book.entry(&place(UNIT)).is_some() {
         session.act(Stage::Units, &format!("stop {UNIT}"), |_| call(&["stop", UNIT]))?;
     }
     let change = session.undo(Stage::Units, |_| true)?;

@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 /// All that has to be there.
-pub const PROGRAMS: [&str; 6] = [
+pub const PROGRAMS: [&str; 7] = [
     "containerd-shim-godwit-v2",
     "godwit-agent",
+    "godwit-cri-proxy",
     "godwit",
     "godwit-install",
     "godwit-pager",

@@ -11,7 +11,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 use godwit_e2e::container::{Container, RUNTIME};
 use godwit_e2e::release::Release;
-use godwit_lab::{AgentOptions, Image, default_bin_dir};
+use godwit_lab::{AgentOptions, Image, Service, default_bin_dir};
 
 use crate::kit::{Bed, DEBIAN};
 
@@ -187,6 +187,63 @@ fn what_is_installed_is_there_after_a_reboot() -> Result<()> {
     bed.is_as(&before)?;
     bed.install(&[])?.done()?.never_says("write")?;
     bed.runs_containers(RUNTIME)?;
+    bed.done();
+    Ok(())
+}
+
+#[test]
+fn the_kubelet_gets_the_proxy_only_when_it_answers_and_gets_its_endpoint_back() -> Result<()> {
+    const CONFIG: &str = "/root/kubelet.yaml";
+    const LINE: &str = "containerRuntimeEndpoint: unix:///run/containerd/containerd.sock # mine";
+    let text = format!("kind: KubeletConfiguration\n{LINE}\nmaxPods: 60\n");
+    let ours = text.replace(LINE, "containerRuntimeEndpoint: unix:///run/godwit/cri.sock");
+    let bed = Bed::installed(DEBIAN)?;
+    bed.node.write_file(CONFIG, &text)?;
+    let before = bed.snapshot()?;
+    let asked = ["--kubelet-config", CONFIG];
+    bed.install(&asked)?.left("start godwit-cri-proxy")?;
+    bed.is_as(&before)?;
+    bed.node.start(Service::CriProxy)?;
+    bed.install(&["--dry-run", "--kubelet-config", CONFIG])?.done()?.says("would write")?;
+    bed.is_as(&before)?;
+    bed.install(&asked)?.done()?.says("from its start on")?;
+    ensure!(bed.node.read_file(CONFIG)? == ours, "{}", bed.node.read_file(CONFIG)?);
+    // It stays so without being asked for again.
+    bed.install(&[])?.done()?.never_says("write")?;
+    bed.install(&["--revert", "--dry-run"])?.says("would put back")?;
+    ensure!(bed.node.read_file(CONFIG)? == ours, "a dry run has changed it");
+
+    // Somebody else's change since is kept.
+    bed.node.write_file(CONFIG, format!("{ours}failSwapOn: false\n"))?;
+    bed.node.kill_agent()?;
+    bed.node.stop(Service::CriProxy)?;
+    bed.reverted(&[])?;
+    let now = bed.node.read_file(CONFIG)?;
+    let theirs = LINE.trim_end_matches(" # mine");
+    ensure!(now == format!("{}failSwapOn: false\n", text.replace(LINE, theirs)), "{now}");
+    bed.done();
+    Ok(())
+}
+
+#[test]
+fn a_kubelets_configuration_that_cannot_be_changed_is_refused() -> Result<()> {
+    let bed = Bed::up(DEBIAN)?;
+    let crio = "kind: KubeletConfiguration\ncontainerRuntimeEndpoint: unix:///run/crio/crio.sock\n";
+    let cases = [
+        ("/root/crio.yaml", crio, "somebody else's (unix:///run/crio/crio.sock)"),
+        ("/root/other.yaml", "kind: ClusterConfiguration\n", "is no KubeletConfiguration"),
+    ];
+    for (path, text, _) in cases {
+        bed.node.write_file(path, text)?;
+    }
+    let before = bed.snapshot()?;
+    for (path, _, words) in cases {
+        let refused = bed.refused(&["--kubelet-config", path])?;
+        ensure!(refused.contains(words), "expected {words:?} in {refused}");
+    }
+    let refused = bed.refused(&["--kubelet-config", "/root/none.yaml"])?;
+    ensure!(refused.contains("cannot find /root/none.yaml"), "{refused}");
+    bed.is_as(&before)?;
     bed.done();
     Ok(())
 }

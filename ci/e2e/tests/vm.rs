@@ -14,14 +14,27 @@ use godwit_lab::default_bin_dir;
 
 use crate::kit::{Bed, Counter};
 
+/// Where a kubelet would have its configuration.
+const KUBELET: &str = "/root/kubelet.yaml";
+
 #[test]
 fn a_stock_machine_is_installed_a_container_moves_and_all_is_taken_off() -> Result<()> {
     let bed = Bed::up(&Release::whole(&default_bin_dir()))?;
     let before = bed.snapshot()?;
-    bed.install(&[])?;
+    let kubelet = ["--kubelet-config", KUBELET];
+    let own = "kind: KubeletConfiguration\nmaxPods: 60\n";
+    bed.vm.sh(&format!("printf '{own}' >{KUBELET}"))?;
+    bed.install(&kubelet)?;
     let unit = bed.vm.sh("systemctl is-active godwit-agent; systemctl is-enabled godwit-agent")?;
     ensure!(unit == "active\nenabled\n", "{unit}");
-    let again = bed.install(&[])?;
+    // The installer has asked containerd by way of its socket, which has started it.
+    let proxy = bed.vm.sh(
+        "systemctl is-active godwit-cri-proxy.socket godwit-cri-proxy; systemctl is-enabled godwit-cri-proxy.socket",
+    )?;
+    ensure!(proxy == "active\nactive\nenabled\n", "{proxy}");
+    let endpoint = bed.vm.sh(&format!("grep containerRuntimeEndpoint {KUBELET}"))?;
+    ensure!(endpoint == "containerRuntimeEndpoint: unix:///run/godwit/cri.sock\n", "{endpoint}");
+    let again = bed.install(&kubelet)?;
     ensure!(!again.contains("write") && !again.contains("restart"), "{again}");
 
     let web = Counter::new("web");
@@ -37,8 +50,11 @@ fn a_stock_machine_is_installed_a_container_moves_and_all_is_taken_off() -> Resu
     web.remove(&bed)?;
     bed.install(&["--revert"])?;
     bed.is_as(&before)?;
-    let left =
-        bed.vm.sh("systemctl is-active containerd; systemctl cat godwit-agent 2>&1 || true")?;
-    ensure!(left.starts_with("active\n") && left.contains("No files found"), "{left}");
+    ensure!(bed.vm.sh(&format!("cat {KUBELET}"))? == own, "not given back");
+    let left = bed.vm.sh(
+        "systemctl is-active containerd; for unit in agent cri-proxy; do systemctl cat godwit-$unit 2>&1 || true; done
+        test ! -e /run/godwit/cri.sock",
+    )?;
+    ensure!(left.starts_with("active\n") && left.matches("No files found").count() == 2, "{left}");
     bed.runs_plain_containers()
 }

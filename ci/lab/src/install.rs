@@ -8,7 +8,7 @@ use godwit_types::names;
 
 use crate::command;
 use crate::error::{LabError, Result};
-use crate::node::{AgentOptions, Node};
+use crate::node::{AgentOptions, KUBELET_CONFIG, Node, Role, Service};
 use crate::s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
 
 /// Which store the agent is told of.
@@ -87,7 +87,7 @@ const HANDED: &str = "/proc/self/fd/0";
 
 impl Node {
     /// Installs the programs of a directory by the installer among them, with this configuration, and starts the agent (anew,
-    /// when one runs). containerd is restarted if the installer says so.
+    /// when one runs), on workers the CRI proxy, too. containerd and the kubelet are restarted if the installer says so.
     ///
     /// # Errors
     /// [`LabError::Missing`] for a program that is not built; else as [`Node::installer`] and [`Node::start_agent`].
@@ -103,7 +103,26 @@ impl Node {
             self.kill_containerd()?;
             self.start_containerd()?;
         }
-        self.start_agent(&AgentOptions::default())
+        self.start_agent(&AgentOptions::default())?;
+        match self.role() {
+            Role::Worker(..) => self.point_kubelet(&options.bin_dir),
+            Role::Containers | Role::ControlPlane(_) => Ok(()),
+        }
+    }
+
+    /// Has the kubelet go through the CRI proxy, and waits until it is well again.
+    fn point_kubelet(&self, bin_dir: &Path) -> Result<()> {
+        self.reload_cri_proxy()?;
+        self.start(Service::CriProxy)?;
+        let words = ["--volatile", "--kubelet-config", KUBELET_CONFIG];
+        let ended = self.installer(bin_dir, &words)?;
+        if ended.status.code() == Some(LEFT_TO_US)
+            && command::printed(&ended).contains("restart the kubelet")
+        {
+            self.kill(Service::Kubelet)?;
+            self.start(Service::Kubelet)?;
+        }
+        Ok(())
     }
 
     /// Runs `godwit-install node` of a directory of the host with the programs of that directory, and more words.

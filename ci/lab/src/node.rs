@@ -21,6 +21,7 @@ pub use enter::Spawned;
 pub use pod::PodNetwork;
 pub use role::Role;
 pub use services::{AgentOptions, Service};
+pub(crate) use worker::KUBELET_CONFIG;
 
 use crate::cgroup::{self, Groups};
 use crate::command::tail;
@@ -170,7 +171,10 @@ impl Node {
     }
 
     fn start_steps(&self, steps: &[&[Service]]) -> Result<()> {
-        steps.iter().try_for_each(|step| self.start_all(step))
+        steps.iter().try_for_each(|step| {
+            let there: Vec<Service> = step.iter().copied().filter(|s| self.has(*s)).collect();
+            self.start_all(&there)
+        })
     }
 
     /// All processes of the node end at once, frozen ones too, its cable is cut before (peers see silence, no farewell),

@@ -39,6 +39,12 @@ fn good() -> Host {
             runc: Some("runc version 1.3.6".to_owned()),
             containers: vec![],
         }),
+        kubelet: Some(Facts {
+            path: "/var/lib/kubelet/config.yaml".into(),
+            endpoint: Ok(Endpoint::Unsaid),
+            flag: None,
+            is_read: true,
+        }),
     }
 }
 
@@ -50,6 +56,10 @@ fn faults(spoil: impl FnOnce(&mut Host)) -> Vec<(&'static str, String)> {
         Limited(why) | Bad(why) => Some((finding.subject, why)),
     };
     findings(&host).into_iter().filter_map(bad).collect()
+}
+
+fn kubelet(host: &mut Host) -> &mut Facts {
+    host.kubelet.as_mut().unwrap()
 }
 
 fn containerd(host: &mut Host) -> &mut Containerd {
@@ -68,7 +78,7 @@ fn a_good_node_has_no_fault() {
 #[test]
 fn each_fault_is_found_alone_and_says_what_to_do() {
     type Spoil = fn(&mut Host);
-    let cases: [(&str, &str, Spoil); 15] = [
+    let cases: [(&str, &str, Spoil); 19] = [
         ("machine", "x86_64 only", |h| h.machine = "aarch64".into()),
         ("kernel", "boot a newer", |h| h.kernel = "6.1.0-41-amd64".into()),
         ("control groups", "Boot with", |h| h.cgroups = Cgroups::None),
@@ -88,6 +98,12 @@ fn each_fault_is_found_alone_and_says_what_to_do() {
             containerd(h).shim = Some(PathBuf::from("/usr/local/sbin").join(SHIM))
         }),
         ("runc", "install runc", |h| containerd(h).runc = None),
+        ("kubelet", "by hand", |h| kubelet(h).endpoint = Err("set it by hand".into())),
+        ("kubelet", "--containerd-socket", |h| {
+            kubelet(h).endpoint = Ok(Endpoint::Other("unix:///run/crio/crio.sock".into()));
+        }),
+        ("kubelet", "kubeadm-flags.env", |h| kubelet(h).flag = Some("unix:///x".into())),
+        ("kubelet", "--config-dir", |h| kubelet(h).is_read = false),
     ];
     for (subject, words, spoil) in cases {
         let found = faults(spoil);

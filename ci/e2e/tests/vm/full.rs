@@ -32,8 +32,10 @@ fn a_sealed_container_outlives_a_power_loss_as_its_last_checkpoint() -> Result<(
         printf '[Service]\\nRestart=no\\nEnvironment=GODWIT_FAILPOINT=seal.answered\\n' >{DROP_IN}
         systemctl daemon-reload; systemctl restart godwit-agent"
     ))?;
-    ensure!(web.checkpoint(&bed, &["--stop"]).is_err(), "it succeeded without an agent");
-    bed.wait_for("the agent to die", "! systemctl is-active --quiet godwit-agent")?;
+    let failed = web.checkpoint(&bed, &["--stop"]);
+    let failed = failed.err().context("it succeeded without an agent")?;
+    bed.wait_for("the agent to die", "! systemctl is-active --quiet godwit-agent")
+        .with_context(|| format!("the checkpoint failed: {failed:#}"))?;
     bed.vm.sh(&format!("rm {DROP_IN}; sync"))?;
     bed.vm.reboot(Reboot::PowerLoss)?;
 
@@ -123,7 +125,8 @@ fn another_release_is_there_after_a_reboot_and_containers_run_on() -> Result<()>
     let other = Release::other_than(&default_bin_dir())?;
     let bed = Bed::with_two(&Release::whole(&default_bin_dir()), &other)?;
     let before = bed.snapshot()?;
-    bed.install(&[])?;
+    bed.vm.sh("echo 'kind: KubeletConfiguration' >/root/kubelet.yaml")?;
+    bed.install(&["--kubelet-config", "/root/kubelet.yaml"])?;
     let web = Counter::new("web");
     web.run(&bed)?;
     let at = web.wait_beyond(&bed, 3)?;
@@ -136,6 +139,10 @@ fn another_release_is_there_after_a_reboot_and_containers_run_on() -> Result<()>
         .vm
         .sh("readlink /proc/$(systemctl show --value --property MainPID godwit-agent)/exe")?;
     ensure!(running.starts_with(current()?.trim()), "the agent runs {running}");
+    // The proxy of the new one has taken over: a reload, no restart.
+    let proxy = bed.vm.sh("systemctl show --value --property NRestarts godwit-cri-proxy
+        readlink /proc/$(systemctl show --value --property MainPID godwit-cri-proxy)/exe")?;
+    ensure!(proxy.starts_with(&format!("0\n{}", current()?.trim())), "the proxy runs {proxy}");
     let at = web.wait_beyond(&bed, at)?;
     let point = web.checkpoint(&bed, &["--stop"])?;
     web.remove(&bed)?;

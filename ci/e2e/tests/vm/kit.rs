@@ -152,8 +152,8 @@ impl Counter {
     pub(crate) fn progress(&self, bed: &Bed) -> Result<u64> {
         let line = format!("cat /proc/$({})/root{PROGRESS}", self.pid_line());
         let text = bed.vm.sh(&line)?;
-        let word = text.split_whitespace().next().unwrap_or_default();
-        word.parse().with_context(|| format!("progress {text:?}"))
+        let number = text.split_whitespace().find_map(|word| word.parse().ok());
+        number.with_context(|| format!("no number in {text:?}"))
     }
 
     /// Prints its process.

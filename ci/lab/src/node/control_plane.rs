@@ -71,7 +71,11 @@ pub(super) fn line(service: Service, cluster: ClusterName, network: Network) -> 
         Service::Scheduler => {
             format!("/opt/kubernetes/kube-scheduler {} {RATES}", client("scheduler"))
         }
-        Service::Containerd | Service::Agent | Service::Kubelet | Service::KubeProxy => {
+        Service::Containerd
+        | Service::Agent
+        | Service::CriProxy
+        | Service::Kubelet
+        | Service::KubeProxy => {
             return None;
         }
     })

@@ -19,7 +19,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Its daemons that come up with the node, in steps: those of one step are started together.
+    /// Its daemons that come up with the node, if they are installed, in steps: those of one step are started together.
     #[must_use]
     pub fn services(self) -> &'static [&'static [Service]] {
         match self {
@@ -28,7 +28,11 @@ impl Role {
                 &[Service::Etcd, Service::ApiServer],
                 &[Service::ControllerManager, Service::Scheduler],
             ],
-            Self::Worker(..) => &[&[Service::Containerd], &[Service::Kubelet, Service::KubeProxy]],
+            Self::Worker(..) => &[
+                &[Service::Containerd],
+                &[Service::CriProxy],
+                &[Service::Kubelet, Service::KubeProxy],
+            ],
         }
     }
 

@@ -1,4 +1,5 @@
-//! The daemons of a node. Started and stopped by hand, never restarted behind a test's back.
+//! The daemons of a node. Started and stopped by hand, never restarted behind a test's back; but for the CRI proxy, which is on a socket
+//! of systemd's with users, and without systemd would be something else.
 
 use std::os::unix::net::UnixStream;
 
@@ -7,6 +8,11 @@ use godwit_types::names;
 use super::Node;
 use crate::error::{LabError, Result};
 
+/// What stands for systemd to the CRI proxy.
+const SOCKET_UNIT: &str = "/run/lab/socket_unit.pl";
+/// Where the installer puts it.
+const PROXY: &str = "/usr/local/bin/godwit-cri-proxy";
+
 /// A daemon of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
@@ -14,6 +20,8 @@ pub enum Service {
     Containerd,
     /// Godwit's agent.
     Agent,
+    /// Godwit's CRI proxy. Its socket is somebody else's, who starts it again 100 ms after it has ended.
+    CriProxy,
     /// The kubelet, on workers.
     Kubelet,
     /// kube-proxy, on workers.
@@ -42,6 +50,7 @@ impl Service {
         match self {
             Self::Containerd => "containerd",
             Self::Agent => "godwit-agent",
+            Self::CriProxy => "godwit-cri-proxy",
             Self::Kubelet => "kubelet",
             Self::KubeProxy => "kube-proxy",
             Self::Etcd => "etcd",
@@ -54,7 +63,7 @@ impl Service {
     /// Where it tells whether it is well, for who asks from its own node.
     fn health(self) -> Option<&'static str> {
         match self {
-            Self::Containerd | Self::Agent => None,
+            Self::Containerd | Self::Agent | Self::CriProxy => None,
             Self::Kubelet => Some("http://127.0.0.1:10248/healthz"),
             // It is ready only with an API server.
             Self::KubeProxy => Some("http://127.0.0.1:10256/livez"),
@@ -91,15 +100,39 @@ impl Node {
         self.end_daemon(service.name(), "TERM")
     }
 
-    /// Kills a daemon (SIGKILL). Containers and shims go on without theirs.
+    /// Kills a daemon (SIGKILL). Containers and shims go on without theirs; the CRI proxy is there again 100 ms later.
     ///
     /// # Errors
     /// When it does not end.
     pub fn kill(&self, service: Service) -> Result<()> {
-        self.end_daemon(service.name(), "KILL")
+        match (service, self.pid_of(service)) {
+            (Service::CriProxy, None) => Ok(()),
+            (Service::CriProxy, Some(unit)) => {
+                self.sh(&format!("pkill -KILL --parent {unit} godwit-cri || true")).map(drop)
+            }
+            _ => self.end_daemon(service.name(), "KILL"),
+        }
     }
 
-    /// Process id of a daemon inside the node; `None` when it does not run.
+    /// Has the CRI proxy that is installed now take over from the one that runs; no call fails.
+    ///
+    /// # Errors
+    /// The node is off.
+    pub fn reload_cri_proxy(&self) -> Result<()> {
+        match self.pid_of(Service::CriProxy) {
+            Some(unit) => self.run(&["kill", "-HUP", &unit.to_string()]).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether one of the daemons that come up with the node is there to come up: the CRI proxy is installed.
+    pub(super) fn has(&self, service: Service) -> bool {
+        // A link, which leads somewhere only inside.
+        service != Service::CriProxy
+            || self.host_path(PROXY).is_ok_and(|program| program.symlink_metadata().is_ok())
+    }
+
+    /// Process id of a daemon inside the node, or of what stands for systemd to the CRI proxy; `None` when it does not run.
     #[must_use]
     pub fn pid_of(&self, service: Service) -> Option<u32> {
         self.daemon(service.name()).map(|daemon| daemon.pid)
@@ -151,6 +184,9 @@ impl Node {
     }
 
     fn launch(&self, service: Service, env: &[(String, String)]) -> Result<()> {
+        if service == Service::CriProxy {
+            self.write_file(SOCKET_UNIT, include_str!("socket_unit.pl"))?;
+        }
         self.start_daemon(service.name(), &self.line(service)?, env)
     }
 
@@ -161,6 +197,7 @@ impl Node {
                 Ok("env NOTIFY_SOCKET=/run/systemd/notify containerd".to_owned())
             }
             Service::Agent => Ok(format!("{} --config {}", service.name(), names::AGENT_CONFIG)),
+            Service::CriProxy => Ok(format!("perl {SOCKET_UNIT} {} {PROXY}", names::CRI_SOCKET)),
             _ => self.line_of_cluster(service).ok_or_else(|| {
                 LabError::Refused(format!("node {} has no {}", self.name(), service.name()))
             }),
@@ -172,6 +209,11 @@ impl Node {
             Service::Containerd => self.ctr(&["--timeout", "5s", "version"]).map(drop),
             Service::Agent => {
                 let socket = self.host_path(names::AGENT_API_SOCKET)?;
+                let answer = UnixStream::connect(&socket).map(drop);
+                answer.map_err(LabError::io("connecting to", &socket))
+            }
+            Service::CriProxy => {
+                let socket = self.host_path(names::CRI_SOCKET)?;
                 let answer = UnixStream::connect(&socket).map(drop);
                 answer.map_err(LabError::io("connecting to", &socket))
             }

@@ -7,7 +7,7 @@ use crate::addresses::ClusterName;
 use crate::network::Network;
 
 /// The kubelet's configuration. Written once: an installer may have changed it since.
-pub(super) const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
+pub(crate) const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 const KUBELET_KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 const PROXY_CONFIG: &str = "/var/lib/kube-proxy/config.conf";
 const PROXY_KUBECONFIG: &str = "/etc/kubernetes/kube-proxy.conf";
