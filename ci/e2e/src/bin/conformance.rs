@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use godwit_e2e::conformance::{Daemon, Known, Verdict, critest, run};
 
-/// Runs tests of others with both shims: containerd's client tests, under containerd's newest version and under the distribution's;
-/// critest, under the distribution's. Ends with 1 if a test passes with runc's shim and not with ours, or if a list of known
+/// Runs tests of others with both shims: containerd's client tests, and critest straight and through the CRI proxy, under containerd's
+/// newest version and under the distribution's. Ends with 1 if a test passes with runc's shim and not with ours, or if a list of known
 /// failures (ci/e2e/conformance/known.txt, critest.txt) is not true.
 #[derive(Parser)]
 struct Arguments {
@@ -18,9 +18,6 @@ struct Arguments {
     /// Only tests whose name this regular expression matches.
     #[arg(long)]
     only: Option<String>,
-    /// Where critest reaches the container runtime, in the node.
-    #[arg(long, default_value = critest::ENDPOINT)]
-    endpoint: String,
     /// Where all that the tests print is written.
     #[arg(long, default_value = "target/conformance")]
     logs: PathBuf,
@@ -37,7 +34,7 @@ enum Suite {
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { suite, only, endpoint, logs } = Arguments::parse();
+    let Arguments { suite, only, logs } = Arguments::parse();
     let only = only.as_deref();
     let say = &mut |line: &str| eprintln!("• {line}");
     let mut good = true;
@@ -45,9 +42,11 @@ fn main() -> Result<ExitCode> {
         good &= client(only, &logs, say)?;
     }
     if suite != Suite::Client {
-        let verdict = critest::run(&endpoint, only, &logs, say)?;
-        show("critest", &verdict);
-        good &= verdict.is_good();
+        for daemon in Daemon::ALL {
+            let verdict = critest::run(daemon, only, &logs, say)?;
+            show(&format!("critest, containerd: {}", daemon.name()), &verdict);
+            good &= verdict.is_good();
+        }
     }
     println!("\nLogs: {}", logs.display());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,4 +1,4 @@
-//! A node for `critest`: a network for pods, the images that it asks for, our shim.
+//! A node for `critest`: one of the containerds, a network for pods, the images that it asks for, our shim and our proxy.
 
 use std::path::Path;
 
@@ -8,9 +8,10 @@ use godwit_lab::{
     ensure_critest_images, kubernetes,
 };
 
+use super::Way;
 use super::report::parse;
-use crate::conformance::Outcomes;
 use crate::conformance::registry::Registry;
+use crate::conformance::{Daemon, Outcomes, programs};
 
 const CRITEST: &str = "/opt/critest";
 const REPORT: &str = "/var/log/critest.json";
@@ -32,15 +33,19 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn set() -> Result<Self> {
+    pub(super) fn set(daemon: Daemon) -> Result<Self> {
         let (critest, images) = (kubernetes::ensure_critest()?, ensure_critest_images()?);
         let lab = Lab::up(&LabOptions::for_tests().nodes(&["n1"]))?;
         let node = lab.node("n1")?;
         node.put_program(&critest, CRITEST)?;
         node.write_file("/etc/cni/net.d/10-critest.conflist", NETWORK)?;
+        if daemon == Daemon::Own {
+            take(&node, &programs::ensure()?)?;
+        }
         let store = StoreChoice::Directory("/lab/shared/store".to_owned());
         let settings = String::new();
         node.install(&InstallOptions { bin_dir: default_bin_dir(), store, settings })?;
+        node.start(Service::CriProxy)?;
         node.import_into("k8s.io", Image::Pause)?;
         let registry = Registry::serve(&node, &HOSTS)?;
         publish(&node, &registry, &images)?;
@@ -48,15 +53,18 @@ impl Stage {
         Ok(Self { node, _registry: registry, lab })
     }
 
+    /// What the running containerd calls itself.
+    pub(super) fn version(&self) -> Result<String> {
+        let version = self.node.ctr(&["version"])?;
+        let server = version.split("Server:").nth(1).unwrap_or_default();
+        Ok(server.split_whitespace().nth(1).unwrap_or_default().to_owned())
+    }
+
     /// Runs them, and leaves the stage. `log` is the beginning of the names of the logs.
-    pub(super) fn run(
-        mut self,
-        endpoint: &str,
-        handler: Option<&str>,
-        only: Option<&str>,
-        log: &Path,
-    ) -> Result<Outcomes> {
-        let handler = handler.map(|name| format!("--runtime-handler={name}")).unwrap_or_default();
+    pub(super) fn run(mut self, way: Way, only: Option<&str>, log: &Path) -> Result<Outcomes> {
+        let endpoint = way.endpoint();
+        let handler =
+            way.handler().map(|name| format!("--runtime-handler={name}")).unwrap_or_default();
         let only = only.map(|pattern| format!("--ginkgo.focus='{pattern}'")).unwrap_or_default();
         // How it ends says less than its report: some tests are known to fail.
         let line = format!(
@@ -75,6 +83,19 @@ impl Stage {
     }
 }
 
+/// Another containerd than the distribution's: it is found first.
+fn take(node: &Node, programs: &Path) -> Result<()> {
+    for name in ["containerd", "containerd-shim-runc-v2", "ctr"] {
+        node.put_program(&programs.join(name), &format!("/usr/local/bin/{name}"))?;
+    }
+    restart(node)
+}
+
+fn restart(node: &Node) -> Result<()> {
+    node.stop(Service::Containerd)?;
+    Ok(node.start(Service::Containerd)?)
+}
+
 /// Puts the images into the registry; containerd has to ask for them.
 fn publish(
     node: &Node,
@@ -90,6 +111,5 @@ fn publish(
 /// Has containerd trust the registry, from its next start on.
 fn trust(node: &Node) -> Result<()> {
     node.sh(&format!("cat {} >>/etc/ssl/certs/ca-certificates.crt", Registry::certificate()))?;
-    node.stop(Service::Containerd)?;
-    Ok(node.start(Service::Containerd)?)
+    restart(node)
 }
