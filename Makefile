@@ -69,7 +69,7 @@ test-full: s3-server build ## What `test` leaves out: long searches, and known d
 	cargo test $(TESTED) --test vm -- --ignored --test-threads=1
 
 test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test install --test vm -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test kubelet --test install --test vm -- --test-threads=1
 
 vm-test: build ## A stock Debian in a virtual machine: install, move, power loss, both cgroup drivers, another release (a quarter of an hour)
 	cargo test $(TESTED) --test vm -- --include-ignored --test-threads=1
@@ -85,7 +85,7 @@ bench: release ## Times of a 1 GiB and of a small container against runc alone, 
 	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
 	cargo run --release --package godwit-e2e --bin proxy-bench
 
-conformance: build ## containerd's own client tests and critest with our shim, compared with its runc shim (SUITE=client or critest for one of them; needs root; half an hour)
+conformance: build ## containerd's own client tests, and critest straight and through the CRI proxy, with our shim, compared with its runc shim (SUITE=client or critest for one of them; needs root; 40 minutes)
 	$(or $(CARGO_TARGET_DIR),target)/debug/conformance --suite $(SUITE)
 
 lab-up: deps ## Start two nodes with containerd, or two Kubernetes clusters with LAB=clusters (see docs/lab.md)

@@ -1,0 +1,173 @@
+//! Kubelets that go through the CRI proxy: what they see when it is killed, again and again, and how a worker gets rid of it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use godwit_e2e::container::SOON;
+use godwit_e2e::pods::{Clusters, Handler, Pod, instance, wait_clean};
+use godwit_lab::{Cluster, Image, Node, Service, default_bin_dir, wait};
+use serde_json::json;
+
+const CONFIG: &str = "/var/lib/kubelet/config.yaml";
+const OURS: &str = "unix:///run/godwit/cri.sock";
+/// Pods that come and go while something is killed.
+const PODS: usize = 8;
+/// From one kill to the next: a proxy is back in a moment, a containerd needs seconds for what it was asked.
+const OFTEN: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(5);
+/// What gRPC says when the other side has ended in the middle of a call, or is not there yet.
+const AWAY: &str = "Unavailable";
+
+/// Statuses of the calls to the container runtime that the kubelet says have failed since its log had this many bytes.
+fn failed(node: &Node, since: usize) -> Result<BTreeSet<String>> {
+    let log = node.log("kubelet")?;
+    let new = log.get(since..).context("the kubelet's log became shorter")?;
+    let codes = new.lines().filter_map(|line| line.split_once("rpc error: code = "));
+    let code = |rest: &str| rest.split_whitespace().next().unwrap_or_default().to_owned();
+    Ok(codes.map(|(_, rest)| code(rest)).collect())
+}
+
+/// Pods that end by themselves, one after another, each well and gone afterwards. A start in whose middle somebody was killed has
+/// failed, and is made again.
+fn come_and_go(cluster: &Cluster, round: &str) -> Result<()> {
+    for number in 0..PODS {
+        let name = format!("{round}{number}");
+        let script = format!("echo {name}");
+        let pod = Pod::new(&name, Handler::Runc, Image::Shell, &["sh", "-c", &script]);
+        cluster.apply(&pod.on("a1").with("restartPolicy", json!("OnFailure")).manifest())?;
+        cluster.wait_until(&format!("{name} to end"), &["pod", &name], |pod| {
+            match &pod["status"]["phase"] {
+                phase if phase == "Succeeded" => Ok(()),
+                _ => Err(pod["status"].to_string()),
+            }
+        })?;
+        // The kubelet asks containerd for them, who may be away right now.
+        wait::until(&format!("the log of {name}"), SOON, || {
+            match cluster.kubectl(&["logs", &name]) {
+                Ok(said) if said.trim() == name => Ok(()),
+                Ok(said) => Err(said),
+                Err(why) => Err(why.to_string()),
+            }
+        })?;
+        cluster.kubectl(&["delete", "pod", &name, "--timeout=90s"])?;
+    }
+    Ok(())
+}
+
+/// The same while something is done again and again. The statuses of failed calls.
+fn while_doing(
+    cluster: &Cluster,
+    node: &Node,
+    (round, every): (&str, Duration),
+    act: impl Fn() -> Result<()> + Sync,
+) -> Result<BTreeSet<String>> {
+    let since = node.log("kubelet")?.len();
+    let over = AtomicBool::new(false);
+    let times = std::thread::scope(|scope| {
+        let acting = scope.spawn(|| -> Result<usize> {
+            let mut times = 0;
+            while !over.load(Ordering::Relaxed) {
+                act()?;
+                times += 1;
+                // Its end wakes it.
+                std::thread::park_timeout(every);
+            }
+            Ok(times)
+        });
+        let went = come_and_go(cluster, round);
+        over.store(true, Ordering::Relaxed);
+        acting.thread().unpark();
+        let times = acting.join();
+        went?;
+        times.map_err(|_| anyhow::anyhow!("a thread has panicked"))?
+    })?;
+    ensure!(times > 1, "{round}: only {times} times");
+    failed(node, since)
+}
+
+#[test]
+fn who_kills_proxy_and_agent_costs_a_kubelet_no_other_call_than_who_kills_containerd() -> Result<()>
+{
+    let clusters = Clusters::up()?;
+    let (cluster, node) = (&clusters.a, clusters.lab.node("a1")?);
+    for worker in clusters.workers() {
+        ensure!(worker.read_file(CONFIG)?.contains(OURS), "{} is not pointed", worker.name());
+    }
+    let probe = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let mut before = vec![];
+    for (name, handler) in [("runc", Handler::Runc), ("godwit", Handler::Godwit)] {
+        let pod = Pod::new(name, handler, Image::Shell, &["sleep", "infinity"]).on("a1");
+        cluster.apply(&pod.container_with("livenessProbe", probe.clone()).manifest())?;
+        cluster.wait_for(&[&format!("pod/{name}")], "condition=Ready")?;
+        before.push((name, instance(cluster, name)?));
+    }
+    let calm = while_doing(cluster, &node, ("calm", OFTEN), || Ok(()))?;
+    let containerd = while_doing(cluster, &node, ("containerd", SELDOM), || {
+        node.kill(Service::Containerd)?;
+        Ok(node.start(Service::Containerd)?)
+    })?;
+    let proxy = while_doing(cluster, &node, ("proxy", OFTEN), || {
+        node.kill(Service::CriProxy)?;
+        node.kill(Service::Agent)?;
+        Ok(node.start(Service::Agent)?)
+    })?;
+    println!("failed calls: {calm:?}, containerd killed {containerd:?}, proxy killed {proxy:?}");
+    let others: Vec<_> =
+        proxy.iter().filter(|code| *code != AWAY && !calm.contains(*code)).collect();
+    ensure!(others.is_empty(), "calls fail with {others:?}; with containerd {containerd:?}");
+    // A proxy that is replaced, and an agent that is away, cost none at all.
+    let replaced = while_doing(cluster, &node, ("reload", OFTEN), || {
+        node.kill(Service::Agent)?;
+        node.reload_cri_proxy()?;
+        Ok(node.start(Service::Agent)?)
+    })?;
+    ensure!(!replaced.contains(AWAY) || calm.contains(AWAY), "calls fail with {replaced:?}");
+    for (name, instance_before) in before {
+        ensure!(instance(cluster, name)? == instance_before, "{name} was started anew");
+        cluster.kubectl(&["delete", "pod", name, "--timeout=90s"])?;
+    }
+    wait_clean(&node)
+}
+
+#[test]
+fn a_revert_gives_the_kubelet_its_endpoint_before_it_takes_the_proxy() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let (cluster, node) = (&clusters.a, clusters.lab.node("a2")?);
+    let revert = || node.installer(&default_bin_dir(), &["--volatile", "--revert"]);
+    let pod = Pod::new("stays", Handler::Runc, Image::Shell, &["sleep", "infinity"]).on("a2");
+    cluster.apply(&pod.manifest())?;
+    cluster.wait_for(&["pod/stays"], "condition=Ready")?;
+    let before = instance(cluster, "stays")?;
+
+    node.kill(Service::Agent)?;
+    let said = String::from_utf8_lossy(&revert()?.stdout).into_owned();
+    ensure!(said.contains("left to you   restart the kubelet"), "{said}");
+    ensure!(!node.read_file(CONFIG)?.contains(OURS), "its endpoint is ours");
+    // The kubelet that runs is where it was, and has a runtime.
+    let words = ["exec", "stays", "--", "true"];
+    cluster.kubectl(&words)?;
+    node.kill(Service::Kubelet)?;
+    node.kill(Service::Containerd)?;
+    node.start(Service::Containerd)?;
+    node.start(Service::Kubelet)?;
+    let stopped = wait::until("the kubelet to leave the proxy", SOON, || {
+        let said = String::from_utf8_lossy(&revert()?.stdout).into_owned();
+        if said.contains("restart the kubelet") { Err(told(said)) } else { Ok(said) }
+    })?;
+    ensure!(stopped.contains("CRI proxy use the programs"), "{stopped}");
+    node.stop(Service::CriProxy)?;
+    let ended = revert()?;
+    if ended.status.code() != Some(0) {
+        bail!("{}", String::from_utf8_lossy(&ended.stdout));
+    }
+    cluster.wait_node_ready(&node)?;
+    wait::until("a command to run in it", SOON, || cluster.kubectl(&words))?;
+    ensure!(instance(cluster, "stays")? == before, "the pod was started anew");
+    Ok(())
+}
+
+fn told(said: String) -> godwit_lab::LabError {
+    godwit_lab::LabError::Refused(said)
+}
