@@ -105,13 +105,14 @@ impl Api {
     pub(crate) async fn ends(&self, uid: &str) -> Ends {
         let deadline = Instant::now() + HEARS;
         loop {
-            // A pod that is not there any more was deleted by force.
-            let over = self.pods().is_some() && self.pod(uid).is_none_or(|pod| is_over(&pod));
-            if over {
+            let known = self.pod(uid);
+            if known.as_ref().is_some_and(|pod| is_over(pod)) {
                 return Ends::ForGood;
             }
             if Instant::now() >= deadline {
-                return Ends::NotKnown;
+                // One that is not there was deleted by force.
+                let is_gone = known.is_none() && self.pods().is_some();
+                return if is_gone { Ends::ForGood } else { Ends::NotKnown };
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -25,40 +25,36 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// After so many it is given up: a little more than four minutes.
 const TRIES: u32 = 8;
 
-/// Serves requests for ever: one at a time for each pod.
+/// Serves requests for ever: one at a time for each pod. A request is another one when the pod was seen without it in between.
 pub(super) async fn forever(
     node: &Arc<Node>,
     api: &Arc<Api>,
     mut changes: broadcast::Receiver<Change>,
 ) {
-    let mut at_work = HashSet::new();
+    let mut served = HashSet::new();
     let mut works = JoinSet::new();
     loop {
-        tokio::select! {
-            pods = watch::next(api, &mut changes) => {
-                let Some(pods) = pods else { return };
-                for pod in pods {
-                    let uid = pod.uid().unwrap_or_default();
-                    if asks(&pod) && at_work.insert(uid.clone()) {
-                        let (node, api) = (Arc::clone(node), Arc::clone(api));
-                        works.spawn(async move {
-                            carry_out(&node, &api, &pod).await;
-                            uid
-                        });
-                    }
-                }
+        let pods = tokio::select! {
+            pods = watch::next(api, &mut changes) => pods,
+            Some(_) = works.join_next() => continue,
+        };
+        let Some(pods) = pods else { return };
+        served.retain(|uid: &String| api.pod(uid).is_some());
+        for pod in pods {
+            let uid = pod.uid().unwrap_or_default();
+            if annotation(&pod, names::CHECKPOINT).is_none() {
+                served.remove(&uid);
+            } else if may_be_served(&pod) && served.insert(uid) {
+                let (node, api) = (Arc::clone(node), Arc::clone(api));
+                works.spawn(async move { carry_out(&node, &api, &pod).await });
             }
-            Some(done) = works.join_next() => if let Ok(uid) = done {
-                at_work.remove(&uid);
-            },
         }
     }
 }
 
-/// Whether a pod that could be checkpointed asks for it.
-fn asks(pod: &Pod) -> bool {
-    let is_deleted = pod.metadata.deletion_timestamp.is_some();
-    annotation(pod, names::CHECKPOINT).is_some() && !is_deleted && !running(pod).is_empty()
+/// Something of it runs, and it is to stay.
+fn may_be_served(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !running(pod).is_empty()
 }
 
 async fn carry_out(node: &Node, api: &Api, pod: &Pod) {

@@ -6,6 +6,7 @@ mod clusters {
     mod annotations;
     mod daemons;
     mod moves;
+    mod on_stop;
     mod power;
     mod probes;
     mod run;

@@ -88,7 +88,8 @@ pub async fn checkpoint(
     made
 }
 
-/// Whether the pod of a container could be checkpointed as it is now. Nothing is stored; the pod is looked at and not frozen.
+/// Whether the pod of a container could be checkpointed as it is now. Nothing is stored; the pod is looked at and not frozen. Whoever is
+/// at work for it is not held up: then the answer is [`CheckpointError::Cancelled`].
 ///
 /// # Errors
 /// [`CheckpointError`]: why not, or why that is not known now.
@@ -105,8 +106,11 @@ pub async fn eligible(
         full: false,
     };
     let asked = Asked::find(node, &request).await?;
-    let _at_work = node.pods.operation(&asked.key).await;
-    Attempt::begin(node, OpId::mint(), asked, request).await?.examined().await
+    let key = asked.key.clone();
+    let Some(looking) = node.pods.look(&key) else { return Err(CheckpointError::Cancelled) };
+    let examined =
+        async { Attempt::begin(node, OpId::mint(), asked, request).await?.examined().await };
+    looking.unless_wanted(examined).await.unwrap_or(Err(CheckpointError::Cancelled))
 }
 
 /// An error with what lies behind it, for a person.

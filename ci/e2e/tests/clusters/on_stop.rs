@@ -1,0 +1,204 @@
+//! Pods that keep their memory when they are deleted, and the kubelet's calls that Godwit answers.
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::container::SOON;
+use godwit_e2e::pods::{Clusters, Handler, Pod, wait_clean};
+use godwit_lab::{Cluster, Image, Node, wait};
+use godwit_types::names;
+use serde_json::{Value, json};
+
+const NAME: &str = "keeper";
+const POD: &str = "keeper-0";
+/// Where each container keeps its last number.
+const FILES: [(&str, &str); 2] = [("answers", "/cache/answers"), ("asks", "/mem/asks")];
+
+/// Two containers that talk over loopback and share directories, as the pod of a set that keeps its memory.
+fn talkers() -> Pod {
+    let mounts =
+        json!([{"name": "cache", "mountPath": "/cache"}, {"name": "mem", "mountPath": "/mem"}]);
+    let container = |name: &str, command: &[&str], probe: Value| {
+        json!({
+            "name": name, "image": Image::Mem.reference(), "imagePullPolicy": "Never",
+            "command": command, "volumeMounts": mounts, "livenessProbe": probe,
+        })
+    };
+    let every_second = |kind: &str, how: Value| json!({kind: how, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 1});
+    let exec = every_second("exec", json!({"command": ["test", "!", "-e", "/cache/ill"]}));
+    let answers = ["talk", "--listen", "127.0.0.1:7", "--file", FILES[0].1];
+    let asks = ["talk", "--connect", "127.0.0.1:7", "--file", FILES[1].1];
+    Pod::new(NAME, Handler::Godwit, Image::Mem, &[])
+        .annotated(names::CHECKPOINT_ON_STOP, "true")
+        .with("terminationGracePeriodSeconds", json!(30))
+        .with(
+            "volumes",
+            json!([
+                {"name": "cache", "emptyDir": {}},
+                {"name": "mem", "emptyDir": {"medium": "Memory"}},
+            ]),
+        )
+        .with(
+            "containers",
+            json!([container("answers", &answers, exec), container("asks", &asks, Value::Null)]),
+        )
+}
+
+fn uid(cluster: &Cluster, pod: &str) -> Result<String> {
+    let found = cluster.get(&["pod", pod])?;
+    Ok(found["metadata"]["uid"].as_str().context("a uid")?.to_owned())
+}
+
+fn node_of(cluster: &Cluster, pod: &str) -> Result<String> {
+    let found = cluster.get(&["pod", pod])?;
+    Ok(found["spec"]["nodeName"].as_str().context("a node")?.to_owned())
+}
+
+fn number(cluster: &Cluster, pod: &str, container: &str, file: &str) -> Result<u64> {
+    let words = ["exec", pod, "--container", container, "--", "cat", file];
+    Ok(cluster.kubectl(&words)?.trim().parse()?)
+}
+
+fn numbers(cluster: &Cluster) -> Result<[u64; 2]> {
+    let [a, b] = FILES.map(|(name, file)| number(cluster, POD, name, file));
+    Ok([a?, b?])
+}
+
+/// Both get on, beyond these.
+fn get_on(cluster: &Cluster, beyond: [u64; 2]) -> Result<[u64; 2]> {
+    let is_on = |now: &[u64; 2]| now.iter().zip(beyond).all(|(now, last)| *now > last);
+    Ok(wait::until("both to get on", SOON, || match numbers(cluster) {
+        Ok(now) if is_on(&now) => Ok(now),
+        other => Err(format!("{other:?} after {beyond:?}; {}", events(cluster))),
+    })?)
+}
+
+fn events(cluster: &Cluster) -> String {
+    cluster.kubectl(&["get", "events"]).unwrap_or_else(|error| error.to_string())
+}
+
+/// Another pod of this name than the one before is ready, and none of its containers was started twice.
+fn ready_anew(cluster: &Cluster, pod: &str, before: &str) -> Result<String> {
+    Ok(wait::until("another pod to be ready", SOON, || {
+        let found = cluster.get(&["pod", pod]).map_err(|error| error.to_string())?;
+        let uid = found["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let all = found["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let is_ready = !all.is_empty() && all.iter().all(|one| one["ready"] == true);
+        if uid == before || !is_ready {
+            return Err(events(cluster));
+        }
+        Ok(uid)
+    })?)
+}
+
+fn restarts(cluster: &Cluster, pod: &str) -> Result<Vec<u64>> {
+    let found = cluster.get(&["pod", pod])?;
+    let all = found["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+    Ok(all.iter().map(|one| one["restartCount"].as_u64().unwrap_or(0)).collect())
+}
+
+#[test]
+fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_node() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let a = &clusters.a;
+    a.apply(&talkers().owned_by("StatefulSet", 1))?;
+    let mut before = ready_anew(a, POD, "")?;
+    get_on(a, [20, 20])?;
+    let first = node_of(a, POD)?;
+    let other = if first == "a1" { "a2" } else { "a1" };
+    // The second time its node takes no new pods.
+    for (round, closed) in [None, Some(&first)].into_iter().enumerate() {
+        if let Some(node) = closed {
+            a.kubectl(&["cordon", node])?;
+        }
+        let last = numbers(a)?;
+        a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+        before = ready_anew(a, POD, &before)?;
+        get_on(a, last).with_context(|| format!("round {round}"))?;
+        ensure!(restarts(a, POD)? == [0, 0], "{}", events(a));
+    }
+    ensure!(node_of(a, POD)? == other, "{}", events(a));
+    a.kubectl(&["uncordon", &first])?;
+
+    // A kill by its probe is no end: it starts from its image, as any pod does, and at once.
+    let completed =
+        || events(a).lines().filter(|line| line.contains("CheckpointCompleted")).count();
+    let before = completed();
+    a.kubectl(&["exec", POD, "--container", "answers", "--", "touch", "/cache/ill"])?;
+    wait::until("its probe to have it started anew", SOON, || {
+        let restarts = restarts(a, POD).map_err(|error| error.to_string())?;
+        if restarts.iter().any(|count| *count > 0) { Ok(()) } else { Err(events(a)) }
+    })?;
+    ensure!(completed() == before, "{}", events(a));
+    a.kubectl(&["delete", "statefulset", NAME, "--timeout=90s"])?;
+    a.kubectl(&["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=120s"])?;
+    clusters.workers().try_for_each(wait_clean)
+}
+
+#[test]
+fn probes_of_every_second_do_not_notice_checkpoints() -> Result<()> {
+    const PROBED: &str = "probed";
+    let clusters = Clusters::up()?;
+    let a = &clusters.a;
+    let probe = |kind: &str, how: Value| json!({kind: how, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 1});
+    let pod = Pod::new(PROBED, Handler::Godwit, Image::Web, &[])
+        .on("a1")
+        .container_with("livenessProbe", probe("exec", json!({"command": ["true"]})))
+        .container_with("readinessProbe", probe("httpGet", json!({"path": "/", "port": 8080})));
+    // It may not listen yet when it is probed first.
+    let pod = pod.container_with(
+        "startupProbe",
+        json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 30}),
+    );
+    a.apply(&pod.manifest())?;
+    a.wait_for(&[&format!("pod/{PROBED}")], "condition=Ready")?;
+    let since = || -> Result<String> {
+        let found = a.get(&["pod", PROBED])?;
+        let all = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = all.iter().find(|one| one["type"] == "Ready").context("a condition")?;
+        ensure!(ready["status"] == "True", "{ready}");
+        Ok(ready["lastTransitionTime"].as_str().unwrap_or_default().to_owned())
+    };
+    let ready_since = since()?;
+    for _ in 0..12 {
+        let asked = format!("{}=now", names::CHECKPOINT);
+        a.kubectl(&["annotate", "pod", PROBED, &asked])?;
+        wait::until("the checkpoint to be made", SOON, || {
+            let found = a.get(&["pod", PROBED]).map_err(|error| error.to_string())?;
+            let asks = &found["metadata"]["annotations"][names::CHECKPOINT];
+            if asks.is_null() { Ok(()) } else { Err(events(a)) }
+        })?;
+    }
+    ensure!(restarts(a, PROBED)? == [0], "{}", events(a));
+    ensure!(since()? == ready_since, "{}", events(a));
+    let all = events(a);
+    let completed = all.lines().filter(|line| line.contains("CheckpointCompleted")).count();
+    ensure!(completed == 12, "{all}");
+    ensure!(!all.contains("Unhealthy"), "{all}");
+    a.kubectl(&["delete", "pod", PROBED, "--timeout=90s"])?;
+    clusters.workers().try_for_each(wait_clean)
+}
+
+#[test]
+fn the_kubelets_own_checkpoint_is_durable_and_its_archive_is_there() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let (a, node): (_, Node) = (&clusters.a, clusters.lab.node("a1")?);
+    let words = ["counter", "--every-ms", "20", "--file", "/count"];
+    a.apply(&Pod::new("web", Handler::Godwit, Image::Mem, &words).on("a1").manifest())?;
+    a.wait_for(&["pod/web"], "condition=Ready")?;
+    let path = "/api/v1/nodes/a1/proxy/checkpoint/default/web/main";
+    let told = a.send(&["create", "--raw", path, "--filename", "-"], "")?;
+    let told: Value = serde_json::from_str(&told).with_context(|| told.clone())?;
+    let archive = told["items"][0].as_str().context("an archive")?;
+    let listed = node.run(&["tar", "--list", "--file", archive])?;
+    ensure!(listed.lines().any(|line| line.contains("pages-1.img")), "{listed}");
+    let found = a.get(&["pod", "web"])?;
+    let id = found["metadata"]["annotations"][names::LAST_CHECKPOINT].as_str();
+    let id = id.with_context(|| events(a))?.to_owned();
+    let shown = node.run(&["godwit", "verify", &id])?;
+    ensure!(!shown.is_empty());
+    let before = number(a, "web", "main", "/count")?;
+    wait::until_true("it to go on", SOON, || {
+        number(a, "web", "main", "/count").is_ok_and(|now| now > before)
+    })?;
+    a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    clusters.workers().try_for_each(wait_clean)
+}
