@@ -32,6 +32,8 @@ fn a_sealed_container_outlives_a_power_loss_as_its_last_checkpoint() -> Result<(
         printf '[Service]\\nRestart=no\\nEnvironment=GODWIT_FAILPOINT=seal.answered\\n' >{DROP_IN}
         systemctl daemon-reload; systemctl restart godwit-agent"
     ))?;
+    // systemd is told that it is there when shims can ask it; people can a moment later.
+    bed.wait_for("the agent to answer", "godwit status")?;
     let failed = web.checkpoint(&bed, &["--stop"]);
     let failed = failed.err().context("it succeeded without an agent")?;
     bed.wait_for("the agent to die", "! systemctl is-active --quiet godwit-agent")
