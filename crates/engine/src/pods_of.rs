@@ -35,24 +35,31 @@ impl PodOf {
     }
 }
 
-/// What was found, by container id.
+/// What was found.
 #[derive(Debug, Default)]
-pub struct Found(Mutex<(BTreeMap<String, Option<PodOf>>, VecDeque<String>)>);
+pub struct Found(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// By container id.
+    pods: BTreeMap<String, Option<PodOf>>,
+    /// Oldest first.
+    order: VecDeque<String>,
+}
 
 impl Found {
     fn get(&self, container: &str) -> Option<Option<PodOf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.get(container).cloned()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pods.get(container).cloned()
     }
 
     fn put(&self, container: &str, pod: Option<PodOf>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (by_id, order) = &mut *kept;
-        if by_id.insert(container.to_owned(), pod).is_none() {
-            order.push_back(container.to_owned());
+        if kept.pods.insert(container.to_owned(), pod).is_none() {
+            kept.order.push_back(container.to_owned());
         }
-        while by_id.len() > KEPT {
-            let Some(oldest) = order.pop_front() else { break };
-            by_id.remove(&oldest);
+        while kept.pods.len() > KEPT {
+            let Some(oldest) = kept.order.pop_front() else { break };
+            kept.pods.remove(&oldest);
         }
     }
 }

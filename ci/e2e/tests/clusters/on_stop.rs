@@ -42,11 +42,6 @@ fn talkers() -> Pod {
         )
 }
 
-fn uid(cluster: &Cluster, pod: &str) -> Result<String> {
-    let found = cluster.get(&["pod", pod])?;
-    Ok(found["metadata"]["uid"].as_str().context("a uid")?.to_owned())
-}
-
 fn node_of(cluster: &Cluster, pod: &str) -> Result<String> {
     let found = cluster.get(&["pod", pod])?;
     Ok(found["spec"]["nodeName"].as_str().context("a node")?.to_owned())

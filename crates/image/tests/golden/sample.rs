@@ -145,6 +145,7 @@ pub(crate) fn manifest() -> Manifest {
             node: "node-1".to_owned(),
             pod: "web".to_owned(),
             uid: "default+web".to_owned(),
+            template: None,
         },
         containers: vec![Container {
             name: "web".to_owned(),
