@@ -27,6 +27,7 @@ fn a_sealed_container_outlives_a_power_loss_as_its_last_checkpoint() -> Result<(
     let web = Counter::new("web");
     web.run(&bed)?;
     let at = web.wait_beyond(&bed, 3)?;
+    let point = web.checkpoint(&bed, &[])?;
     bed.vm.sh(&format!(
         "mkdir -p $(dirname {DROP_IN})
         printf '[Service]\\nRestart=no\\nEnvironment=GODWIT_FAILPOINT=seal.answered\\n' >{DROP_IN}
@@ -41,11 +42,12 @@ fn a_sealed_container_outlives_a_power_loss_as_its_last_checkpoint() -> Result<(
     bed.vm.sh(&format!("rm {DROP_IN}; sync"))?;
     bed.vm.reboot(Reboot::PowerLoss)?;
 
-    // The agent of the new boot settles what was sealed; the container object is still there, its task is not.
-    let list = "godwit list --output json";
-    bed.wait_for("the stop to be written", &format!("{list} | grep -q '\"id\"'"))?;
-    let list: serde_json::Value = serde_json::from_str(&bed.vm.sh(list)?)?;
-    let point = list["checkpoints"][0]["id"].as_str().context("a recovery point")?.to_owned();
+    // Only its shim knew what was to be written: it has never stopped, and its last checkpoint is the one before. The container object
+    // is still there, its task is not.
+    bed.wait_for("the agent to answer", "godwit status")?;
+    let list: serde_json::Value = serde_json::from_str(&bed.vm.sh("godwit list --output json")?)?;
+    let ids: Vec<_> = list["checkpoints"].as_array().context("a list")?.iter().collect();
+    ensure!(matches!(ids[..], [one] if one["id"] == *point), "{list}");
     bed.vm.run(&["ctr", "container", "rm", "web"])?;
     web.restore(&bed, &point)?;
     web.wait_beyond(&bed, at)?;
