@@ -157,6 +157,14 @@ pub enum RestoreError {
         /// The container that starts.
         container: String,
     },
+    /// Who owned the lineage would own it for ever.
+    #[error(
+        "NoCluster: nobody would hear when the pod of {container} is gone, so it cannot own the lineage that its name has: add the section [kubernetes] to agent.toml"
+    )]
+    NoCluster {
+        /// The container that starts.
+        container: String,
+    },
     /// What only a pod can ask for.
     #[error(
         "{container} is of no pod, so it has no lineage of its own: name a checkpoint in restore-from or fork-from"
@@ -227,6 +235,7 @@ impl RestoreError {
             | Self::NotOfPoint { .. }
             | Self::Ambiguous { .. }
             | Self::NoPod { .. }
+            | Self::NoCluster { .. }
             | Self::OtherTemplate { .. }
             | Self::Never { .. } => Code::Refused,
             Self::Identity(NoIdentity::Containerd(e)) => e.code(),
@@ -262,6 +271,7 @@ impl RestoreError {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Ambiguous { .. } => Some("AmbiguousIdentity"),
+            Self::NoCluster { .. } => Some("NoCluster"),
             Self::OtherTemplate { .. } => Some("TemplateChanged"),
             Self::Never { .. } => Some("RestoreNever"),
             Self::NeedsMemory { .. } => Some("NeedsMemory"),

@@ -14,6 +14,7 @@ use super::ask::{self, Asked, From};
 use super::{Asking, RestoreError, release};
 use crate::driver::Log;
 use crate::identity::{Identity, Sandbox};
+use crate::node::NO_CLUSTER;
 
 /// For whoever had the lineage before to let go of it: the pod object of a set's earlier pod is gone before its agent has said so.
 const OTHERS_LEAVE: Duration = Duration::from_secs(20);
@@ -61,6 +62,9 @@ impl Wanted {
         };
         let Some(checkpoint) = named else {
             let identity = identity(asking).await?;
+            if asking.node.identity.cluster == NO_CLUSTER {
+                return Err(RestoreError::NoCluster { container: asking.begin.container.clone() });
+            }
             let never = asked.from == From::Never;
             let Identity { tenant, stable, template, .. } = identity;
             let lineage = stable.ok_or_else(|| RestoreError::Ambiguous {
