@@ -160,19 +160,23 @@ impl Asked {
             Err(error) => return Err(error.into()),
         };
         let get = |name| annotation(&spec, name);
-        let sandbox = get(names::SANDBOX_ID);
-        match (get(names::SANDBOX_UID), sandbox) {
-            (Some(uid), Some(id)) => {
-                let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME].map(get);
-                let pod = [pod[0].unwrap_or_default(), pod[1].unwrap_or_default(), uid];
-                let identity = Identity::of(&node.containerd, Sandbox { namespace, id, pod });
-                Ok(Self { key: PodKey::new(uid)?, identity: Some(identity.await?) })
+        let Some(group) = get(names::SANDBOX_ID) else {
+            return Ok(Self { key: alone, identity: None });
+        };
+        let key = match get(names::SANDBOX_UID) {
+            Some(uid) => PodKey::new(uid)?,
+            None => PodKey::new(format!("{namespace}+{group}"))?,
+        };
+        let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME, names::SANDBOX_UID].map(get);
+        let identity = match pod {
+            [Some(space), Some(name), Some(uid)] => {
+                let sandbox = Sandbox { namespace, id: group, pod: [space, name, uid] };
+                Some(Identity::of(&node.containerd, sandbox).await?)
             }
-            (None, Some(group)) => {
-                Ok(Self { key: PodKey::new(format!("{namespace}+{group}"))?, identity: None })
-            }
-            (_, None) => Ok(Self { key: alone, identity: None }),
-        }
+            // A pod that no kubelet has made.
+            _ => None,
+        };
+        Ok(Self { key, identity })
     }
 }
 
