@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -150,15 +151,22 @@ impl Clusters {
         let lab = Lab::up(&LabOptions::for_tests().two_clusters())?;
         let clusters =
             Self { a: lab.cluster(ClusterName::A)?, b: lab.cluster(ClusterName::B)?, lab };
-        let store = StoreChoice::Directory(SHARED_STORE.to_owned());
-        let settings = "criu_log_level = 4\n".to_owned();
-        for cluster in [&clusters.a, &clusters.b] {
-            for node in cluster.workers() {
-                let settings = format!("{settings}{}", cluster.admit_agent(node)?);
-                let (bin_dir, store) = (default_bin_dir(), store.clone());
-                node.install(&InstallOptions { bin_dir, store, settings })?;
-            }
-        }
+        // Most of an installation is waiting.
+        let install = |cluster: &Cluster, node: &Node| -> Result<()> {
+            let settings = format!("criu_log_level = 4\n{}", cluster.admit_agent(node)?);
+            let store = StoreChoice::Directory(SHARED_STORE.to_owned());
+            Ok(node.install(&InstallOptions { bin_dir: default_bin_dir(), store, settings })?)
+        };
+        thread::scope(|scope| {
+            let all = [&clusters.a, &clusters.b].into_iter();
+            let all = all.flat_map(|of| of.workers().iter().map(move |node| (of, node)));
+            let works: Vec<_> =
+                all.map(|(of, node)| scope.spawn(move || install(of, node))).collect();
+            works.into_iter().try_for_each(|work| match work.join() {
+                Ok(installed) => installed,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
         Ok(clusters)
     }
 
