@@ -151,17 +151,18 @@ impl Clusters {
         let lab = Lab::up(&LabOptions::for_tests().two_clusters())?;
         let clusters =
             Self { a: lab.cluster(ClusterName::A)?, b: lab.cluster(ClusterName::B)?, lab };
+        let mut all = Vec::new();
+        for cluster in [&clusters.a, &clusters.b] {
+            for node in cluster.workers() {
+                let settings = format!("criu_log_level = 4\n{}", cluster.admit_agent(node)?);
+                let store = StoreChoice::Directory(SHARED_STORE.to_owned());
+                all.push((node, InstallOptions { bin_dir: default_bin_dir(), store, settings }));
+            }
+        }
         // Most of an installation is waiting.
-        let install = |cluster: &Cluster, node: &Node| -> Result<()> {
-            let settings = format!("criu_log_level = 4\n{}", cluster.admit_agent(node)?);
-            let store = StoreChoice::Directory(SHARED_STORE.to_owned());
-            Ok(node.install(&InstallOptions { bin_dir: default_bin_dir(), store, settings })?)
-        };
         thread::scope(|scope| {
-            let all = [&clusters.a, &clusters.b].into_iter();
-            let all = all.flat_map(|of| of.workers().iter().map(move |node| (of, node)));
             let works: Vec<_> =
-                all.map(|(of, node)| scope.spawn(move || install(of, node))).collect();
+                all.iter().map(|(node, options)| scope.spawn(|| node.install(options))).collect();
             works.into_iter().try_for_each(|work| match work.join() {
                 Ok(installed) => installed,
                 Err(panic) => std::panic::resume_unwind(panic),
