@@ -426,7 +426,10 @@ fn what_is_not_there_or_is_asked_for_twice() -> Result<()> {
     expect(&format!("{unknown:#}"), "01ARZ3NDEKTSV4RRFFQ69G5FAV")?;
     shell.remove(&bed.n2)?;
     let both = shell.clone().with(&["--annotation", &format!("godwit.dev/fork-from={id}")]);
-    expect(&format!("{:#}", both.restore(&bed.n2, &id).unwrap_err()), "give one of godwit.dev/restore-from=ID")?;
+    expect(
+        &format!("{:#}", both.restore(&bed.n2, &id).unwrap_err()),
+        "give one of godwit.dev/restore-from=ID",
+    )?;
     shell.remove(&bed.n2)?;
     shell.restore(&bed.n2, &id)?;
     shell.wait_state(&bed.n2, "running")
