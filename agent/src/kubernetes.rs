@@ -8,7 +8,7 @@
 //! burials   the last word about pods that are gone      `burials`
 //! node      the node's label and condition              `this_node`
 //! ```
-//! Rights: `install/kubernetes/agent.yaml`. It reads and annotates pods of its own node, and nothing else of them.
+//! Rights: `install/kubernetes/godwit.yaml`. It reads and annotates pods of its own node, and nothing else of them.
 
 mod api;
 mod burials;

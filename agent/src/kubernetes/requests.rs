@@ -22,7 +22,7 @@ use super::watch::{self, Change, annotation, running};
 
 /// Between tries of what may succeed later: 1 s, 2 s, … .
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// After so many it is given up: a little more than four minutes.
+/// After so many it is given up: a little more than two minutes.
 const TRIES: u32 = 8;
 
 /// Serves requests for ever: one at a time for each pod. A request is another one when the pod was seen without it in between.
