@@ -19,23 +19,23 @@ use godwit_wire::api::{CheckpointRequest, CriCall, CriVerdict};
 use godwit_wire::shim_op::PodState;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{self, Ends};
+use crate::kubernetes::{Api, Ends};
 
 /// Between tries of a stop.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Whether a pod is stopped at a checkpoint.
-type Stop = Shared<BoxFuture<'static, bool>>;
+/// Ends when a pod was stopped at a checkpoint, or could not be.
+type Stop = Shared<BoxFuture<'static, ()>>;
 
 /// Decides.
 pub(crate) struct Desk {
     node: Arc<Node>,
-    cluster: Option<Arc<kubernetes::Api>>,
+    cluster: Option<Arc<Api>>,
     stops: Mutex<BTreeMap<PodKey, Stop>>,
 }
 
 impl Desk {
-    pub(crate) fn new(node: Arc<Node>, cluster: Option<Arc<kubernetes::Api>>) -> Self {
+    pub(crate) fn new(node: Arc<Node>, cluster: Option<Arc<Api>>) -> Self {
         Self { node, cluster, stops: Mutex::default() }
     }
 
@@ -56,7 +56,7 @@ impl Desk {
             }
             CriCall::Exec { .. } => exec(&pod.key).await,
             CriCall::Checkpoint { container } => {
-                let request = request(container, Outcome::Run);
+                let request = CheckpointRequest::of_pod(&container, Outcome::Run);
                 let (journal, _) = Journal::begin();
                 // Who asked the kubelet gets his archive in any case; how this ended is told on the pod.
                 let _ = checkpoint(&self.node, request, journal, CancellationToken::new()).await;
@@ -86,17 +86,16 @@ impl Desk {
         }
         let (desk, key) = (Arc::clone(self), pod.key.clone());
         let work = tokio::spawn(async move {
-            let stopped = desk.stop_at_a_checkpoint(&pod, grace).await;
+            desk.stop_at_a_checkpoint(&pod, grace).await;
             desk.stops.lock().unwrap_or_else(PoisonError::into_inner).remove(&pod.key);
-            stopped
         });
-        let stop = async { work.await.unwrap_or(false) }.boxed().shared();
+        let stop = work.map(drop).boxed().shared();
         stops.insert(key, stop.clone());
         stop
     }
 
     /// Within the grace period; after that the kubelet's way is gone. Once it is sealed nothing is cancelled.
-    async fn stop_at_a_checkpoint(&self, pod: &PodOf, grace: Duration) -> bool {
+    async fn stop_at_a_checkpoint(&self, pod: &PodOf, grace: Duration) {
         let cancel = CancellationToken::new();
         let made = self.try_to_stop(pod, &cancel);
         tokio::pin!(made);
@@ -107,10 +106,9 @@ impl Desk {
                 made.await
             }
         };
-        if let Err(error) = &made {
+        if let Err(error) = made {
             tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be stopped at a checkpoint");
         }
-        made.is_ok()
     }
 
     /// Tries again while that may help: its memory is still coming, or its store is away for a moment.
@@ -121,7 +119,7 @@ impl Desk {
     ) -> Result<(), CheckpointError> {
         loop {
             let (journal, _) = Journal::begin();
-            let request = request(pod.container.clone(), Outcome::Stop);
+            let request = CheckpointRequest::of_pod(&pod.container, Outcome::Stop);
             let error = match checkpoint(&self.node, request, journal, cancel.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
@@ -144,9 +142,4 @@ async fn exec(key: &PodKey) -> CriVerdict {
         }
         _ => CriVerdict::Pass,
     }
-}
-
-fn request(container: String, outcome: Outcome) -> CheckpointRequest {
-    let namespace = kubernetes::NAMESPACE.to_owned();
-    CheckpointRequest { namespace, container, outcome, store: None, full: false }
 }

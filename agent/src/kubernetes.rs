@@ -28,7 +28,6 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::api::{Api, Ends};
-pub(crate) use godwit_engine::pods_of::NAMESPACE;
 
 /// The section `[kubernetes]` of `agent.toml`.
 #[derive(Debug, Clone, Deserialize)]

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use godwit_engine::checkpoint::eligible;
 use godwit_engine::{Node, shim::Shim};
-use godwit_types::{Code, PodKey, names};
+use godwit_types::{Code, Outcome, PodKey, names};
+use godwit_wire::api::CheckpointRequest;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep_until};
 
-use super::NAMESPACE;
 use super::api::{Annotations, Api};
 use super::watch::{self, Change, annotation, running};
 
@@ -51,7 +51,7 @@ pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Rece
 /// Whether an answer is written.
 async fn look(node: &Node, api: &Api, pod: &Arc<Pod>, runs: &[String]) -> bool {
     let Some(container) = runs.first() else { return false };
-    let answer = match eligible(node, NAMESPACE, container).await {
+    let answer = match eligible(node, CheckpointRequest::of_pod(container, Outcome::Run)).await {
         Ok(()) => "true".to_owned(),
         // Somebody is at work for it, or has ended meanwhile: that says nothing about the pod.
         Err(error) if !is_about_the_pod(error.code()) => return false,

@@ -15,7 +15,6 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::NAMESPACE;
 use super::api::{Annotations, Api, Told};
 use super::tells;
 use super::watch::{self, Change, annotation, running};
@@ -100,14 +99,8 @@ async fn made(node: &Node, pod: &Pod) -> Result<Option<CheckpointReport>, Told> 
 }
 
 async fn once(node: &Node, pod: &Pod) -> Result<CheckpointReport, CheckpointError> {
-    let container = running(pod).first().copied().unwrap_or_default().to_owned();
-    let request = CheckpointRequest {
-        namespace: NAMESPACE.to_owned(),
-        container,
-        outcome: Outcome::Run,
-        store: None,
-        full: false,
-    };
+    let container = running(pod).first().copied().unwrap_or_default();
+    let request = CheckpointRequest::of_pod(container, Outcome::Run);
     let (journal, _) = Journal::begin();
     checkpoint(node, request, journal, CancellationToken::new()).await
 }

@@ -5,7 +5,7 @@ mod pods {
     mod interrupted;
     mod volumes;
 
-    use super::{POD, Talkers};
+    use super::{POD, stopped};
 }
 
 use anyhow::{Context as _, Result, ensure};
@@ -109,20 +109,26 @@ fn containers_that_talk_to_each_other_move_together_and_lose_no_byte() -> Result
     pod.remove(&bed.n2)
 }
 
-#[test]
-fn a_container_that_does_not_come_keeps_nobody_and_one_that_is_killed_takes_all_along() -> Result<()>
-{
-    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
+/// A pod that was stopped on the first node, to be continued on the second.
+fn stopped() -> Result<(Bed, Talkers, String)> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem, Image::Shell])?;
     let network = bed.n1.pod_network("pod", 101)?;
     bed.n2.pod_network("pod", 102)?;
     let pod = Talkers::new(&network);
     pod.run(&bed.n1)?;
     let id = pod.asks.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
     pod.remove(&bed.n1)?;
+    Ok((bed, pod, id))
+}
+
+#[test]
+fn a_container_that_does_not_come_keeps_nobody_and_one_that_is_killed_takes_all_along() -> Result<()>
+{
+    let (bed, pod, id) = stopped()?;
 
     // A stranger is refused by name, and takes the others with it: nothing of the pod has run.
     pod.answers.restore(&bed.n2, &id)?;
-    let stranger = member("stranger", &network, &["counter"]);
+    let stranger = member("stranger", &bed.n2.pod_network("pod", 102)?, &["counter"]);
     let refused = stranger.restore(&bed.n2, &id).err().context("a container of no point")?;
     let refused = format!("{refused:#}");
     ensure!(refused.contains("answers, asks") && refused.contains("stranger"), "{refused}");

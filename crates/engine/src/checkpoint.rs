@@ -36,8 +36,8 @@ mod work;
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{Ending, Event, Fence, LineageRef, Pen, Refusal, Source};
 use godwit_types::{
-    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Outcome, Phase, PodKey,
-    Tenant, names,
+    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
+    names,
 };
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::parse;
@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::containerd;
 use crate::driver::{Driver, Stop};
-use crate::identity::{Identity, Sandbox};
+use crate::identity::Identity;
 use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::news::{What, Why};
@@ -88,23 +88,12 @@ pub async fn checkpoint(
     made
 }
 
-/// Whether the pod of a container could be checkpointed as it is now. Nothing is stored; the pod is looked at and not frozen. Whoever is
+/// Whether a checkpoint could be made of the pod as it is now. Nothing is stored; the pod is looked at and not frozen. Whoever is
 /// at work for it is not held up: then the answer is [`CheckpointError::Cancelled`].
 ///
 /// # Errors
 /// [`CheckpointError`]: why not, or why that is not known now.
-pub async fn eligible(
-    node: &Node,
-    namespace: &str,
-    container: &str,
-) -> Result<(), CheckpointError> {
-    let request = CheckpointRequest {
-        namespace: namespace.to_owned(),
-        container: container.to_owned(),
-        outcome: Outcome::Run,
-        store: None,
-        full: false,
-    };
+pub async fn eligible(node: &Node, request: CheckpointRequest) -> Result<(), CheckpointError> {
     let asked = Asked::find(node, &request).await?;
     let key = asked.key.clone();
     let Some(looking) = node.pods.look(&key) else { return Err(CheckpointError::Cancelled) };
@@ -159,7 +148,7 @@ impl Asked {
             }
             Err(error) => return Err(error.into()),
         };
-        let get = |name| annotation(&spec, name);
+        let get = |name: &'static str| annotation(&spec, name);
         let Some(group) = get(names::SANDBOX_ID) else {
             return Ok(Self { key: alone, identity: None });
         };
@@ -167,15 +156,7 @@ impl Asked {
             Some(uid) => PodKey::new(uid)?,
             None => PodKey::new(format!("{namespace}+{group}"))?,
         };
-        let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME, names::SANDBOX_UID].map(get);
-        let identity = match pod {
-            [Some(space), Some(name), Some(uid)] => {
-                let sandbox = Sandbox { namespace, id: group, pod: [space, name, uid] };
-                Some(Identity::of(&node.containerd, sandbox).await?)
-            }
-            // A pod that no kubelet has made.
-            _ => None,
-        };
+        let identity = Identity::of(&node.containerd, namespace, get).await?;
         Ok(Self { key, identity })
     }
 }

@@ -20,7 +20,6 @@ use crate::containerd;
 use crate::driver::{Driver, Log, Peer};
 use crate::log::StoreLog;
 use crate::node::Node;
-use crate::pods_of::NAMESPACE;
 use crate::shim::{Shim, ShimError};
 use crate::stores::NoStore;
 
@@ -107,7 +106,7 @@ async fn is_buried(node: &Node, path: PathBuf) -> bool {
     if left.age <= QUIET || !node.has_no_shim(&left.key).await {
         return false;
     }
-    match containerd::has_tasks(&node.containerd, NAMESPACE, left.key.as_str()).await {
+    match containerd::has_tasks(&node.containerd, names::CRI_NAMESPACE, left.key.as_str()).await {
         Ok(true) => return false,
         Ok(false) => {}
         Err(error) => {

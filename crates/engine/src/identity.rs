@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use godwit_types::{InvalidName, LineageName, Tenant};
+use godwit_types::{InvalidName, LineageName, Tenant, names};
 
 use crate::containerd::{self, ContainerdError};
 
@@ -23,17 +23,6 @@ const JOB_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const REVISION: &str = "controller-revision-hash";
 const TEMPLATE: &str = "pod-template-hash";
-
-/// A pod as its sandbox knows it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sandbox<'a> {
-    /// Its containerd namespace.
-    pub(crate) namespace: &'a str,
-    /// Its id.
-    pub(crate) id: &'a str,
-    /// The pod's namespace, name and uid.
-    pub(crate) pod: [&'a str; 3],
-}
 
 /// Which logical pod it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +38,20 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// That of a pod.
+    /// That of the pod of a container with these annotations. `None`: it is of none that a kubelet has made.
     ///
     /// # Errors
     /// containerd does not know the sandbox, or its names cannot be names.
-    pub(crate) async fn of(socket: &Path, sandbox: Sandbox<'_>) -> Result<Self, NoIdentity> {
-        let labels = containerd::labels_of(socket, sandbox.namespace, sandbox.id).await?;
-        Ok(Self::by(sandbox.pod, &labels)?)
+    pub(crate) async fn of<'a>(
+        socket: &Path,
+        namespace: &str,
+        annotation: impl Fn(&'static str) -> Option<&'a str>,
+    ) -> Result<Option<Self>, NoIdentity> {
+        let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME, names::SANDBOX_UID];
+        let [Some(space), Some(name), Some(uid)] = pod.map(&annotation) else { return Ok(None) };
+        let Some(sandbox) = annotation(names::SANDBOX_ID) else { return Ok(None) };
+        let labels = containerd::labels_of(socket, namespace, sandbox).await?;
+        Ok(Some(Self::by([space, name, uid], &labels)?))
     }
 
     fn by(

@@ -11,8 +11,6 @@ use crate::containerd::{self, ContainerdError};
 use crate::node::Node;
 use crate::shim::Shim;
 
-/// containerd's namespace of all that the kubelet runs.
-pub const NAMESPACE: &str = "k8s.io";
 /// So many containers are remembered: more than a node runs.
 const KEPT: usize = 4096;
 
@@ -78,7 +76,7 @@ pub async fn find(node: &Node, container: &str) -> Result<Option<PodOf>, EngineE
 }
 
 async fn ask(node: &Node, container: &str) -> Result<Option<PodOf>, ContainerdError> {
-    let spec = match containerd::spec_of(&node.containerd, NAMESPACE, container).await {
+    let spec = match containerd::spec_of(&node.containerd, names::CRI_NAMESPACE, container).await {
         Ok(spec) => spec,
         Err(error) if error.code() == Code::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -76,6 +76,8 @@ pub const AGENT_OP_SOCKET: &str = "/run/godwit/agent-op.sock";
 pub const AGENT_FRAMES_SOCKET: &str = "/run/godwit/agent-frames.sock";
 /// The agent serves its local API (ttrpc) here.
 pub const AGENT_API_SOCKET: &str = "/run/godwit/agent.sock";
+/// containerd's namespace of all that the kubelet runs.
+pub const CRI_NAMESPACE: &str = "k8s.io";
 /// containerd's socket: its own services and the CRI's.
 pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// kubelet's runtime endpoint: the CRI proxy serves here.

@@ -8,7 +8,7 @@
 //! A request is bounded by [`MAX_REQUEST`]. An answer grows with the store, and is bounded by [`MAX_REPLY`]. The socket is root's
 //! alone.
 
-use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase, RestoreReport};
+use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase, RestoreReport, names};
 use serde::{Deserialize, Serialize};
 
 /// Longest line of a request in bytes.
@@ -82,6 +82,15 @@ pub enum CriVerdict {
     Pass,
     /// It is answered as if it had been done well: there is nothing left to do it to.
     Done,
+}
+
+impl CheckpointRequest {
+    /// For a container of the kubelet's, in its pod's store, as small as can be.
+    #[must_use]
+    pub fn of_pod(container: &str, outcome: Outcome) -> Self {
+        let (namespace, container) = (names::CRI_NAMESPACE.to_owned(), container.to_owned());
+        Self { namespace, container, outcome, store: None, full: false }
+    }
 }
 
 /// What can be done with a store, by the agent or by the CLI straight.

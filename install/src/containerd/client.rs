@@ -15,8 +15,6 @@ use tokio::runtime::Runtime;
 use crate::containerd::config::is_ours;
 use crate::{Error, Result};
 
-/// containerd's namespace of what the CRI makes.
-const CRI_NAMESPACE: &str = "k8s.io";
 /// For one question; containerd answers from memory or a local database.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -179,7 +177,7 @@ impl Client {
         containers.retain(|container| {
             // By type without the CRI, and in pods of earlier releases; by path where `ctr run --runtime` was told one.
             container.runtime.as_ref().is_some_and(|runtime| is_ours(&runtime.name))
-                || (namespace == CRI_NAMESPACE
+                || (namespace == names::CRI_NAMESPACE
                     && [&container.id, &container.sandbox].iter().any(|id| sandboxes.contains(*id)))
         });
         if containers.is_empty() {

@@ -1,26 +1,13 @@
 //! What happens to a pod while only some of its containers are there, or as they are let go.
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::clean;
 use godwit_e2e::container::{Container, SOON};
-use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
+use godwit_lab::{AgentOptions, Image, Node, wait};
 use godwit_types::names;
 use godwit_wire::failpoint::VARIABLE;
 
-use super::{POD, Talkers};
-
-/// A pod that was stopped on the first node, to be continued on the second.
-fn stopped() -> Result<(Bed, Talkers, String)> {
-    let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem, Image::Shell])?;
-    let network = bed.n1.pod_network("pod", 101)?;
-    bed.n2.pod_network("pod", 102)?;
-    let pod = Talkers::new(&network);
-    pod.run(&bed.n1)?;
-    let id = pod.asks.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
-    pod.remove(&bed.n1)?;
-    Ok((bed, pod, id))
-}
+use super::{POD, stopped};
 
 fn restart_agent(node: &Node, failpoint: Option<&str>) -> Result<()> {
     node.kill_agent()?;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::ask::{self, Asked, From};
 use super::{Asking, RestoreError, release};
 use crate::driver::Log;
-use crate::identity::{Identity, Sandbox};
+use crate::identity::Identity;
 use crate::node::NO_CLUSTER;
 
 /// For whoever had the lineage before to let go of it: the pod object of a set's earlier pod is gone before its agent has said so.
@@ -66,11 +66,16 @@ impl Wanted {
                 return Err(RestoreError::NoCluster { container: asking.begin.container.clone() });
             }
             let never = asked.from == From::Never;
-            let Identity { tenant, stable, template, .. } = identity;
-            let lineage = stable.ok_or_else(|| RestoreError::Ambiguous {
-                container: asking.begin.container.clone(),
-            })?;
-            let asks = ask::annotation(&asking.begin.annotations, names::RESTORE_FROM).is_some();
+            let Identity { tenant, stable, own, template } = identity;
+            let asks = said(asking, names::RESTORE_FROM).is_some();
+            // Nobody comes after a replica; what it keeps, somebody may name.
+            let lineage = match stable {
+                None if asks => {
+                    let container = asking.begin.container.clone();
+                    return Err(RestoreError::Ambiguous { container });
+                }
+                found => found.unwrap_or(own),
+            };
             let latest = Latest { lineage, template, never, may_begin_anew: !asks };
             let point = Point::Latest(latest);
             return Ok(Self { store_name, tenant: store.tenant(&tenant), point });
@@ -142,26 +147,22 @@ async fn is_anothers(log: &dyn Log, me: &Owner) -> bool {
     matches!(&newest.state, State::Owned { owner, .. } if !same_place(owner, me))
 }
 
+/// An annotation that says something.
+fn said<'a>(asking: &Asking<'a>, name: &str) -> Option<&'a str> {
+    ask::annotation(&asking.begin.annotations, name).filter(|value| !value.is_empty())
+}
+
 /// Which logical pod starts.
 async fn identity(asking: &Asking<'_>) -> Result<Identity, RestoreError> {
-    let get = |name| ask::annotation(&asking.begin.annotations, name).filter(|a| !a.is_empty());
-    let alone = || RestoreError::NoPod { container: asking.begin.container.clone() };
-    let need = |name| get(name).ok_or_else(alone);
-    let pod = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME, names::SANDBOX_UID];
-    let [space, name, uid] = pod.map(need);
-    let sandbox = Sandbox {
-        namespace: &asking.begin.namespace,
-        id: need(names::SANDBOX_ID)?,
-        pod: [space?, name?, uid?],
-    };
-    Ok(Identity::of(&asking.node.containerd, sandbox).await?)
+    let get = |name: &'static str| said(asking, name);
+    let found = Identity::of(&asking.node.containerd, &asking.begin.namespace, get).await?;
+    found.ok_or_else(|| RestoreError::NoPod { container: asking.begin.container.clone() })
 }
 
 /// Where its checkpoints are: that of its pod's namespace.
 fn tenant_of(asking: &Asking<'_>) -> Result<Tenant, RestoreError> {
-    let get = |name| ask::annotation(&asking.begin.annotations, name).filter(|a| !a.is_empty());
-    match (get(names::SANDBOX_UID), get(names::SANDBOX_NAMESPACE)) {
-        (Some(_), Some(namespace)) => Ok(parse("namespace", namespace)?),
+    match [names::SANDBOX_UID, names::SANDBOX_NAMESPACE].map(|name| said(asking, name)) {
+        [Some(_), Some(namespace)] => Ok(parse("namespace", namespace)?),
         _ => Ok(Tenant::node()),
     }
 }
