@@ -8,22 +8,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_lab::{Image, LabOptions, Node, PodNetwork, wait};
+use godwit_lab::{Image, LabOptions, Node, PodNetwork};
 use godwit_types::CheckpointReport;
 
 use crate::bed::{Bed, Store};
 use crate::clean;
-use crate::container::{BUNDLES, Container, SOON};
+use crate::container::{BUNDLES, Container};
 use crate::fences::Fences;
-use crate::redis::{self, Client, Load, Seen};
+use crate::redis::load::{Load, Seen};
+use crate::redis::{self, PORT, connect};
 
-pub use report::{Chain, Fork, Incremental, Move, Proof, Report};
+pub use report::{Chain, Fork, Incremental, Move, Report};
 
-const PORT: u16 = 6379;
 /// What the server's process is called.
 const PROCESS: &str = "redis-server";
-/// The client gets so many correct replies before and after a move.
-const STEADY: u64 = 2000;
 /// What our processes and CRIU may write to local disks for a move through S3: fences and little else, never memory.
 const DISK_LIMIT: u64 = 1 << 20;
 /// How long the freeze lasts is measured; a slow machine shall not end it.
@@ -64,18 +62,18 @@ impl Demo {
         redis.run(&bed.n1)?;
         let keys = redis::fill(&mut connect(first)?, self.mib)?;
         let config = bed.n1.read_file(&format!("{}/redis/config.json", BUNDLES))?;
-        let mut stage = Stage { bed, redis, networks, keys, seen: Seen::default() };
+        let mut stage = Stage { bed, redis, networks, seen: Seen::default() };
 
         say("moving it to n2 while a client writes and checks every reply");
         let moved = stage.moves(&bed.n1, &bed.n2, second)?;
-        stage.prove(second)?;
+        stage.seen.prove(&mut connect(second)?, keys)?;
 
         say("an incremental checkpoint on n2 that leaves it running, and a copy of it on n1");
         let (incremental, fork) = copying(bed, &stage.redis, keys, second)?;
 
         say("moving it back to n1 while the client goes on");
         let back = stage.moves(&bed.n2, &bed.n1, first)?;
-        let proof = stage.prove(first)?;
+        let proof = stage.seen.prove(&mut connect(first)?, keys)?;
         if self.store == Store::S3 {
             let written = moved.disk_bytes.max(back.disk_bytes);
             ensure!(written < DISK_LIMIT, "{written} bytes were written to local disks");
@@ -96,26 +94,11 @@ impl Demo {
     }
 }
 
-/// A server's client, once the server answers.
-///
-/// # Errors
-/// It does not in time.
-pub fn connect(address: Ipv4Addr) -> Result<Client> {
-    let address = SocketAddr::from((address, PORT));
-    Ok(wait::until("Redis to answer", SOON, || {
-        let mut client = Client::connect(address)?;
-        client.call(&[b"PING"])?;
-        Ok::<_, std::io::Error>(client)
-    })?)
-}
-
 /// Redis on its two nodes, and the client that works with it.
 struct Stage<'a> {
     bed: &'a Bed,
     redis: Container,
     networks: [PodNetwork; 2],
-    /// How many values were filled in.
-    keys: u64,
     seen: Seen,
 }
 
@@ -129,7 +112,7 @@ impl Stage<'_> {
         let (bed, redis) = (self.bed, &self.redis);
         let before = self.seen.reconnects;
         let load = Load::go_on(self.addresses(), std::mem::take(&mut self.seen));
-        works(&load)?;
+        load.wait_steady()?;
         let (disk, fences) = (bed.disk_bytes_written()?, Fences::watch(bed)?);
         let begun = Instant::now();
         let checkpoint = redis.checkpoint(from, &["--stop"])?;
@@ -143,7 +126,7 @@ impl Stage<'_> {
         let (resident, whole) = (stopped.elapsed(), begun.elapsed());
         let disk = bed.disk_bytes_written()?.checked_sub(disk).context("a process has ended")?;
         let fences = fences.bytes()?;
-        works(&load)?;
+        load.wait_steady()?;
         let copies = clean::processes(from, PROCESS)? + clean::processes(to, PROCESS)?;
         ensure!(copies == 1, "{copies} copies run");
         self.seen = load.stop();
@@ -165,32 +148,6 @@ impl Stage<'_> {
             reconnects,
         })
     }
-
-    /// Every acknowledged write is there, and no reply was ever wrong.
-    fn prove(&self, address: Ipv4Addr) -> Result<Proof> {
-        let (client, seen, keys) = (&mut connect(address)?, &self.seen, self.keys);
-        ensure!(seen.wrong.is_empty(), "wrong replies: {:?}", seen.wrong);
-        let lost = seen.lost(client)?;
-        ensure!(lost.is_empty(), "lost writes: {lost:?}");
-        let wrong = redis::check_fill(client, keys)?;
-        ensure!(wrong.is_empty(), "{} of {keys} values are wrong", wrong.len());
-        Ok(Proof {
-            acknowledged_writes: seen.writes,
-            checked_reads: seen.reads,
-            lost_writes: 0,
-            values_checked: keys,
-        })
-    }
-}
-
-/// Waits until the client has had so many more correct replies that it works steadily.
-fn works(load: &Load) -> Result<()> {
-    let enough = load.replies() + STEADY;
-    wait::until("the client to get correct replies", SOON, || match load.replies() {
-        now if now >= enough => Ok(()),
-        now => Err(format!("{now} of {enough}")),
-    })?;
-    Ok(())
 }
 
 fn copying(

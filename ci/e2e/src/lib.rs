@@ -15,4 +15,5 @@ pub mod proxy_bench;
 pub mod redis;
 pub mod release;
 pub mod runc;
+pub mod shop;
 pub mod versions;

@@ -112,9 +112,21 @@ impl Pod {
         if kind == "StatefulSet" {
             spec["serviceName"] = json!(self.name);
         }
+        self.object("apps/v1", kind, spec)
+    }
+
+    /// As the template of a Job, which has the pod's name.
+    #[must_use]
+    pub fn job(&self) -> String {
+        let mut pod = self.spec.clone();
+        pod["restartPolicy"] = json!("Never");
+        let template = json!({"metadata": self.metadata, "spec": pod});
+        self.object("batch/v1", "Job", json!({"backoffLimit": 0, "template": template}))
+    }
+
+    fn object(&self, version: &str, kind: &str, spec: Value) -> String {
         let metadata = json!({"name": self.name});
-        json!({"apiVersion": "apps/v1", "kind": kind, "metadata": metadata, "spec": spec})
-            .to_string()
+        json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}).to_string()
     }
 
     /// A service in front of its web server.

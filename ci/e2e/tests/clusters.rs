@@ -9,5 +9,6 @@ mod clusters {
     mod on_stop;
     mod power;
     mod probes;
+    mod redis;
     mod run;
 }

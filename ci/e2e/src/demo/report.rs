@@ -5,6 +5,8 @@ use std::fmt;
 use godwit_types::Sizes;
 use serde::Serialize;
 
+use crate::redis::load::Proof;
+
 /// All of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -51,19 +53,6 @@ pub struct Move {
     pub requests: u64,
     /// How often the client lost its connection.
     pub reconnects: u64,
-}
-
-/// What was proved.
-#[derive(Debug, Clone, Serialize)]
-pub struct Proof {
-    /// Writes that the server acknowledged during the moves.
-    pub acknowledged_writes: u64,
-    /// Reads whose values were checked during the moves.
-    pub checked_reads: u64,
-    /// Acknowledged writes that are not there.
-    pub lost_writes: u64,
-    /// Values of the fill that were read back and compared.
-    pub values_checked: u64,
 }
 
 /// A checkpoint that leaves the container running.

@@ -1,0 +1,201 @@
+//! The pod that moves in proofs and in the demo of pods: Redis, and a sidecar that talks to it over one loopback connection for ever
+//! and writes into a directory that both share. The sidecar ends at the first reply that is not the next one, so a pod whose
+//! containers were never started again lost nothing between them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_lab::{Cluster, Image, wait};
+use godwit_types::names;
+use serde_json::{Value, json};
+
+use crate::container::SOON;
+use crate::pods::{Handler, Pod};
+use crate::redis::PORT;
+
+/// What the sidecar does.
+const BEATS: &str = r#"
+until (exec 3<>/dev/tcp/127.0.0.1/6379) 2>/dev/null; do sleep 0.1; done
+exec 3<>/dev/tcp/127.0.0.1/6379
+for ((n = 1; ; n++)); do
+    printf 'INCR beats\r\n' >&3
+    IFS= read -r reply <&3
+    if [ "$reply" != ":$n"$'\r' ]; then
+        echo "$reply after $n"
+        exit 1
+    fi
+    echo "$n" >/shared/beats
+    sleep 0.02
+done"#;
+/// Both, in the order in which Kubernetes tells of them.
+const CONTAINERS: [&str; 2] = ["redis", "sidecar"];
+
+/// The pod of this name.
+#[must_use]
+pub fn pod(name: &str) -> Pod {
+    let mounts = json!([{"name": "shared", "mountPath": "/shared"}]);
+    let probe = json!({"tcpSocket": {"port": PORT}, "periodSeconds": 1});
+    let container = |name: &str| {
+        json!({
+            "name": name, "image": Image::Redis.reference(), "imagePullPolicy": "Never",
+            "volumeMounts": mounts,
+        })
+    };
+    let (mut redis, mut sidecar) = (container(CONTAINERS[0]), container(CONTAINERS[1]));
+    redis["readinessProbe"] = probe;
+    sidecar["command"] = json!(["bash", "-c", BEATS]);
+    Pod::new(name, Handler::Godwit, Image::Redis, &[])
+        .with("volumes", json!([{"name": "shared", "emptyDir": {}}]))
+        .with("containers", json!([redis, sidecar]))
+        .with("terminationGracePeriodSeconds", json!(60))
+}
+
+/// One that runs.
+#[derive(Debug, Clone)]
+pub struct Running<'c> {
+    cluster: &'c Cluster,
+    /// Its name.
+    pub name: String,
+    /// Of the object.
+    pub uid: String,
+    /// Where it runs.
+    pub node: String,
+    /// Where it is reached.
+    pub address: IpAddr,
+    /// What its object says, when it was ready.
+    pub object: Value,
+}
+
+impl<'c> Running<'c> {
+    /// The pod that [`pod`] of this name has become, by itself or through an owner, when all of it is ready.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait(cluster: &'c Cluster, name: &str) -> Result<Self> {
+        let found = wait::until(&format!("{name} to be ready"), SOON, || {
+            let found = Self::find(cluster, name).map_err(|error| format!("{error:#}"))?;
+            found.ok_or_else(|| events(cluster))
+        })?;
+        Ok(found)
+    }
+
+    /// The same, if it is now.
+    fn find(cluster: &'c Cluster, name: &str) -> Result<Option<Self>> {
+        let found = cluster.get(&["pods", "--selector", &format!("app={name}")])?;
+        let all = found["items"].as_array().context("a list")?;
+        let is_ending = |pod: &&Value| !pod["metadata"]["deletionTimestamp"].is_null();
+        let all: Vec<&Value> = all.iter().filter(|pod| !is_ending(pod)).collect();
+        ensure!(all.len() < 2, "{} pods at once: {}", all.len(), events(cluster));
+        let Some(&pod) = all.first() else { return Ok(None) };
+        let containers = pod["status"]["containerStatuses"].as_array();
+        let is_ready = |one: &Value| one["ready"] == true;
+        if !containers.is_some_and(|all| all.len() == CONTAINERS.len() && all.iter().all(is_ready))
+        {
+            return Ok(None);
+        }
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("a text");
+        Ok(Some(Self {
+            cluster,
+            name: text(&pod["metadata"]["name"])?,
+            uid: text(&pod["metadata"]["uid"])?,
+            node: text(&pod["spec"]["nodeName"])?,
+            address: text(&pod["status"]["podIP"])?.parse()?,
+            object: pod.clone(),
+        }))
+    }
+
+    /// Where Redis is reached.
+    #[must_use]
+    pub fn redis(&self) -> SocketAddr {
+        SocketAddr::new(self.address, PORT)
+    }
+
+    /// The sidecar's last number, as Redis' container sees it.
+    ///
+    /// # Errors
+    /// The kubelet does not tell, or there is none.
+    pub fn beats(&self) -> Result<u64> {
+        let words =
+            ["exec", &self.name, "--container", CONTAINERS[0], "--", "cat", "/shared/beats"];
+        // It may be being written.
+        Ok(wait::until("the sidecar's number", SOON, || {
+            let text = self.cluster.kubectl(&words).map_err(|error| error.to_string())?;
+            text.trim().parse().map_err(|_| format!("{text:?}"))
+        })?)
+    }
+
+    /// None of its containers was started twice, and the sidecar gets on beyond this.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub fn goes_on(&self, beyond: u64) -> Result<u64> {
+        let now = wait::until("the sidecar to get on", SOON, || match self.beats() {
+            Ok(now) if now > beyond => Ok(now),
+            other => Err(format!("{other:?} after {beyond}; {}", events(self.cluster))),
+        })?;
+        let object = self.cluster.get(&["pod", &self.name])?;
+        let all = object["status"]["containerStatuses"].as_array().context("its containers")?;
+        let restarts: Vec<_> = all.iter().map(|one| one["restartCount"].as_u64()).collect();
+        ensure!(restarts == [Some(0), Some(0)], "{restarts:?}: {}", events(self.cluster));
+        Ok(now)
+    }
+
+    /// Has a checkpoint made that leaves it running; its id.
+    ///
+    /// # Errors
+    /// It was not made.
+    pub fn checkpoint(&self) -> Result<String> {
+        let before = self.annotation(names::LAST_CHECKPOINT)?;
+        let annotate = format!("{}=now", names::CHECKPOINT);
+        self.cluster.kubectl(&["annotate", "pod", &self.name, &annotate])?;
+        Ok(wait::until("the checkpoint to be made", SOON, || {
+            let said = |error: anyhow::Error| format!("{error:#}");
+            let asks = self.annotation(names::CHECKPOINT).map_err(said)?;
+            let made = self.annotation(names::LAST_CHECKPOINT).map_err(said)?;
+            made.filter(|made| asks.is_none() && before.as_ref() != Some(made))
+                .ok_or_else(|| events(self.cluster))
+        })?)
+    }
+
+    /// What an annotation of it says now.
+    ///
+    /// # Errors
+    /// The API server does not tell.
+    pub fn annotation(&self, name: &str) -> Result<Option<String>> {
+        let object = self.cluster.get(&["pod", &self.name])?;
+        Ok(object["metadata"]["annotations"][name].as_str().map(str::to_owned))
+    }
+
+    /// Which checkpoint it was stopped at, once its object is gone.
+    ///
+    /// # Errors
+    /// None was told.
+    pub fn stopped_at(&self) -> Result<String> {
+        let gone = format!("pod/{}", self.name);
+        self.cluster.kubectl(&["wait", "--for=delete", &gone, "--timeout=90s"])?;
+        let note = event(self.cluster, &self.uid, "CheckpointCompleted")?;
+        let id = note.split_whitespace().nth(1).with_context(|| note.clone())?;
+        Ok(id.to_owned())
+    }
+}
+
+/// The last event of this reason about the pod of this uid: what it says.
+///
+/// # Errors
+/// There is none.
+pub fn event(cluster: &Cluster, uid: &str, reason: &str) -> Result<String> {
+    let field = format!("--field-selector=involvedObject.uid={uid},reason={reason}");
+    Ok(wait::until(&format!("the event {reason}"), SOON, || {
+        let found = cluster.get(&["events", "--sort-by=.metadata.creationTimestamp", &field]);
+        let found = found.map_err(|error| error.to_string())?;
+        let newest = found["items"].as_array().and_then(|all| all.last());
+        let note = newest.and_then(|event| event["message"].as_str());
+        note.map(str::to_owned).ok_or_else(|| events(cluster))
+    })?)
+}
+
+/// All that was told in a cluster, for who waits in vain.
+#[must_use]
+pub fn events(cluster: &Cluster) -> String {
+    cluster.kubectl(&["get", "events"]).unwrap_or_else(|error| error.to_string())
+}
