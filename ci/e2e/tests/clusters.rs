@@ -9,6 +9,7 @@ mod clusters {
     mod on_stop;
     mod power;
     mod probes;
+    mod race;
     mod redis;
     mod run;
 }
