@@ -19,7 +19,7 @@ SUITE ?= all
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build release check demo bench conformance test test-unit test-full test-e2e vm-test s3-server kubernetes lab-up lab-down
+.PHONY: help deps build release check demo demo-pods bench conformance test test-unit test-full test-e2e vm-test s3-server kubernetes lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ release: deps ## Build what is installed on nodes, into target/release
 
 demo: release ## The main job: Redis moves under load, with a report (STORE=s3, the default, or STORE=file)
 	cargo run --release --package godwit-e2e --bin demo -- --store $(STORE)
+
+demo-pods: release kubernetes ## The main job for pods: Redis and a sidecar move under load from one Kubernetes cluster to another, with a report (STORE=s3 or file)
+	cargo run --release --package godwit-e2e --bin demo-pods -- --store $(STORE)
 
 bench: release ## Times of a 1 GiB and of a small container against runc alone, of CRI calls against containerd alone, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench

@@ -1,7 +1,8 @@
 //! The kubelet's calls that may be ours to answer (`godwit-cri-proxy` shows them): decided from what shims and the API server say.
 //!
-//! Owns: stops at a checkpoint. A pod is stopped once, however many of its containers the kubelet stops, and whoever asks hears how it
-//! ended. A stop goes on when nobody waits for it any more: half a stop is none.
+//! Owns: stops at a checkpoint. A pod is stopped once, however many of its containers the kubelet stops, and whoever asks waits for its
+//! end. It goes on when nobody waits for it any more: half a stop is none. One that failed is not tried again: the kubelet's way has
+//! begun, and what a later one found would be half a pod.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +24,30 @@ use crate::kubernetes::{Api, Ends};
 
 /// Between tries of a stop.
 const AGAIN: Duration = Duration::from_millis(250);
+/// For the checkpoint that a kubelet's own waits for: it gives both two minutes (`runtimeRequestTimeout`).
+const BESIDE: Duration = Duration::from_secs(45);
 
-/// Ends when a pod was stopped at a checkpoint, or could not be.
-type Stop = Shared<BoxFuture<'static, ()>>;
+/// A stop of a pod at a checkpoint.
+#[derive(Clone)]
+struct Stop {
+    /// Ends when it was stopped, or could not be.
+    over: Shared<BoxFuture<'static, ()>>,
+    /// Once it is sealed nothing is cancelled.
+    cancel: CancellationToken,
+}
+
+impl Stop {
+    /// Waits for its end, for which it has so long from now. Of all who wait, the shortest time counts.
+    async fn within(self, grace: Duration) {
+        tokio::select! {
+            () = self.over.clone() => {}
+            () = tokio::time::sleep(grace) => {
+                self.cancel.cancel();
+                self.over.await;
+            }
+        }
+    }
+}
 
 /// Decides.
 pub(crate) struct Desk {
@@ -56,10 +78,14 @@ impl Desk {
             }
             CriCall::Exec { .. } => exec(&pod.key).await,
             CriCall::Checkpoint { container } => {
-                let request = CheckpointRequest::of_pod(&container, Outcome::Run);
-                let (journal, _) = Journal::begin();
-                // Who asked the kubelet gets his archive in any case; how this ended is told on the pod.
-                let _ = checkpoint(&self.node, request, journal, CancellationToken::new()).await;
+                let node = Arc::clone(&self.node);
+                let work = tokio::spawn(async move {
+                    let request = CheckpointRequest::of_pod(&container, Outcome::Run);
+                    let (journal, _) = Journal::begin();
+                    checkpoint(&node, request, journal, CancellationToken::new()).await
+                });
+                // Who asked the kubelet gets his archive in any case; how this ends is told on the pod.
+                let _ = tokio::time::timeout(BESIDE, work).await;
                 CriVerdict::Pass
             }
         })
@@ -71,52 +97,43 @@ impl Desk {
             return CriVerdict::Pass;
         }
         let Some(cluster) = &self.cluster else { return CriVerdict::Pass };
-        if cluster.ends(pod.key.as_str()).await != Ends::ForGood {
+        if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await != Ends::ForGood {
             return CriVerdict::Pass;
         }
-        self.stop_once(pod, grace).await;
+        self.stop_once(pod, grace).within(grace).await;
         // containerd sees what has become of the container, and tells it.
         CriVerdict::Pass
     }
 
     fn stop_once(self: &Arc<Self>, pod: PodOf, grace: Duration) -> Stop {
         let mut stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        stops.retain(|key, _| Shim::listens(key));
         if let Some(stop) = stops.get(&pod.key) {
             return stop.clone();
         }
-        let (desk, key) = (Arc::clone(self), pod.key.clone());
+        let (desk, key, cancel) = (Arc::clone(self), pod.key.clone(), CancellationToken::new());
+        let deadline = cancel.clone();
         let work = tokio::spawn(async move {
-            desk.stop_at_a_checkpoint(&pod, grace).await;
-            desk.stops.lock().unwrap_or_else(PoisonError::into_inner).remove(&pod.key);
+            if let Err(error) = desk.try_to_stop(&pod, &deadline).await {
+                tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be stopped at a checkpoint");
+            }
         });
-        let stop = work.map(drop).boxed().shared();
+        let stop = Stop { over: work.map(drop).boxed().shared(), cancel };
+        // Also when the kubelet does not wait any more.
+        tokio::spawn(stop.clone().within(grace));
         stops.insert(key, stop.clone());
         stop
     }
 
-    /// Within the grace period; after that the kubelet's way is gone. Once it is sealed nothing is cancelled.
-    async fn stop_at_a_checkpoint(&self, pod: &PodOf, grace: Duration) {
-        let cancel = CancellationToken::new();
-        let made = self.try_to_stop(pod, &cancel);
-        tokio::pin!(made);
-        let made = tokio::select! {
-            made = &mut made => made,
-            () = tokio::time::sleep(grace) => {
-                cancel.cancel();
-                made.await
-            }
-        };
-        if let Err(error) = made {
-            tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be stopped at a checkpoint");
-        }
-    }
-
-    /// Tries again while that may help: its memory is still coming, or its store is away for a moment.
+    /// Tries again while that may help: its memory is still coming, somebody executes something in it, or its store is away for a moment.
     async fn try_to_stop(
         &self,
         pod: &PodOf,
         cancel: &CancellationToken,
     ) -> Result<(), CheckpointError> {
+        if is_over(&pod.key).await {
+            return Ok(());
+        }
         loop {
             let (journal, _) = Journal::begin();
             let request = CheckpointRequest::of_pod(&pod.container, Outcome::Stop);
@@ -135,11 +152,21 @@ impl Desk {
 
 /// Commands in a pod that is held before it runs, or that has gone away, would wait in vain: its probes and hooks do well.
 async fn exec(key: &PodKey) -> CriVerdict {
-    let asked = async { Shim::connect(key).await?.attach().await };
-    match asked.await.map(|status| status.state()) {
-        Ok(PodState::Restoring | PodState::Held | PodState::Sealed | PodState::Moved) => {
+    match state(key).await {
+        Some(PodState::Restoring | PodState::Held | PodState::Sealed | PodState::Moved) => {
             CriVerdict::Done
         }
         _ => CriVerdict::Pass,
     }
+}
+
+/// Nothing of it runs any more: an agent before this one has stopped it, or it has ended.
+async fn is_over(key: &PodKey) -> bool {
+    let over = [PodState::Sealed, PodState::Moved, PodState::Exited];
+    state(key).await.is_some_and(|state| over.contains(&state))
+}
+
+async fn state(key: &PodKey) -> Option<PodState> {
+    let asked = async { Shim::connect(key).await?.attach().await };
+    asked.await.ok().map(|status| status.state())
 }

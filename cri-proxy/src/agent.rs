@@ -2,34 +2,75 @@
 //!
 //! | Call | What for | Without the agent |
 //! |---|---|---|
-//! | `StopContainer` | a pod that is deleted is stopped at a checkpoint first (`godwit.dev/checkpoint-on-stop`) | passes |
+//! | `StopContainer` | a pod that is deleted is stopped at a checkpoint first (`godwit.dev/checkpoint-on-stop`) | passes; of a pod that asks for it after its grace period, at most a minute: an agent that is started anew is waited for |
 //! | `ExecSync` | a probe or hook of a pod that is held or has moved is answered at once | passes |
 //! | `CheckpointContainer` | a durable checkpoint, besides the archive that the kubelet asks for | passes |
 //!
 //! One connection for each call: lines of JSON (`godwit_wire::api`). Who gives a call up closes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use godwit_types::names;
 use godwit_wire::api::{self, CriCall, CriVerdict, MAX_REQUEST, Reply};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
 use crate::cri::{Method, Request};
 use crate::intercept::{Absent, Call, Intercept, Interest, Need, Verdict};
+
+/// For an agent to be started anew: it looks at every pod before it serves.
+const COMES_BACK: Duration = Duration::from_secs(60);
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The agent of this node.
 #[derive(Debug)]
 pub struct Agent {
     socket: PathBuf,
+    bundles: PathBuf,
 }
 
 impl Agent {
     /// The one that serves this socket, when it does.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, bundles: PathBuf::from(names::CRI_BUNDLES) }
+    }
+
+    /// Asks, again for as long as somebody's memory is worth it.
+    async fn ask_patiently(&self, call: CriCall) -> std::io::Result<CriVerdict> {
+        let patience = match &call {
+            CriCall::Stop { container, grace_seconds } if self.keeps(container) => {
+                COMES_BACK.min(Duration::from_secs(*grace_seconds))
+            }
+            _ => Duration::ZERO,
+        };
+        let until = Instant::now() + patience;
+        loop {
+            match self.ask(call.clone()).await {
+                Err(why) if Instant::now() < until => {
+                    tracing::info!(%why, "the agent is asked again");
+                    sleep(AGAIN).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Whether a container is of a pod whose memory is to be kept when it is deleted.
+    fn keeps(&self, container: &str) -> bool {
+        // A name, not a way to somewhere else.
+        let Some(name) = Path::new(container).file_name().filter(|name| *name == container) else {
+            return false;
+        };
+        let spec = std::fs::read(self.bundles.join(name).join("config.json"));
+        let spec: Option<serde_json::Value> =
+            spec.ok().and_then(|text| serde_json::from_slice(&text).ok());
+        spec.is_some_and(|spec| spec["annotations"][names::CHECKPOINT_ON_STOP] == "true")
     }
 
     async fn ask(&self, call: CriCall) -> std::io::Result<CriVerdict> {
@@ -80,10 +121,55 @@ impl Intercept for Agent {
             need: Need::Benefit,
             reason: format!("{} was asked: {why}", self.socket.display()),
         };
-        Ok(match self.ask(asked).await.map_err(absent)? {
+        Ok(match self.ask_patiently(asked).await.map_err(absent)? {
             CriVerdict::Pass => Verdict::Pass,
             // An answer without fields: nothing printed, exit status 0.
             CriVerdict::Done => Verdict::Answer(Bytes::new()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    async fn answer(listener: &UnixListener) {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        let reply = Reply::Done { result: serde_json::to_value(CriVerdict::Pass).unwrap() };
+        let reply = serde_json::to_string(&reply).unwrap();
+        stream.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
+    }
+
+    fn stop() -> CriCall {
+        CriCall::Stop { container: "c1".to_owned(), grace_seconds: 30 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_keeps_its_memory_waits_for_an_agent_that_is_started_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = Agent { socket: dir.path().join("agent"), bundles: dir.path().to_owned() };
+        let begun = Instant::now();
+        assert!(agent.ask_patiently(stop()).await.is_err());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+
+        std::fs::create_dir(dir.path().join("c1")).unwrap();
+        let spec = format!(r#"{{"annotations":{{"{}":"true"}}}}"#, names::CHECKPOINT_ON_STOP);
+        std::fs::write(dir.path().join("c1/config.json"), spec).unwrap();
+        assert!(agent.keeps("c1") && !agent.keeps("../c1") && !agent.keeps(""));
+        assert!(agent.ask_patiently(stop()).await.is_err());
+        assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+
+        // It dies while it is asked, and comes back.
+        let (asks, comes) = tokio::join!(agent.ask_patiently(stop()), async {
+            let listener = UnixListener::bind(&agent.socket).unwrap();
+            drop(listener.accept().await.unwrap());
+            answer(&listener).await;
+        });
+        assert_eq!((asks.unwrap(), comes), (CriVerdict::Pass, ()));
     }
 }

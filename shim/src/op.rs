@@ -140,7 +140,7 @@ impl Operations {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts with the log's word; asks again while the agent is away.
+    /// Starts with the log's word; asks again while the agent is away or the pod is checkpointed.
     async fn ask_to_start(
         &self,
         pod: &Arc<Pod>,
@@ -156,7 +156,7 @@ impl Operations {
                 return Err(Error::Cancelled(format!("{} was killed", container.id())));
             }
             match ask_once(&inputs, container, until).await? {
-                StartAnswer::No { agent_away: true, .. }
+                StartAnswer::No { again: true, .. }
                     if tokio::time::Instant::now() + ASK_AGAIN < until =>
                 {
                     tokio::time::sleep(ASK_AGAIN).await;

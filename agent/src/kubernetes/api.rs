@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const ME: &str = "godwit-agent";
 /// Longest note of an event (events.k8s.io/v1: 1 kB).
 const NOTE: usize = 1000;
+/// Which static pod an object mirrors.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// For the watch to hear of a pod that the kubelet has heard of.
 const LATE: Duration = Duration::from_secs(10);
 
@@ -83,9 +85,9 @@ impl Api {
         self.pods.get()
     }
 
-    /// A pod that exists, by its uid.
+    /// A pod that exists, by the uid that its kubelet knows it by.
     pub(super) fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.pods()?.find(|pod| pod.metadata.uid.as_deref() == Some(uid))
+        self.pods()?.find(|pod| kubelets_uid(pod) == Some(uid))
     }
 
     /// The same, of which somebody else has heard already.
@@ -102,7 +104,7 @@ impl Api {
     }
 
     /// What it means that its containers are stopped. The kubelet may have heard of it a moment earlier.
-    pub(crate) async fn ends(&self, uid: &str) -> Ends {
+    pub(crate) async fn ends(&self, uid: &str, namespace: &str, name: &str) -> Ends {
         let deadline = Instant::now() + HEARS;
         loop {
             let known = self.pod(uid);
@@ -110,11 +112,23 @@ impl Api {
                 return Ends::ForGood;
             }
             if Instant::now() >= deadline {
-                // One that is not there was deleted by force.
-                let is_gone = known.is_none() && self.pods().is_some();
+                // One that is not there was deleted by force, or was never heard of.
+                let is_gone = known.is_none() && self.is_gone(uid, namespace, name).await;
                 return if is_gone { Ends::ForGood } else { Ends::NotKnown };
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether there is no such pod, by the API server's own word.
+    async fn is_gone(&self, uid: &str, namespace: &str, name: &str) -> bool {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client.clone(), namespace);
+        match pods.get_opt(name).await {
+            Ok(found) => found.is_none_or(|pod| kubelets_uid(&pod) != Some(uid)),
+            Err(error) => {
+                tracing::info!(name, %error, "whether a pod is gone is not known");
+                false
+            }
         }
     }
 
@@ -161,6 +175,12 @@ impl Api {
             false => nodes.patch(&self.node, &by_me(), &Patch::Merge(body)).await,
         }
     }
+}
+
+/// The uid of its sandbox. A static pod is known by the hash of its manifest; its object is a mirror of it, with another uid.
+pub(super) fn kubelets_uid(pod: &Pod) -> Option<&str> {
+    let mirrored = pod.annotations().get(MIRROR).map(String::as_str);
+    mirrored.or(pod.metadata.uid.as_deref())
 }
 
 /// Deleted, or disrupted: by an eviction, a preemption, its node's end (KEP-3329).

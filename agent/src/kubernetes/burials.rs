@@ -1,10 +1,8 @@
 //! The last word about pods whose objects are gone: their agents alone know that nobody comes back under that uid.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use godwit_engine::{Node, gone};
-use kube::ResourceExt as _;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
@@ -25,9 +23,10 @@ pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Rece
             return;
         }
         // Before all are listed nobody is known to be gone.
-        let Some(pods) = api.pods() else { continue };
-        let there: HashSet<String> = pods.state().iter().filter_map(|pod| pod.uid()).collect();
-        let left = gone::bury(node, |uid| there.contains(uid)).await;
+        if api.pods().is_none() {
+            continue;
+        }
+        let left = gone::bury(node, |uid| api.pod(uid).is_some()).await;
         patience = if left == 0 { LATER } else { SOON };
     }
 }

@@ -13,7 +13,7 @@ use kube::ResourceExt as _;
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep_until};
 
-use super::api::{Annotations, Api};
+use super::api::{Annotations, Api, kubelets_uid};
 use super::watch::{self, Change, annotation, running};
 
 /// What processes do changes: each pod is looked at again so often.
@@ -36,7 +36,7 @@ pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Rece
         let Some(pods) = pods else { return };
         for pod in pods {
             let runs: Vec<String> = running(&pod).into_iter().map(str::to_owned).collect();
-            let uid = pod.uid().unwrap_or_default();
+            let uid = kubelets_uid(&pod).unwrap_or_default().to_owned();
             let is_ours = PodKey::new(&*uid).is_ok_and(|key| Shim::listens(&key));
             if runs.is_empty() || !is_ours || looked.get(&uid) == Some(&runs) {
                 continue;

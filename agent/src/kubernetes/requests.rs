@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Annotations, Api, Told};
+use super::api::{Annotations, Api, Told, kubelets_uid};
 use super::tells;
 use super::watch::{self, Change, annotation, running};
 
@@ -40,7 +40,7 @@ pub(super) async fn forever(
         let Some(pods) = pods else { return };
         served.retain(|uid: &String| api.pod(uid).is_some());
         for pod in pods {
-            let uid = pod.uid().unwrap_or_default();
+            let uid = kubelets_uid(&pod).unwrap_or_default().to_owned();
             if annotation(&pod, names::CHECKPOINT).is_none() {
                 served.remove(&uid);
             } else if may_be_served(&pod) && served.insert(uid) {
@@ -77,7 +77,8 @@ async fn made(node: &Node, pod: &Pod) -> Result<Option<CheckpointReport>, Told> 
             names::NOW
         )));
     }
-    let is_ours = PodKey::new(pod.uid().unwrap_or_default()).is_ok_and(|key| Shim::listens(&key));
+    let uid = kubelets_uid(pod).unwrap_or_default();
+    let is_ours = PodKey::new(uid).is_ok_and(|key| Shim::listens(&key));
     if !is_ours {
         return Err(refused(
             "NotGodwit: this pod does not run in Godwit's runtime, so its memory cannot be saved: give it runtimeClassName: godwit and create it anew"

@@ -29,6 +29,25 @@ impl std::str::FromStr for Store {
     }
 }
 
+impl Store {
+    /// It, for the nodes of a lab.
+    ///
+    /// # Errors
+    /// The S3 server cannot be started.
+    pub fn of(self, lab: &Lab) -> Result<StoreChoice> {
+        Ok(match self {
+            Self::File => StoreChoice::Directory(SHARED_STORE.to_owned()),
+            Self::S3 => StoreChoice::Bucket { server: lab.s3()?, path: "godwit/e2e".to_owned() },
+        })
+    }
+}
+
+/// How much CRIU says, as a line of an agent's configuration. Who measures builds for release; who looks for a defect wants all.
+#[must_use]
+pub fn log_level() -> String {
+    format!("criu_log_level = {}", if cfg!(debug_assertions) { 4 } else { 1 })
+}
+
 /// Two nodes; gone when dropped.
 #[derive(Debug)]
 pub struct Bed {
@@ -52,13 +71,7 @@ impl Bed {
         images: &[Image],
     ) -> Result<Self> {
         let lab = Lab::up(options)?;
-        let store = match store {
-            Store::File => StoreChoice::Directory(SHARED_STORE.to_owned()),
-            Store::S3 => StoreChoice::Bucket { server: lab.s3()?, path: "godwit/e2e".to_owned() },
-        };
-        // Who measures builds for release; who looks for a defect wants all that CRIU says.
-        let log_level = if cfg!(debug_assertions) { 4 } else { 1 };
-        let settings = format!("criu_log_level = {log_level}\n{settings}");
+        let (store, settings) = (store.of(&lab)?, format!("{}\n{settings}", log_level()));
         let options = InstallOptions { bin_dir: default_bin_dir(), store, settings };
         let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
         for node in [&n1, &n2] {

@@ -5,11 +5,13 @@ mod baseline;
 mod report;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_lab::{Image, LabOptions, Node, PodNetwork};
 use godwit_types::CheckpointReport;
+use serde::Serialize;
 
 use crate::bed::{Bed, Store};
 use crate::clean;
@@ -178,6 +180,17 @@ fn copying(
         sizes: checkpoint.sizes,
     };
     Ok((incremental, Fork { first_reply_ms: millis(first_reply), values_checked: keys }))
+}
+
+/// Writes a report for programs.
+///
+/// # Errors
+/// It cannot be written.
+pub fn save(path: &Path, report: &impl Serialize) -> Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    std::fs::write(path, serde_json::to_string_pretty(report)?)
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 pub(crate) fn millis(time: Duration) -> f64 {

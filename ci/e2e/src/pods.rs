@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_lab::{
-    Cluster, ClusterName, Image, InstallOptions, Lab, LabOptions, Node, StoreChoice,
-    default_bin_dir, wait,
+    Cluster, ClusterName, Image, InstallOptions, Lab, LabOptions, Node, default_bin_dir, wait,
 };
 use godwit_types::names;
 use serde_json::{Value, json};
 
+use crate::bed::{Store, log_level};
 use crate::container::{PROGRESS, SOON};
 
 /// Where containerd keeps what the kubelet runs: a directory for each sandbox and each container.
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
-/// Directory that all nodes see.
-const SHARED_STORE: &str = "/lab/shared/store";
 /// Of the web image.
 pub const WEB_PORT: u16 = 8080;
 
@@ -160,15 +158,24 @@ impl Clusters {
     /// # Errors
     /// When the lab cannot be brought up, or a program is not built.
     pub fn up() -> Result<Self> {
-        let lab = Lab::up(&LabOptions::for_tests().two_clusters())?;
+        Self::with(&LabOptions::for_tests(), Store::File)
+    }
+
+    /// The same in a lab of these options, with this store.
+    ///
+    /// # Errors
+    /// As [`Clusters::up`].
+    pub fn with(options: &LabOptions, store: Store) -> Result<Self> {
+        let lab = Lab::up(&options.clone().two_clusters())?;
+        let store = store.of(&lab)?;
         let clusters =
             Self { a: lab.cluster(ClusterName::A)?, b: lab.cluster(ClusterName::B)?, lab };
         let mut all = Vec::new();
         for cluster in [&clusters.a, &clusters.b] {
             for node in cluster.workers() {
-                let settings = format!("criu_log_level = 4\n{}", cluster.admit_agent(node)?);
-                let store = StoreChoice::Directory(SHARED_STORE.to_owned());
-                all.push((node, InstallOptions { bin_dir: default_bin_dir(), store, settings }));
+                let settings = format!("{}\n{}", log_level(), cluster.admit_agent(node)?);
+                let (bin_dir, store) = (default_bin_dir(), store.clone());
+                all.push((node, InstallOptions { bin_dir, store, settings }));
             }
         }
         // Most of an installation is waiting.

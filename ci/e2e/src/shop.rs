@@ -10,7 +10,7 @@ use godwit_types::names;
 use serde_json::{Value, json};
 
 use crate::container::SOON;
-use crate::pods::{Handler, Pod};
+use crate::pods::{Handler, Pod, address};
 use crate::redis::PORT;
 
 /// What the sidecar does.
@@ -177,6 +177,16 @@ impl<'c> Running<'c> {
         let id = note.split_whitespace().nth(1).with_context(|| note.clone())?;
         Ok(id.to_owned())
     }
+}
+
+/// Where the pod of this name is reached, as soon as that is known.
+///
+/// # Errors
+/// It is not in time.
+pub fn wait_address(cluster: &Cluster, name: &str) -> Result<IpAddr> {
+    Ok(wait::until(&format!("{name} to have an address"), SOON, || {
+        address(cluster, name).map_err(|error| format!("{error:#}"))
+    })?)
 }
 
 /// The last event of this reason about the pod of this uid: what it says.

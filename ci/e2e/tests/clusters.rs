@@ -5,6 +5,7 @@
 mod clusters {
     mod annotations;
     mod daemons;
+    mod keeps;
     mod moves;
     mod on_stop;
     mod power;

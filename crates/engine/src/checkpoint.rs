@@ -240,8 +240,7 @@ impl<'n> Attempt<'n> {
     async fn examined(self) -> Result<(), CheckpointError> {
         let Self { node, request, store, shim, spec, .. } = self;
         let log = StoreLog::new(store.tenant(&spec.at.tenant), &spec.at.lineage);
-        let identity = node.identity.clone();
-        let mut peer = SourcePeer::new(shim, identity, spec.at.clone(), node.freeze_deadline);
+        let mut peer = SourcePeer::new(shim, spec.at.clone(), node.freeze_deadline).only_looks();
         let mut driver =
             Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX);
         match driver.feed(Event::Begin).await {
@@ -263,8 +262,7 @@ impl<'n> Attempt<'n> {
         let Self { node, request, store, counts, shim, spec, template } = self;
         let tenant = store.tenant(&spec.at.tenant);
         let log = StoreLog::new(tenant.clone(), &spec.at.lineage);
-        let identity = node.identity.clone();
-        let mut peer = SourcePeer::new(shim, identity, spec.at.clone(), node.freeze_deadline);
+        let mut peer = SourcePeer::new(shim, spec.at.clone(), node.freeze_deadline);
         let mut driver =
             Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX)
                 .too_old_after(store.identity().horizon() / 2, store.clock())

@@ -19,6 +19,10 @@ const KEPT: usize = 4096;
 pub struct PodOf {
     /// The pod.
     pub key: PodKey,
+    /// Its namespace in the cluster.
+    pub namespace: String,
+    /// Its name there.
+    pub name: String,
     /// The container's id.
     pub container: String,
     /// Annotations that concern us.
@@ -86,5 +90,7 @@ async fn ask(node: &Node, container: &str) -> Result<Option<PodOf>, ContainerdEr
     let ours = |(name, _): &(&String, &String)| name.starts_with("godwit.dev/");
     let all = spec.annotations().iter().flatten().filter(ours);
     let annotations = all.map(|(name, value)| (name.clone(), value.clone())).collect();
-    Ok(Some(PodOf { key, container: container.to_owned(), annotations }))
+    let told = |name| annotation(&spec, name).unwrap_or_default().to_owned();
+    let [namespace, name] = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME].map(told);
+    Ok(Some(PodOf { key, namespace, name, container: container.to_owned(), annotations }))
 }

@@ -17,6 +17,7 @@ mod fits;
 pub(crate) mod peer;
 pub mod serve;
 mod stage;
+mod unfit;
 mod wanted;
 
 use std::collections::BTreeSet;
@@ -26,10 +27,9 @@ use std::sync::Arc;
 use godwit_criu::mounts::binds;
 use godwit_files::Halt;
 use godwit_image::{ContainerHead, FrameSource, Head, Manifest, SECTION_SPEC, section_of_volume};
-use godwit_ownership::{Ending, Event};
-use godwit_ownership::{LineageRef, Target};
+use godwit_ownership::{Ending, Event, LineageRef, Refusal, Target};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
-use godwit_types::{CheckpointId, OpId, Owner, Phase, names};
+use godwit_types::{CheckpointId, Code, OpId, Owner, Phase, names};
 use godwit_wire::agent_op::BeginRestore;
 use godwit_wire::parse;
 use oci_spec::runtime::Spec;
@@ -48,6 +48,7 @@ use crate::node::Node;
 use crate::volumes;
 
 pub use error::RestoreError;
+pub use unfit::Unfit;
 
 use self::peer::{Connection, TargetPeer};
 use self::stage::{Stage, Staged};
@@ -142,8 +143,7 @@ pub(crate) async fn restore(
             if let Some(pin) = pin {
                 release(pin).await;
             }
-            peer.why
-                .get_or_insert_with(|| godwit_wire::Refusal::new(error.code(), error.sentence()));
+            peer.why.get_or_insert_with(|| error.refusal());
             peer.close().await;
             Err(error)
         }
@@ -178,6 +178,12 @@ async fn carry_through(
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
+                if let Some(why) = wanted.given_up(node, checkpoint) {
+                    driver.peer().why = Some(godwit_wire::Refusal::new(why.code, &why.told));
+                    unfit = Some(why);
+                    event = Event::CannotRestore { never: true };
+                    continue;
+                }
                 node.news.tell(&begin.pod_uid, What::RestoreStarted(checkpoint));
                 event = match stage(&asking, &wanted, checkpoint, driver.peer(), pinned).await {
                     Ok(Ready::Staged(manifest)) => {
@@ -192,8 +198,7 @@ async fn carry_through(
                     Err(NotReady::Heard(heard)) => heard,
                     Err(NotReady::Failed(error)) => {
                         let never = error.never() && wanted.gives_way(&error);
-                        let told = godwit_wire::Refusal::new(error.code(), error.sentence());
-                        driver.peer().why = Some(told);
+                        driver.peer().why = Some(error.refusal());
                         tracing::warn!(error = %error.sentence(), "a point cannot be restored here");
                         unfit = Some(error.why());
                         Event::CannotRestore { never }
@@ -206,10 +211,17 @@ async fn carry_through(
             }
             Stop::Done(Ending::Refused(refusal)) => {
                 let told = refusal.told(&begin.container);
-                return Err(match driver.peer().why.take() {
+                let error = match driver.peer().why.take() {
                     Some(why) => RestoreError::Told { code: why.means(), told: why.reason },
                     None => RestoreError::Told { code: refusal.code(), told },
-                });
+                };
+                // Whoever was killed in the middle says nothing about the point.
+                if let Refusal::RestoreFailed { checkpoint } = refusal
+                    && error.code() != Code::Cancelled
+                {
+                    node.unfit.failed(checkpoint, error.why());
+                }
+                return Err(error);
             }
             Stop::Done(_) | Stop::Examine | Stop::Ready => return Err(RestoreError::Interrupted),
         }
@@ -241,7 +253,12 @@ async fn join(
             Ok(Through::Finished)
         }
         Err(NotReady::Heard(_)) => Err(RestoreError::Interrupted),
-        Err(NotReady::Failed(error)) => Err(error),
+        Err(NotReady::Failed(error)) => {
+            if error.never() {
+                asking.node.unfit.never(point.manifest().id, error.why());
+            }
+            Err(error)
+        }
     }
 }
 

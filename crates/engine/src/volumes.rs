@@ -3,6 +3,8 @@
 //! They are not part of a checkpoint, so its memory matches them only where they are and as long as nobody has written to
 //! them since. Owns what a checkpoint says of them ([`of`]) and whether a start finds them as they were ([`check`]).
 
+mod storage;
+
 use std::path::Path;
 
 use godwit_criu::mounts::{MountPlan, binds};
@@ -80,6 +82,7 @@ pub(crate) fn of(plan: &MountPlan, container: &str, spec: &Spec, outcome: Outcom
         container: Some(container.to_owned()),
         path: Some(bind.source.display().to_string()),
         claim_uid: None,
+        storage: storage::of(&bind.source),
         mode: VolumeMode::ReadWrite,
         snapshot: None,
         diverged: outcome == Outcome::Run,
@@ -140,10 +143,15 @@ impl Start<'_> {
         if volume.diverged || !self.nobody_ran_on() {
             return Err(VolumeRefusal::Diverged { name, path, node });
         }
-        if (&self.source.cluster, &node) != (&self.node.cluster, &self.node.node) {
+        let here = binds::source_of(self.spec, Path::new(&name)).unwrap_or_default();
+        let same_cluster = self.source.cluster == self.node.cluster;
+        let same_storage = volume.storage.is_some() && volume.storage == storage::of(&here);
+        if same_cluster && same_storage {
+            return Ok(());
+        }
+        if !same_cluster || node != self.node.node {
             return Err(VolumeRefusal::Elsewhere { name, path, node });
         }
-        let here = binds::source_of(self.spec, Path::new(&name)).unwrap_or_default();
         if volume.path.as_ref().is_some_and(|path| Path::new(path) != here) {
             let here = here.display().to_string();
             return Err(VolumeRefusal::Changed { name, path, here });

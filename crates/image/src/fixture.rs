@@ -72,6 +72,7 @@ pub fn manifest() -> Manifest {
             container: None,
             path: None,
             claim_uid: Some("c-1".to_owned()),
+            storage: None,
             mode: VolumeMode::ReadWrite,
             snapshot: None,
             diverged: true,

@@ -67,6 +67,16 @@ pub struct Fence {
     pub gone: Option<Gone>,
 }
 
+impl Fence {
+    /// Whether a life here has consumed this request, so that a start with it is an ordinary one. `standing`: see
+    /// [`crate::message::Start`].
+    #[must_use]
+    pub fn consumes(&self, asked: Asked, incarnation: Incarnation, standing: bool) -> bool {
+        let same_life = self.lived && self.incarnation == incarnation;
+        same_life || standing && self.consumed == Some(asked)
+    }
+}
+
 /// What a spec asks to be restored, by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -78,6 +78,8 @@ pub const AGENT_FRAMES_SOCKET: &str = "/run/godwit/agent-frames.sock";
 pub const AGENT_API_SOCKET: &str = "/run/godwit/agent.sock";
 /// containerd's namespace of all that the kubelet runs.
 pub const CRI_NAMESPACE: &str = "k8s.io";
+/// Where containerd keeps what runs for the kubelet, unless its `state` is another: a directory for each container.
+pub const CRI_BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// containerd's socket: its own services and the CRI's.
 pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// kubelet's runtime endpoint: the CRI proxy serves here.

@@ -35,7 +35,7 @@ pub use containers::*;
 pub use status::*;
 
 use crate::packet::envelope;
-use crate::{LineageAt, NodeIdentity, Refusal};
+use crate::{LineageAt, Refusal};
 
 /// How long the shim waits for a hanging CRIU after the freeze deadline before it kills CRIU and the container: milliseconds.
 pub const CRIU_GRACE_MS: u64 = 5_000;
@@ -203,12 +203,12 @@ pub struct BeginCheckpoint {
     /// The pod's lineage; for the fence.
     #[prost(message, optional, tag = "3")]
     pub at: Option<LineageAt>,
-    /// The node's identity; for messages to people.
-    #[prost(message, optional, tag = "6")]
-    pub node: Option<NodeIdentity>,
     /// Ids of the containers; empty: all that run. A pod that is given away is always given away whole.
     #[prost(string, repeated, tag = "7")]
     pub containers: Vec<String>,
+    /// It is only a look: nothing is frozen, and no exec session is waited for or held up.
+    #[prost(bool, tag = "8")]
+    pub look: bool,
 }
 
 /// [`godwit_types::Outcome`] on the wire.

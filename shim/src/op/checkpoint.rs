@@ -101,7 +101,7 @@ pub(super) enum Trouble {
 impl Actor {
     /// Lets executed processes end before an operation begins; new ones wait.
     pub(super) async fn wait_quiet(&mut self, from: Conn, begin: BeginCheckpoint) {
-        if self.machine.phase() != Phase::Idle {
+        if self.machine.phase() != Phase::Idle || begin.look {
             return self.begin(from, begin, Vec::new()).await;
         }
         let containers = self.pod.members();

@@ -86,8 +86,8 @@ pub(super) enum StartAnswer {
     No {
         /// Why.
         why: crate::error::Error,
-        /// Only because the agent is away: worth another try.
-        agent_away: bool,
+        /// Only because the agent is away, or something ends first: worth another try.
+        again: bool,
     },
 }
 

@@ -425,8 +425,9 @@ impl Actor {
             }
             Err(why) => {
                 let told = starting.told(&why);
-                let away = why == Refusal::AgentAway;
-                starting.members_mut().for_each(|member| member.refuse(&told, away));
+                // A look at the pod is over soon, and a checkpoint has an end.
+                let again = matches!(why, Refusal::AgentAway | Refusal::Busy);
+                starting.members_mut().for_each(|member| member.refuse(&told, again));
                 if !starting.granted {
                     self.end_starting();
                 }
@@ -525,10 +526,10 @@ fn is_away(why: &WireError) -> bool {
     matches!(why, Io { .. } | NobodyListens { .. } | Busy { .. } | Closed | Timeout { .. })
 }
 
-fn refuse(sender: oneshot::Sender<StartAnswer>, why: &godwit_wire::Refusal, agent_away: bool) {
+fn refuse(sender: oneshot::Sender<StartAnswer>, why: &godwit_wire::Refusal, again: bool) {
     let why = error_of(why);
     // containerd's request may be gone.
-    let _ = sender.send(StartAnswer::No { why, agent_away });
+    let _ = sender.send(StartAnswer::No { why, again });
 }
 
 /// A refusal as containerd reads it.

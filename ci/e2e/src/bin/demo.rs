@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use godwit_e2e::bed::Store;
-use godwit_e2e::demo::Demo;
+use godwit_e2e::demo::{Demo, save};
 use godwit_lab::LabOptions;
 
 /// Moves a Redis under load from one node to another, checks every write, and compares with the usual chain.
@@ -34,10 +34,7 @@ fn main() -> Result<()> {
         lab: LabOptions::new("demo"),
     };
     let report = demo.run(&mut |step| eprintln!("• {step}"))?;
-    let dir = arguments.report.parent().unwrap_or(&arguments.report);
-    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    std::fs::write(&arguments.report, serde_json::to_string_pretty(&report)?)
-        .with_context(|| format!("writing {}", arguments.report.display()))?;
+    save(&arguments.report, &report)?;
     println!("\n{report}\nReport: {}", arguments.report.display());
     Ok(())
 }

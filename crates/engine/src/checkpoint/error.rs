@@ -70,6 +70,14 @@ pub enum CheckpointError {
     /// Something of the container cannot be checkpointed.
     #[error("{0}")]
     Refused(String),
+    /// Somebody executes something in it, which has not ended within five seconds.
+    #[error("{open} exec sessions are open in {container}: end them first")]
+    ExecSessions {
+        /// Its id.
+        container: String,
+        /// How many.
+        open: u32,
+    },
     /// It could be checkpointed, but not continued.
     #[error(
         "{container} could not be continued with the options that it was started with: {reason}"
@@ -155,7 +163,7 @@ impl CheckpointError {
             Self::Fence(_) | Self::Spec(_) => Code::Corrupt,
             Self::Ownership { code, .. } => *code,
             Self::Unfit { reason, .. } => reason.code(),
-            Self::TakenBack => Code::Precondition,
+            Self::TakenBack | Self::ExecSessions { .. } => Code::Precondition,
             Self::Detached | Self::ShuttingDown | Self::FrozenTooLong { .. } => Code::Unavailable,
             Self::Containerd(e) | Self::Identity(NoIdentity::Containerd(e)) => e.code(),
             Self::Identity(NoIdentity::Name(_)) => Code::Refused,

@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use godwit_ownership::fence::LineageRef;
 use godwit_ownership::{Entry, Refusal, ToAgent, ToShim};
 use godwit_types::{Code, OpId, Outcome};
+use godwit_wire::LineageAt;
 use godwit_wire::shim_op::{
     BeginCheckpoint, Cancel, FromShimBody, Moved, Seal, Stopped, Thaw, ToShimBody, Unseal,
     WireOutcome, WriteFence,
 };
-use godwit_wire::{LineageAt, NodeIdentity};
 
 use crate::driver::Peer;
 use crate::shim::{Shim, ShimError, Subjects};
@@ -22,9 +22,10 @@ use crate::shim::{Shim, ShimError, Subjects};
 #[derive(Debug)]
 pub(crate) struct SourcePeer {
     shim: Shim,
-    node: NodeIdentity,
     at: LineageRef,
     freeze_deadline: Duration,
+    /// Nothing follows but its end.
+    look: bool,
     /// What `BeginCheckpoint` was answered with.
     pub(crate) subjects: Option<Subjects>,
     /// Names of the pod's containers that are done and do not run.
@@ -37,14 +38,14 @@ pub(crate) struct SourcePeer {
 
 impl SourcePeer {
     /// The connection of one operation.
-    pub(crate) fn new(
-        shim: Shim,
-        node: NodeIdentity,
-        at: LineageRef,
-        freeze_deadline: Duration,
-    ) -> Self {
+    pub(crate) fn new(shim: Shim, at: LineageRef, freeze_deadline: Duration) -> Self {
         let (subjects, done, trouble, frozen_us) = (None, Vec::new(), None, None);
-        Self { shim, node, at, freeze_deadline, subjects, done, trouble, frozen_us }
+        Self { shim, at, freeze_deadline, look: false, subjects, done, trouble, frozen_us }
+    }
+
+    /// The operation is only a look at the pod.
+    pub(crate) fn only_looks(self) -> Self {
+        Self { look: true, ..self }
     }
 
     /// The shim itself, for CRIU's sessions.
@@ -78,8 +79,8 @@ impl SourcePeer {
             op: op.to_string(),
             outcome: WireOutcome::from(outcome) as i32,
             at: Some(lineage_at(at)),
-            node: Some(self.node.clone()),
             containers: Vec::new(),
+            look: self.look,
         }
     }
 

@@ -30,6 +30,10 @@ pub(super) async fn check(
     if let Some(sentence) = of_container(source) {
         return Err(CheckpointError::Refused(sentence));
     }
+    if source.container.execs > 0 {
+        let (container, open) = (source.container.id.clone(), source.container.execs);
+        return Err(CheckpointError::ExecSessions { container, open });
+    }
     let (init, spec, cgroup) = (source.container.pid, source.spec.clone(), source.freezer()?);
     let (id, cgroups) = (source.container.id.clone(), source.container.cgroups.clone());
     blocking(move || {
@@ -83,10 +87,6 @@ fn of_container(source: &Source) -> Option<String> {
         return Some(format!(
             "{id} has a terminal, whose other end cannot follow: start it without -t"
         ));
-    }
-    if container.execs > 0 {
-        let n = container.execs;
-        return Some(format!("{n} exec sessions are open in {id}: end them first"));
     }
     let linux = source.spec.linux().as_ref();
     let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();

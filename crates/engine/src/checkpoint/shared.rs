@@ -122,6 +122,7 @@ impl SharedCaptured {
             container: Some(self.place.container.clone()),
             path: None,
             claim_uid: None,
+            storage: None,
             mode: VolumeMode::ReadWrite,
             snapshot: Some(IN_THE_HEAD.to_owned()),
             diverged: false,

@@ -1,6 +1,7 @@
 //! What a starting container asks for, in the words of `godwit-ownership`.
 
 use godwit_image::Manifest;
+use godwit_ownership::Asked as Asks;
 use godwit_ownership::TargetSpec;
 use godwit_ownership::message::{Ask, Before, Force, OnFailure, OnLost, Request, Start};
 use godwit_ownership::state::{ColdReason, Fork};
@@ -34,6 +35,15 @@ pub(super) enum From {
 }
 
 impl From {
+    /// The same as a fence remembers it.
+    pub(super) fn asks(self) -> Asks {
+        match self {
+            Self::Point(checkpoint) => Asks::RestoreFrom(Some(checkpoint)),
+            Self::Copy(checkpoint) => Asks::ForkFrom(checkpoint),
+            Self::Latest | Self::Never => Asks::RestoreFrom(None),
+        }
+    }
+
     /// The point that is asked for by name.
     pub(super) fn checkpoint(self) -> Option<CheckpointId> {
         match self {
@@ -71,6 +81,11 @@ pub(super) fn annotation<'a>(all: &'a [Annotation], name: &str) -> Option<&'a st
     all.iter().find(|a| a.name == name).map(|a| a.value.as_str())
 }
 
+/// Whether its request stands in a pod object that outlives its sandbox.
+pub(super) fn is_standing(begin: &BeginRestore) -> bool {
+    annotation(&begin.annotations, names::SANDBOX_UID).is_some()
+}
+
 /// Whether all of its memory must be there before it runs.
 pub(super) fn is_whole(all: &[Annotation]) -> bool {
     annotation(all, names::HYDRATE) == Some(names::BEFORE_START)
@@ -98,6 +113,14 @@ pub(super) fn target(
             let request = Request::Continue { checkpoint: None, force: force(), begins: true };
             (latest.lineage.clone(), request)
         }
+        Point::Had(lineage, Asks::RestoreFrom(checkpoint)) => {
+            let checkpoint = *checkpoint;
+            (lineage.clone(), Request::Continue { checkpoint, force: None, begins: false })
+        }
+        Point::Had(lineage, Asks::ForkFrom(checkpoint)) => {
+            let (own, lineage) = (lineage.clone(), lineage.clone());
+            (own, Request::Fork(Fork { lineage, checkpoint: *checkpoint }))
+        }
         Point::Named(reader) if fork => {
             let Manifest { lineage, id: checkpoint, .. } = reader.manifest();
             let fork = Fork { lineage: lineage.clone(), checkpoint: *checkpoint };
@@ -116,7 +139,7 @@ pub(super) fn target(
     let is_latest = matches!(wanted.point, Point::Latest(_));
     let start = Start {
         request: Some(request),
-        standing: annotation(&begin.annotations, names::SANDBOX_UID).is_some(),
+        standing: is_standing(begin),
         before: before(begin.before.as_ref(), &begin.container),
         on_lost: OnLost::default(),
         // Which failures are such that it may, says `RestoreError::never`.

@@ -281,6 +281,14 @@ impl RestoreError {
         }
     }
 
+    /// What its shim is told. A pod that has lived here is started again without a store that is away.
+    pub(crate) fn refusal(&self) -> godwit_wire::Refusal {
+        let code = self.code();
+        let store_away =
+            code == Code::Unavailable && matches!(self, Self::Store(_) | Self::Reading(_));
+        godwit_wire::Refusal { store_away, ..godwit_wire::Refusal::new(code, self.sentence()) }
+    }
+
     /// All that users are told.
     #[must_use]
     pub fn why(&self) -> Why {

@@ -143,7 +143,9 @@ impl<'j> TargetPeer<'j> {
             self.socket.send(refusal, &[]).await?;
             return Ok(Said::Done);
         }
-        self.ask(Abort { why: Some(refusal) }).await?;
+        self.ask(Abort { why: Some(refusal.clone()) }).await?;
+        // What the shim says of its end is what it was told to do.
+        self.why = Some(refusal);
         Ok(Said::Done)
     }
 

@@ -196,7 +196,7 @@ async fn ordinary_start(
     let mut peer = TargetPeer::new(connection, None, ask.container.clone());
     let ended = decide_start(node, &ask, &mut peer).await;
     if let Err(error) = &ended {
-        peer.why = Some(Refusal::new(error.code(), error.sentence()));
+        peer.why = Some(error.refusal());
         peer.close().await;
     }
     ended

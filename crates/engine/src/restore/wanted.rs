@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use godwit_image::Manifest;
+use godwit_ownership::Asked as Asks;
 use godwit_ownership::Read;
 use godwit_ownership::state::{State, same_place};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
@@ -14,7 +15,8 @@ use super::ask::{self, Asked, From};
 use super::{Asking, RestoreError, release};
 use crate::driver::Log;
 use crate::identity::Identity;
-use crate::node::NO_CLUSTER;
+use crate::news::Why;
+use crate::node::{NO_CLUSTER, Node};
 
 /// For whoever had the lineage before to let go of it: the pod object of a set's earlier pod is gone before its agent has said so.
 const OTHERS_LEAVE: Duration = Duration::from_secs(20);
@@ -35,6 +37,8 @@ pub(super) enum Point {
     Named(Box<CheckpointReader>),
     /// What this lineage has.
     Latest(Latest),
+    /// The pod has had this request, and asks for nothing new: its lineage.
+    Had(LineageName, Asks),
 }
 
 /// A lineage as the pod that goes on with it sees it.
@@ -54,6 +58,9 @@ impl Wanted {
         pinned: &mut Option<Pin>,
     ) -> Result<Self, RestoreError> {
         let asked = Asked::read(asking.begin)?;
+        if let Some(had) = Self::had(asking, &asked)? {
+            return Ok(had);
+        }
         let (store_name, store) = asking.node.store(asked.store.as_deref())?;
         let store_name = store_name.to_owned();
         let named = match &asking.begin.joins {
@@ -86,10 +93,32 @@ impl Wanted {
         Ok(Self { store_name, tenant, point: Point::Named(Box::new(reader)) })
     }
 
+    /// Of a container that is started again. Its point may be long gone.
+    fn had(asking: &Asking<'_>, asked: &Asked) -> Result<Option<Self>, RestoreError> {
+        let (begin, incarnation) = (asking.begin, asking.me.incarnation);
+        let Some(fence) = ask::fence(&begin.fence)? else { return Ok(None) };
+        let asks = asked.from.asks();
+        if begin.joins.is_some() || !fence.consumes(asks, incarnation, ask::is_standing(begin)) {
+            return Ok(None);
+        }
+        let store = asking.node.store(Some(&fence.at.store))?.1;
+        Ok(Some(Self {
+            tenant: store.tenant(&fence.at.tenant),
+            store_name: fence.at.store,
+            point: Point::Had(fence.at.lineage, asks),
+        }))
+    }
+
     /// Whether a pod for which its point can never be restored starts from its image. Who names a point wants that and nothing else.
     pub(super) fn gives_way(&self, to: &RestoreError) -> bool {
         let by_wish = matches!(to, RestoreError::Never { .. } | RestoreError::OtherTemplate { .. });
         matches!(&self.point, Point::Latest(latest) if by_wish || latest.may_begin_anew)
+    }
+
+    /// Why a point is not tried any more, by a pod that may do without.
+    pub(super) fn given_up(&self, node: &Node, checkpoint: CheckpointId) -> Option<Why> {
+        let may = matches!(&self.point, Point::Latest(latest) if latest.may_begin_anew);
+        may.then(|| node.unfit.why(checkpoint)).flatten()
     }
 
     /// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.

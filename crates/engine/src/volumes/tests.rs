@@ -81,6 +81,7 @@ fn only_what_can_be_written_and_is_not_the_runtimes_is_recorded() {
         container: Some("web".to_owned()),
         path: Some("/srv/d".to_owned()),
         claim_uid: None,
+        storage: None,
         mode: VolumeMode::ReadWrite,
         snapshot: None,
         diverged: true,

@@ -132,6 +132,10 @@ pub struct Volume {
     /// Uid of its claim, if it has one.
     #[serde(default)]
     pub claim_uid: Option<String>,
+    /// Which storage it is, wherever and for whichever pod it is mounted: `csi/DRIVER/HANDLE`, `local/PERSISTENT-VOLUME`. Absent: what
+    /// the path is on its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
     /// How it is used.
     pub mode: VolumeMode,
     /// A snapshot of the same freeze: [`IN_THE_HEAD`], or the name of one elsewhere.

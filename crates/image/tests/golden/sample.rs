@@ -177,6 +177,7 @@ pub(crate) fn manifest() -> Manifest {
             container: None,
             path: None,
             claim_uid: Some("c-1".to_owned()),
+            storage: None,
             mode: VolumeMode::ReadWrite,
             snapshot: None,
             diverged: true,

@@ -34,9 +34,9 @@ impl Ask {
     /// one. That something else has lived under this name consumes nothing.
     pub(crate) fn consumed(&self) -> bool {
         let Some(request) = &self.start.request else { return true };
-        self.fence.as_ref().is_some_and(|fence| {
-            let same_life = fence.lived && fence.incarnation == self.incarnation;
-            same_life || self.start.standing && fence.consumed == Some(request.asked())
+        let fence = self.fence.as_ref();
+        fence.is_some_and(|fence| {
+            fence.consumes(request.asked(), self.incarnation, self.start.standing)
         })
     }
 

@@ -126,12 +126,12 @@ impl Member {
     }
 
     /// It does not start: whoever waits is told.
-    pub(super) fn refuse(&mut self, why: &Refusal, agent_away: bool) {
+    pub(super) fn refuse(&mut self, why: &Refusal, again: bool) {
         if let Some(outcome) = self.outcome.take() {
             // The life side may be gone.
             let _ = outcome.send(Err(error_of(why)));
         }
-        self.answer(StartAnswer::No { why: error_of(why), agent_away });
+        self.answer(StartAnswer::No { why: error_of(why), again });
     }
 
     /// Why its attempt failed.
