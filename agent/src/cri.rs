@@ -13,6 +13,7 @@ use futures::future::{BoxFuture, Shared};
 use godwit_engine::checkpoint::{CheckpointError, checkpoint};
 use godwit_engine::journal::Journal;
 use godwit_engine::pods_of::{self, PodOf};
+use godwit_engine::restore::ahead;
 use godwit_engine::shim::Shim;
 use godwit_engine::{EngineError, Node};
 use godwit_types::{Code, Outcome, PodKey, names};
@@ -66,43 +67,52 @@ impl Desk {
     /// # Errors
     /// Which pod it concerns is not known.
     pub(crate) async fn decide(self: &Arc<Self>, call: CriCall) -> Result<CriVerdict, EngineError> {
-        let (CriCall::Stop { container, .. }
-        | CriCall::Exec { container }
-        | CriCall::Checkpoint { container }) = &call;
-        let Some(pod) = pods_of::find(&self.node, container).await? else {
-            return Ok(CriVerdict::Pass);
-        };
-        Ok(match call {
-            CriCall::Stop { grace_seconds, .. } => {
-                self.stop(pod, Duration::from_secs(grace_seconds)).await
-            }
-            CriCall::Exec { .. } => exec(&pod.key).await,
-            CriCall::Checkpoint { container } => {
+        let of = |container| pods_of::find(&self.node, container);
+        match call {
+            CriCall::Sandbox(pod) => {
                 let node = Arc::clone(&self.node);
-                let work = tokio::spawn(async move {
-                    let request = CheckpointRequest::of_pod(&container, Outcome::Run);
-                    let (journal, _) = Journal::begin();
-                    checkpoint(&node, request, journal, CancellationToken::new()).await
-                });
-                // Who asked the kubelet gets his archive in any case; how this ends is told on the pod.
-                let _ = tokio::time::timeout(BESIDE, work).await;
-                CriVerdict::Pass
+                tokio::spawn(async move { ahead::read(&node, &pod).await });
             }
-        })
+            CriCall::Stop { container, grace_seconds } => {
+                if let Some(pod) = of(&container).await? {
+                    self.stop(pod, Duration::from_secs(grace_seconds)).await;
+                }
+            }
+            CriCall::Exec { container } => {
+                if let Some(pod) = of(&container).await? {
+                    return Ok(exec(&pod.key).await);
+                }
+            }
+            CriCall::Checkpoint { container } => {
+                if of(&container).await?.is_some() {
+                    self.checkpoint_beside(container).await;
+                }
+            }
+        }
+        // containerd sees what has become of the container, and tells it.
+        Ok(CriVerdict::Pass)
+    }
+
+    /// Who asked the kubelet gets his archive in any case, and in time; how this ends is told on the pod.
+    async fn checkpoint_beside(&self, container: String) {
+        let node = Arc::clone(&self.node);
+        let work = tokio::spawn(async move {
+            let request = CheckpointRequest::of_pod(&container, Outcome::Run);
+            let (journal, _) = Journal::begin();
+            checkpoint(&node, request, journal, CancellationToken::new()).await
+        });
+        let _ = tokio::time::timeout(BESIDE, work).await;
     }
 
     /// The kubelet stops a container, and with it the pod's others: if that is the pod's end, the pod goes on later from where it is now.
-    async fn stop(self: &Arc<Self>, pod: PodOf, grace: Duration) -> CriVerdict {
+    async fn stop(self: &Arc<Self>, pod: PodOf, grace: Duration) {
         if pod.annotation(names::CHECKPOINT_ON_STOP) != Some("true") {
-            return CriVerdict::Pass;
+            return;
         }
-        let Some(cluster) = &self.cluster else { return CriVerdict::Pass };
-        if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await != Ends::ForGood {
-            return CriVerdict::Pass;
+        let Some(cluster) = &self.cluster else { return };
+        if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await == Ends::ForGood {
+            self.stop_once(pod, grace).within(grace).await;
         }
-        self.stop_once(pod, grace).within(grace).await;
-        // containerd sees what has become of the container, and tells it.
-        CriVerdict::Pass
     }
 
     fn stop_once(self: &Arc<Self>, pod: PodOf, grace: Duration) -> Stop {

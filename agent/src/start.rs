@@ -15,7 +15,7 @@ use godwit_engine::news::Channel;
 use godwit_engine::node::{NO_CLUSTER, Operations, Restored};
 use godwit_engine::pods::Pods;
 use godwit_engine::pods_of::Found;
-use godwit_engine::restore::Unfit;
+use godwit_engine::restore::{Ahead, Unfit};
 use godwit_engine::stores::{Bearer, Stores};
 use godwit_engine::{Node, compat, look};
 use godwit_types::{MachineId, names};
@@ -123,6 +123,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         pods: Pods::default(),
         restored: Restored::default(),
         news: Channel::default(),
+        ahead: Ahead::default(),
         unfit: Unfit::default(),
         found: Found::default(),
     })

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `StopContainer` | a pod that is deleted is stopped at a checkpoint first (`godwit.dev/checkpoint-on-stop`) | passes; of a pod that asks for it after its grace period, at most a minute: an agent that is started anew is waited for |
 //! | `ExecSync` | a probe or hook of a pod that is held or has moved is answered at once | passes |
+//! | `RunPodSandbox` | what a pod will continue is read ahead; nobody waits for it | passes |
 //! | `CheckpointContainer` | a durable checkpoint, besides the archive that the kubelet asks for | passes |
 //!
 //! One connection for each call: lines of JSON (`godwit_wire::api`). Who gives a call up closes it.
@@ -14,12 +15,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use godwit_types::names;
-use godwit_wire::api::{self, CriCall, CriVerdict, MAX_REQUEST, Reply};
+use godwit_wire::api::{self, CriCall, CriVerdict, MAX_REQUEST, Reply, StartingPod};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-use crate::cri::{Method, Request};
+use crate::cri::{Method, Request, RunPodSandbox};
 use crate::intercept::{Absent, Call, Intercept, Interest, Need, Verdict};
 
 /// For an agent to be started anew: it looks at every pod before it serves.
@@ -98,9 +99,10 @@ impl Agent {
 impl Intercept for Agent {
     fn interest(&self, method: Method) -> Interest {
         match method {
-            Method::StopContainer | Method::ExecSync | Method::CheckpointContainer => {
-                Interest::Before
-            }
+            Method::StopContainer
+            | Method::ExecSync
+            | Method::CheckpointContainer
+            | Method::RunPodSandbox => Interest::Before,
             _ => Interest::Nothing,
         }
     }
@@ -115,6 +117,10 @@ impl Intercept for Agent {
             Request::CheckpointContainer(checkpoint) => {
                 CriCall::Checkpoint { container: checkpoint.container_id.clone() }
             }
+            Request::RunPodSandbox(run) => match starting(run) {
+                Some(pod) => CriCall::Sandbox(pod),
+                None => return Ok(Verdict::Pass),
+            },
             _ => return Ok(Verdict::Pass),
         };
         let absent = |why: std::io::Error| Absent {
@@ -127,6 +133,20 @@ impl Intercept for Agent {
             CriVerdict::Done => Verdict::Answer(Bytes::new()),
         })
     }
+}
+
+/// A pod that will ask for what a store has.
+fn starting(run: &RunPodSandbox) -> Option<StartingPod> {
+    const ASK: [&str; 3] = [names::RESTORE_FROM, names::FORK_FROM, names::CHECKPOINT_ON_STOP];
+    let config = run.config.as_ref()?;
+    let pod = config.metadata.as_ref()?;
+    ASK.iter().any(|name| config.annotations.contains_key(*name)).then(|| StartingPod {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        labels: config.labels.clone().into_iter().collect(),
+        annotations: config.annotations.clone().into_iter().collect(),
+    })
 }
 
 #[cfg(test)]

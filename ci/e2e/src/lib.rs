@@ -17,4 +17,5 @@ pub mod redis;
 pub mod release;
 pub mod runc;
 pub mod shop;
+mod sys;
 pub mod versions;

@@ -1,5 +1,7 @@
 //! Pods as their users write them, and two clusters with Godwit on every worker to run them in.
 
+mod shared;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Stdio};
@@ -15,6 +17,8 @@ use serde_json::{Value, json};
 
 use crate::bed::{Store, log_level};
 use crate::container::{PROGRESS, SOON};
+
+pub use shared::Shared;
 
 /// Where containerd keeps what the kubelet runs: a directory for each sandbox and each container.
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
@@ -153,18 +157,22 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    /// Starts both, with an agent on every worker and a store that all reach.
+    /// Those that the test before has left, or new ones.
     ///
     /// # Errors
-    /// When the lab cannot be brought up, or a program is not built.
-    pub fn up() -> Result<Self> {
+    /// As [`Clusters::with`].
+    pub fn up() -> Result<Shared> {
+        Shared::take()
+    }
+
+    fn for_tests() -> Result<Self> {
         Self::with(&LabOptions::for_tests(), Store::File)
     }
 
-    /// The same in a lab of these options, with this store.
+    /// Starts both in a lab of these options, with an agent on every worker and this store.
     ///
     /// # Errors
-    /// As [`Clusters::up`].
+    /// When the lab cannot be brought up, or a program is not built.
     pub fn with(options: &LabOptions, store: Store) -> Result<Self> {
         let lab = Lab::up(&options.clone().two_clusters())?;
         let store = store.of(&lab)?;

@@ -54,7 +54,11 @@ impl Identity {
         Ok(Some(Self::by([space, name, uid], &labels)?))
     }
 
-    fn by(
+    /// That of the pod of this namespace, name and uid, by the labels of its sandbox.
+    ///
+    /// # Errors
+    /// A name that cannot be one.
+    pub(crate) fn by(
         [namespace, name, uid]: [&str; 3],
         labels: &HashMap<String, String>,
     ) -> Result<Self, InvalidName> {

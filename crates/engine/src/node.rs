@@ -20,7 +20,7 @@ use crate::journal::Watched;
 use crate::news::Channel;
 use crate::pods::Pods;
 use crate::pods_of::Found;
-use crate::restore::Unfit;
+use crate::restore::{Ahead, Unfit};
 use crate::stores::{NoStore, Stores};
 
 /// The cluster of nodes without Kubernetes.
@@ -65,6 +65,8 @@ pub struct Node {
     pub restored: Restored,
     /// What happens to pods.
     pub news: Channel,
+    /// What was read before it is asked for.
+    pub ahead: Ahead,
     /// Points that are not tried any more.
     pub unfit: Unfit,
     /// Whose containers are known.

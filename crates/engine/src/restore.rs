@@ -11,6 +11,7 @@
 //! Before the take-over nothing has been written but the pin, which goes: the shim kills what it held, and somebody else may try. From
 //! `Committing` on only the settled slot decides; if this agent dies there, the next one finds the shim by `Attach`.
 
+pub mod ahead;
 mod ask;
 mod error;
 mod fits;
@@ -47,6 +48,7 @@ use crate::news::{What, Why};
 use crate::node::Node;
 use crate::volumes;
 
+pub use ahead::Ahead;
 pub use error::RestoreError;
 pub use unfit::Unfit;
 
@@ -441,7 +443,7 @@ async fn open(
     wanted: &Wanted,
     checkpoint: CheckpointId,
     pinned: &mut Option<Pin>,
-) -> Result<Option<(CheckpointReader, Head, usize)>, RestoreError> {
+) -> Result<Option<(CheckpointReader, Arc<Head>, usize)>, RestoreError> {
     let Asking { node, begin, .. } = *asking;
     let reader = wanted.reader_of((asking.op, &asking.me), checkpoint, pinned).await?;
     let manifest = reader.manifest();
@@ -455,7 +457,7 @@ async fn open(
     let here = containerd::image_of(&node.containerd, &begin.namespace, &begin.container).await?;
     fits::image(container, &here, &begin.container)?;
     let fit = check_volumes(asking, &wanted.tenant, manifest, &container.name);
-    let (fit, head) = tokio::join!(fit, reader.head());
+    let (fit, head) = tokio::join!(fit, node.ahead.head(&reader));
     fit?;
     let head = head?;
     let names_it = head.containers.get(index).is_some_and(|one| one.name == container.name);

@@ -8,6 +8,8 @@
 //! A request is bounded by [`MAX_REQUEST`]. An answer grows with the store, and is bounded by [`MAX_REPLY`]. The socket is root's
 //! alone.
 
+use std::collections::HashMap;
+
 use godwit_types::{CheckpointId, Code, OpId, Outcome, Phase, RestoreReport, names};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +74,23 @@ pub enum CriCall {
         /// Container id.
         container: String,
     },
+    /// `RunPodSandbox`.
+    Sandbox(StartingPod),
+}
+
+/// A pod whose sandbox is being made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartingPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its labels.
+    pub labels: HashMap<String, String>,
+    /// Its annotations.
+    pub annotations: HashMap<String, String>,
 }
 
 /// What becomes of a [`CriCall`].

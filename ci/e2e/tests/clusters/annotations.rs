@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, wait_clean};
+use godwit_e2e::pods::{Clusters, Handler, Pod};
 use godwit_lab::{Cluster, Image, LabError, Node, Service, wait};
 use godwit_types::{CheckpointReport, names};
 use serde_json::Value;
@@ -119,7 +119,7 @@ fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> 
     let after = ask(b, "web")?;
     ensure!(after > id, "{after} {id}");
     b.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn who_asks_for_what_cannot_be_is_told_why() -> Result<()> {
     for object in ["deployment/replica", "pod/tty", "pod/other"] {
         a.kubectl(&["delete", object, "--timeout=90s"])?;
     }
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     // The lineage is the new pod's now.
     ask(a, "web-0")?;
     a.kubectl(&["delete", "statefulset/web", "--timeout=90s"])?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 #[test]
@@ -253,7 +253,8 @@ fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
     }
     let forbidden = as_agent(&["delete", "pod/a1"])?;
     ensure!(forbidden.contains("Forbidden"), "{forbidden}");
-    Ok(())
+    a.kubectl(&["delete", "pod/a1", "pod/a2", "--timeout=90s"])?;
+    clusters.leave()
 }
 
 #[test]
@@ -276,5 +277,5 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     let asked = ask(a, "web")?;
     ensure!(asked > made.checkpoint.to_string());
     a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
-    wait_clean(&node)
+    clusters.leave()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, instance, progress, wait_clean};
+use godwit_e2e::pods::{Clusters, Handler, Pod, instance, progress};
 use godwit_lab::{Cluster, Image, Node, Service, wait};
 
 const COUNTER: [&str; 5] = ["counter", "--every-ms", "50", "--file", "/progress"];
@@ -69,7 +69,7 @@ fn pods_go_on_while_kubelet_and_containerd_are_away() -> Result<()> {
     for (pod, _) in &before {
         cluster.kubectl(&["delete", "pod", pod, "--timeout=90s"])?;
     }
-    wait_clean(&node)
+    clusters.leave()
 }
 
 #[test]
@@ -91,5 +91,5 @@ fn a_control_plane_that_comes_back_knows_its_pods() -> Result<()> {
     control_plane.reboot()?;
     goes_on(cluster, &node, "web", &before)?;
     cluster.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
-    wait_clean(&node)
+    clusters.leave()
 }

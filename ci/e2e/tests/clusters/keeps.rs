@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, wait_clean};
+use godwit_e2e::pods::{Clusters, Handler, Pod};
 use godwit_e2e::shop::{event, events};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
@@ -76,7 +76,7 @@ fn a_pods_end_keeps_all_of_it_or_nothing() -> Result<()> {
     who_cannot_be_continued_begins_anew(&clusters).context("a container that is in no point")?;
     kubelets_sidecars_are_kept(&clusters).context("a sidecar among the init containers")?;
     volumes_are_known_by_what_they_are(&clusters).context("a local persistent volume")?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 /// Somebody executes something for longer than the grace period: the kubelet ends one container after the other, and nothing is told as kept.

@@ -186,5 +186,5 @@ fn a_pod_goes_on_on_another_node_and_in_another_cluster_and_starts_anew_when_it_
     talkers.cluster.wait_for(&[&format!("pod/{POD}")], "condition=Ready")?;
     talkers.talk()?;
     talkers.cluster.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
-    Ok(())
+    clusters.leave()
 }

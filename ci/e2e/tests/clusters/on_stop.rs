@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, wait_clean};
+use godwit_e2e::pods::{Clusters, Handler, Pod};
 use godwit_lab::{Cluster, Image, Node, wait};
 use godwit_types::names;
 use serde_json::{Value, json};
@@ -129,7 +129,7 @@ fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_no
     ensure!(completed() == before, "{}", events(a));
     a.kubectl(&["delete", "statefulset", NAME, "--timeout=90s"])?;
     a.kubectl(&["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=120s"])?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn probes_of_every_second_do_not_notice_checkpoints() -> Result<()> {
     ensure!(completed == 12, "{all}");
     ensure!(!all.contains("Unhealthy"), "{all}");
     a.kubectl(&["delete", "pod", PROBED, "--timeout=90s"])?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 #[test]
@@ -201,5 +201,5 @@ fn the_kubelets_own_checkpoint_is_durable_and_its_archive_is_there() -> Result<(
         number(a, "web", "main", "/count").is_ok_and(|now| now > before)
     })?;
     a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }

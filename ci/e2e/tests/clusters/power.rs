@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, instance, progress, wait_clean};
+use godwit_e2e::pods::{Clusters, Handler, Pod, instance, progress};
 use godwit_e2e::shop::{self, Running, events};
 use godwit_lab::{AgentOptions, Cluster, Image, Node, Service, wait};
 use godwit_types::names;
@@ -45,11 +45,11 @@ fn a_worker_that_comes_back_starts_its_pods_anew() -> Result<()> {
         ensure!(progress(&worker, &instance(cluster, name)?.0)? > 0, "{name} counts");
         cluster.kubectl(&["delete", "pod", name, "--timeout=90s"])?;
     }
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
-const SHOP: &str = "shop";
-const POD: &str = "shop-0";
+const SHOP: &str = "kiosk";
+const POD: &str = "kiosk-0";
 /// Where power fails in a checkpoint that its user asks for: before anything is stored, and when all but the last word is.
 const ASKED: [&str; 2] = ["frozen", "phase-commit"];
 /// In the one that a deletion makes: before the seal, and when it is in the log but not yet on its node.
@@ -128,7 +128,8 @@ fn a_pod_whose_workers_power_fails_in_the_middle_goes_on_from_its_last_point() -
         stage.fails_at(site, delete).context(site)?;
         durable = stage.went_on(durable).context(site)?;
     }
+    a.kubectl(&["uncordon", "a2"])?;
     a.kubectl(&["delete", "statefulset", SHOP, "--timeout=90s"])?;
     a.kubectl(&["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=90s"])?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }

@@ -12,7 +12,7 @@ fn who_fails_its_probes_is_started_anew_or_gets_no_clients() -> Result<()> {
         a_container_that_is_not_alive_is_started_anew(&clusters.a, handler)?;
         a_pod_that_is_not_ready_gets_no_clients(&clusters.a, handler)?;
     }
-    Ok(())
+    clusters.leave()
 }
 
 fn each_second(how: &str, what: Value) -> Value {

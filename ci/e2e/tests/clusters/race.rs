@@ -5,7 +5,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, wait_clean};
+use godwit_e2e::pods::{Clusters, Handler, Pod};
 use godwit_e2e::shop::{event, events};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
@@ -98,7 +98,7 @@ fn race(rounds: u32) -> Result<()> {
     }
     println!("{won:?} rounds were won by each cluster");
     delete(runs)?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 #[test]

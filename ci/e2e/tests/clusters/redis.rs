@@ -2,7 +2,7 @@
 //! acknowledged write.
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_e2e::pods::{Clusters, wait_clean};
+use godwit_e2e::pods::Clusters;
 use godwit_e2e::redis::load::{Load, Seen};
 use godwit_e2e::redis::{check_fill, connect, fill};
 use godwit_e2e::shop::{self, Running};
@@ -44,6 +44,8 @@ impl Customer {
         self.seen.prove(&mut connect(shop.address)?, self.keys)?;
         shop.goes_on(beats)?;
         ensure!(shop.annotation(names::RESTORED_FROM)?.is_some(), "{}", shop::events(to));
+        let node = to.workers().iter().find(|node| node.name() == shop.node).context("its node")?;
+        ensure!(node.log("godwit-agent")?.contains("read ahead"), "when its sandbox was made");
         Ok(shop)
     }
 }
@@ -60,7 +62,7 @@ fn pods_of_every_kind_move_under_load_and_keep_every_acknowledged_write() -> Res
     of_a_stateful_set(&clusters).context("a StatefulSet's pod")?;
     of_a_deployment(&clusters).context("a Deployment's pod")?;
     of_a_job(&clusters).context("a Job's pod")?;
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 fn bare(clusters: &Clusters) -> Result<()> {

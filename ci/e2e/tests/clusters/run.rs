@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Forwarded, Handler, Pod, WEB_PORT, address, http, wait_clean};
+use godwit_e2e::pods::{Clusters, Forwarded, Handler, Pod, WEB_PORT, address, http};
 use godwit_lab::{Cluster, Image, LabError, wait};
 use serde_json::json;
 
@@ -20,7 +20,7 @@ fn pods_of_both_shims_are_what_their_users_expect() -> Result<()> {
         a_stateful_set_makes_its_pod_anew(&clusters.a, handler)
             .with_context(|| format!("{handler:?}"))?;
     }
-    clusters.workers().try_for_each(wait_clean)
+    clusters.leave()
 }
 
 fn people_look_into_it(cluster: &Cluster, handler: Handler) -> Result<()> {

@@ -35,6 +35,25 @@ pub(super) enum From {
 }
 
 impl From {
+    /// Reads it from annotations.
+    ///
+    /// # Errors
+    /// Both or neither of restore and fork, or an id that is none.
+    pub(super) fn read<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, RestoreError> {
+        let goes_on = get(names::CHECKPOINT_ON_STOP) == Some("true");
+        let never = get(names::RESTORE).is_some();
+        Ok(match (get(names::RESTORE_FROM), get(names::FORK_FROM)) {
+            (Some(names::LATEST), None) if never => Self::Never,
+            (Some(names::LATEST), None) => Self::Latest,
+            (Some(_), None) | (None, Some(_)) if never => return Err(RestoreError::Annotations),
+            (Some(id), None) => Self::Point(id.parse()?),
+            (None, Some(id)) => Self::Copy(id.parse()?),
+            (None, None) if goes_on && never => Self::Never,
+            (None, None) if goes_on => Self::Latest,
+            _ => return Err(RestoreError::Annotations),
+        })
+    }
+
     /// The same as a fence remembers it.
     pub(super) fn asks(self) -> Asks {
         match self {
@@ -60,20 +79,8 @@ impl Asked {
     /// Both or neither of restore and fork, an id that is none, or an annotation that cannot be obeyed.
     pub(super) fn read(begin: &BeginRestore) -> Result<Self, RestoreError> {
         annotations::check(begin.annotations.iter().map(|a| (a.name.as_str(), a.value.as_str())))?;
-        let get = |name| annotation(&begin.annotations, name);
-        let goes_on = get(names::CHECKPOINT_ON_STOP) == Some("true");
-        let never = get(names::RESTORE).is_some();
-        let from = match (get(names::RESTORE_FROM), get(names::FORK_FROM)) {
-            (Some(names::LATEST), None) if never => From::Never,
-            (Some(names::LATEST), None) => From::Latest,
-            (Some(_), None) | (None, Some(_)) if never => return Err(RestoreError::Annotations),
-            (Some(id), None) => From::Point(id.parse()?),
-            (None, Some(id)) => From::Copy(id.parse()?),
-            (None, None) if goes_on && never => From::Never,
-            (None, None) if goes_on => From::Latest,
-            _ => return Err(RestoreError::Annotations),
-        };
-        Ok(Self { from, store: get(names::STORE).map(str::to_owned) })
+        let get = |name: &str| annotation(&begin.annotations, name);
+        Ok(Self { from: From::read(get)?, store: get(names::STORE).map(str::to_owned) })
     }
 }
 
