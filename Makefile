@@ -83,10 +83,12 @@ demo: release ## The main job: Redis moves under load, with a report (STORE=s3, 
 demo-pods: release kubernetes ## The main job for pods: Redis and a sidecar move under load from one Kubernetes cluster to another, with a report (STORE=s3 or file)
 	cargo run --release --package godwit-e2e --bin demo-pods -- --store $(STORE)
 
-bench: release ## Times of a 1 GiB and of a small container against runc alone, of CRI calls against containerd alone, as ratios (docs/performance.md)
+bench: release kubernetes ## Times of a 1 GiB and of a small container against runc alone, of CRI calls against containerd alone, of restored pods against the kubelet's own checkpoints, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench
 	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
 	cargo run --release --package godwit-e2e --bin proxy-bench
+	cargo run --release --package godwit-e2e --bin pod-bench -- --mib 64
+	cargo run --release --package godwit-e2e --bin pod-bench -- --mib 1024 --raw target/bench/pods-1g.json
 
 conformance: build ## containerd's own client tests, and critest straight and through the CRI proxy, with our shim, compared with its runc shim (SUITE=client or critest for one of them; needs root; 40 minutes)
 	$(or $(CARGO_TARGET_DIR),target)/debug/conformance --suite $(SUITE)

@@ -15,6 +15,7 @@ mod signal;
 mod start;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use godwit_types::{PodKey, names};
@@ -43,6 +44,8 @@ pub struct Pod {
     hooks: Arc<dyn Hooks>,
     tasks: TaskTracker,
     finished: CancellationToken,
+    /// It was asked to end while containers were left.
+    is_to_end: AtomicBool,
 }
 
 /// Who a pod is.
@@ -107,6 +110,7 @@ impl Pod {
             hooks,
             tasks: TaskTracker::new(),
             finished: CancellationToken::new(),
+            is_to_end: AtomicBool::new(false),
         })
     }
 
@@ -200,6 +204,12 @@ impl Pod {
         running.await.map_err(Error::io("run a request to its end"))?
     }
 
+    /// Ends the shim as soon as no container is left: containerd asks once, when the sandbox goes. One that is killed goes first.
+    pub fn end_when_empty(&self) {
+        self.is_to_end.store(true, Ordering::Relaxed);
+        self.shutdown();
+    }
+
     /// Ends the shim if no container is left. Returns whether it does.
     pub fn shutdown(&self) -> bool {
         let empty = self.list().is_empty();
@@ -235,6 +245,13 @@ impl Pod {
     fn forget(&self, container: &Container) {
         lock(&self.oom).remove(container.id());
         self.list().remove(container.id());
+    }
+
+    /// A container was deleted, and all that follows from it is done.
+    fn deleted(&self) {
+        if self.is_to_end.load(Ordering::Relaxed) {
+            self.shutdown();
+        }
     }
 }
 

@@ -167,7 +167,7 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> RpcResult<Empty> {
-        self.pod.shutdown();
+        self.pod.end_when_empty();
         Ok(Empty::default())
     }
 }

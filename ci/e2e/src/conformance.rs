@@ -4,7 +4,7 @@
 pub mod critest;
 mod known;
 mod outcome;
-mod programs;
+pub(crate) mod programs;
 mod registry;
 mod stage;
 

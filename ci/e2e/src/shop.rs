@@ -88,9 +88,9 @@ impl<'c> Running<'c> {
         ensure!(all.len() < 2, "{} pods at once: {}", all.len(), events(cluster));
         let Some(&pod) = all.first() else { return Ok(None) };
         let containers = pod["status"]["containerStatuses"].as_array();
+        let wanted = pod["spec"]["containers"].as_array().map(Vec::len);
         let is_ready = |one: &Value| one["ready"] == true;
-        if !containers.is_some_and(|all| all.len() == CONTAINERS.len() && all.iter().all(is_ready))
-        {
+        if containers.is_none_or(|all| Some(all.len()) != wanted || !all.iter().all(is_ready)) {
             return Ok(None);
         }
         let text = |value: &Value| value.as_str().map(str::to_owned).context("a text");

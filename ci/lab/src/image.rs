@@ -5,7 +5,7 @@ mod debian;
 mod oci;
 mod programs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -136,12 +136,7 @@ impl Image {
         Ok(path)
     }
 
-    fn make(
-        self,
-        tree: &std::path::Path,
-        programs: &[PathBuf],
-        path: &std::path::Path,
-    ) -> Result<()> {
+    fn make(self, tree: &Path, programs: &[PathBuf], path: &std::path::Path) -> Result<()> {
         let shell = || debian::base(tree, SHELL_PACKAGES);
         let layers = match self {
             Self::Shell => vec![shell()?],
@@ -171,13 +166,22 @@ fn program_layer(dir: &str, programs: &[PathBuf]) -> Result<Layer> {
 }
 
 /// Programs of busybox, found before those of other packages.
-fn busybox_layer(tree: &std::path::Path, names: &[&str]) -> Result<Layer> {
+fn busybox_layer(tree: &Path, names: &[&str]) -> Result<Layer> {
     let mut layer = Layer::default();
     layer.file("usr/bin/busybox", &tree.join("usr/bin/busybox"))?;
     for name in names {
         layer.link(&format!("usr/local/bin/{name}"), "/usr/bin/busybox")?;
     }
     Ok(layer)
+}
+
+/// Makes an image archive of a checkpoint archive of the kubelet's, of the container of this name that ran the image of that name.
+///
+/// # Errors
+/// One of them cannot be read or written.
+pub fn of_checkpoint(checkpoint: &Path, of: (&str, &str), name: &str, to: &Path) -> Result<()> {
+    let archive = std::fs::read(checkpoint).map_err(LabError::io("reading", checkpoint))?;
+    oci::write_checkpoint(to, name, of, &archive)
 }
 
 impl Node {

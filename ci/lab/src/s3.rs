@@ -132,7 +132,11 @@ impl S3 {
         if self.objects().join(bucket).exists() {
             return Ok(());
         }
-        self.request("PUT", bucket, &["--fail-with-body"]).map(drop)
+        match self.request("PUT", bucket, &["--fail-with-body"]) {
+            // Somebody else has made it meanwhile.
+            Err(_) if self.objects().join(bucket).exists() => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     /// A create-only PUT. False when the object exists already.

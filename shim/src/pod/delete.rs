@@ -48,6 +48,7 @@ impl Pod {
         self.events().publish(Event::deleted(container.id(), pid, exit));
         info!(container = container.id(), "container deleted");
         self.hooks().deleted(self, container).await;
+        self.deleted();
         Ok(Deleted { pid, exit: Some(exit) })
     }
 }

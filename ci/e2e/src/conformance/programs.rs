@@ -19,7 +19,7 @@ pub(super) fn ensure() -> Result<PathBuf> {
 }
 
 /// A registry of images.
-pub(super) fn ensure_registry() -> Result<PathBuf> {
+pub(crate) fn ensure_registry() -> Result<PathBuf> {
     let dir = tools::ensure(&format!("registry-{REGISTRY_VERSION}"), |to| {
         compile(&modules().join("registry"), to, "registry", REGISTRY)
     })?;

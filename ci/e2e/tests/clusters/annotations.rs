@@ -212,6 +212,14 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     clusters.leave()
 }
 
+/// More room than the node has.
+const ROOM: [&str; 4] = [
+    "--subresource=status",
+    "--type=merge",
+    "--patch",
+    r#"{"status":{"allocatable":{"example.com/room":"9"}}}"#,
+];
+
 #[test]
 fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
     let clusters = Clusters::up()?;
@@ -247,6 +255,7 @@ fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
         ),
         (as_agent(&["label", "node/a1", "x=y"])?, "begin with godwit.dev/ only"),
         (as_agent(&["taint", "node", "a1", "x=y:NoSchedule"])?, "GodwitReady only"),
+        (as_agent(&[&["patch", "node", "a1"][..], &ROOM].concat())?, "GodwitReady only"),
     ];
     for (told, why) in denied {
         ensure!(told.contains(why), "{why}: {told:?}");

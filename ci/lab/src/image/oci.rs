@@ -166,6 +166,35 @@ pub(super) fn write_all(
     archive.finish()
 }
 
+/// An archive with one image that is a container's checkpoint: its only layer is what the kubelet's checkpoint API has made, and
+/// annotations tell containerd's CRI of which container and image.
+pub(super) fn write_checkpoint(
+    path: &Path,
+    name: &str,
+    (container, base): (&str, &str),
+    checkpoint: &[u8],
+) -> Result<()> {
+    let mut archive = Archive::create(path)?;
+    archive.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    let layer = archive.blob("layer.v1.tar", checkpoint)?;
+    let config = configuration(&Config::default(), &[&layer["digest"]]).to_string();
+    let config = archive.blob("config.v1+json", config)?;
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": format!("{MEDIA}.manifest.v1+json"),
+        "config": config, "layers": [layer],
+        "annotations": {
+            "org.criu.checkpoint.container.name": container,
+            "org.criu.checkpoint.rootfs.image.name": base,
+            "org.criu.checkpoint.engine.name": "containerd",
+        },
+    });
+    let manifest = archive.blob("manifest.v1+json", manifest.to_string())?;
+    let index =
+        json!({"schemaVersion": 2, "manifests": named(&[name.to_owned()], &manifest)}).to_string();
+    archive.put("index.json", index.as_bytes())?;
+    archive.finish()
+}
+
 fn configuration(config: &Config, diffs: &[&Value]) -> Value {
     let usual =
         ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"];
