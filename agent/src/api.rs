@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use godwit_engine::journal::{Journal, Watched};
-use godwit_engine::{EngineError, Node, catalog, checkpoint, status};
+use godwit_engine::{EngineError, Node, catalog, checkpoint, roster, status};
 use godwit_types::Code;
 use godwit_wire::api::{Failure, MAX_REPLY, MAX_REQUEST, Progress, Reply, Request, StoreCommand};
 
@@ -220,6 +220,10 @@ async fn carry_out(
         Request::Status => {
             let status = cancel.run_until_cancelled(status::of(node)).await;
             json(status.ok_or(EngineError::Cancelled))
+        }
+        Request::Pods => {
+            let pods = cancel.run_until_cancelled(roster::of(node)).await;
+            json(pods.unwrap_or(Err(EngineError::Cancelled)))
         }
         Request::Cri(call) => {
             let decided = cancel.run_until_cancelled(desk.decide(call)).await;

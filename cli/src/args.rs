@@ -21,7 +21,8 @@ at once; a deletion is carried through; gc ends where a later one goes on. A sec
 JSON: one document for each command. checkpoint: its report · list: {checkpoints, unreadable} · show: {manifest, state, owner, \
 held, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
 [ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed, failed} · status: \
-{version, node, criu, stores, pods, operations, restored, budget} · version: {version}. On standard error, a failure: {code, message, causes}
+{version, node, criu, stores, pods, operations, restored, budget} · pods: {pods: [{namespace, name, uid, containers, lineage, \
+last_checkpoint, eligibility: {answer: yes, no or unknown, reason}}]} · version: {version}. On standard error, a failure: {code, message, causes}
 
 READS in list and show is the read amplification (JSON: read_amplification): stored bytes of all frames that a restore fetches for \
 memory, divided by the part of them that holds this checkpoint's pages. 1.00x is ideal; increments raise it, checkpoints that leave \
@@ -160,6 +161,12 @@ pub(crate) enum Command {
     Gc(Gc),
     /// Show the agent, its stores, the pods of this node and what is in progress
     Status,
+    /// List the pods of this node that run with Godwit, and whether each could be checkpointed now
+    ///
+    /// Of Kubernetes' pods, those of the runtime class; what `ctr` or nerdctl run is in `godwit status`. Asks the agent, containerd and
+    /// the store, no API server. Nothing is stored, no pod is frozen. CHECKPOINT is the newest one that the pod could be continued from.
+    /// ELIGIBLE is `yes`, `no` with the reason, or `unknown` while somebody is at work for the pod or its store is away.
+    Pods,
     /// Print versions
     Version,
     /// Print a completion script for a shell

@@ -86,6 +86,10 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             let status = session.status().await?;
             print(&session, &status, table::status)?;
         }
+        Command::Pods => {
+            let pods = session.pods().await?;
+            print(&session, &pods, table::pods)?;
+        }
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             print(&session, &json!({ "version": version }), |_| format!("godwit {version}"))?;

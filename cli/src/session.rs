@@ -2,7 +2,7 @@
 
 use godwit_engine::catalog::Answer;
 use godwit_types::{CheckpointReport, Code};
-use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, Request, StoreCommand};
+use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, PodList, Request, StoreCommand};
 use serde::de::DeserializeOwned;
 
 use crate::args::Global;
@@ -32,6 +32,15 @@ impl<'a> Session<'a> {
     pub(crate) async fn status(&mut self) -> Result<AgentStatus, Failure> {
         self.global.store_of_agent("status")?;
         self.ask(&Request::Status).await
+    }
+
+    /// The kubelet's pods of this node that are ours.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub(crate) async fn pods(&mut self) -> Result<PodList, Failure> {
+        self.global.store_of_agent("pods")?;
+        self.ask(&Request::Pods).await
     }
 
     /// Makes a checkpoint.

@@ -3,7 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use godwit_engine::catalog::{Collected, Listing, Row, Shown, Verified};
 use godwit_types::{Bytes, CheckpointReport, Outcome, Reads};
-use godwit_wire::api::AgentStatus;
+use godwit_wire::api::{AgentStatus, Eligibility, ListedPod, PodList};
 use jiff::Timestamp;
 
 fn table(header: &[&str]) -> Table {
@@ -233,6 +233,33 @@ pub(crate) fn status(status: &AgentStatus) -> String {
     parts.join("\n")
 }
 
+/// The pods of Kubernetes.
+pub(crate) fn pods(list: &PodList) -> String {
+    let mut table =
+        table(&["NAMESPACE", "NAME", "CONTAINERS", "LINEAGE", "CHECKPOINT", "ELIGIBLE"]);
+    for pod in &list.pods {
+        let ListedPod { namespace, name, containers, lineage, last_checkpoint, .. } = pod;
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        table.add_row([
+            namespace.clone(),
+            name.clone(),
+            or_none(Some(containers.join(",")).filter(|names| !names.is_empty())),
+            or_none(lineage.clone()),
+            or_none(last_checkpoint.map(|id| id.to_string())),
+            eligible(&pod.eligibility),
+        ]);
+    }
+    table.to_string()
+}
+
+fn eligible(eligibility: &Eligibility) -> String {
+    match eligibility {
+        Eligibility::Yes => "yes".to_owned(),
+        Eligibility::No { reason } => format!("no: {reason}"),
+        Eligibility::Unknown { reason } => format!("unknown: {reason}"),
+    }
+}
+
 fn restored(status: &AgentStatus) -> Table {
     let mut restored = table(&["RESTORED", "CONTAINER", "RAN AFTER", "ALL MEMORY AFTER", "FAULTS"]);
     for r in &status.restored {
@@ -261,6 +288,27 @@ fn operations(status: &AgentStatus) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_has_one_line_and_what_it_lacks_is_a_dash() {
+        let why = "its terminal cannot follow".to_owned();
+        let web = ListedPod {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "1-2".to_owned(),
+            containers: vec!["main".to_owned(), "side".to_owned()],
+            lineage: None,
+            last_checkpoint: None,
+            eligibility: Eligibility::No { reason: why },
+        };
+        let idle =
+            ListedPod { containers: Vec::new(), eligibility: Eligibility::Yes, ..web.clone() };
+        let shown = pods(&PodList { pods: vec![web, idle] });
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = shown.lines().skip(1).map(words).collect();
+        assert_eq!(lines[0], "shop web main,side - - no: its terminal cannot follow");
+        assert_eq!(lines[1], "shop web - - - yes");
+    }
 
     #[test]
     fn read_amplification_is_a_factor_or_unknown() {

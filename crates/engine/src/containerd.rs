@@ -14,12 +14,14 @@ use containerd_client::services::v1::{
     self, GetContainerRequest, ListContainersRequest, ListTasksRequest,
 };
 use containerd_client::tonic::{self, Request, Status, metadata::MetadataValue};
-use containerd_client::types::v1::{Process, Status as TaskStatus};
+use containerd_client::types::v1::Status as TaskStatus;
 use godwit_types::Code;
 use oci_spec::runtime::Spec;
 
 /// For both questions; containerd answers from a local database.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Label that the kubelet gives to all that it makes for a pod: the pod's uid.
+pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
 
 /// The image of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub enum ContainerdError {
         source: Option<tonic::transport::Error>,
     },
     /// It answers something else.
-    #[error("containerd does not tell the image of {container}")]
+    #[error("containerd does not tell what it knows of {container}")]
     Told {
         /// The container.
         container: String,
@@ -123,6 +125,17 @@ pub(crate) async fn labels_of(
     Ok(all_of(socket, namespace, container).await?.labels)
 }
 
+/// A container of the kubelet's, or a pod's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfKubelet {
+    /// Its id.
+    pub(crate) id: String,
+    /// What it was made with.
+    pub(crate) labels: HashMap<String, String>,
+    /// It has a task that has not ended.
+    pub(crate) lives: bool,
+}
+
 /// Whether the kubelet's pod of this uid has tasks that have not ended, its sandbox's included.
 ///
 /// # Errors
@@ -132,22 +145,47 @@ pub(crate) async fn has_tasks(
     namespace: &str,
     pod_uid: &str,
 ) -> Result<bool, ContainerdError> {
+    let its = format!("labels.\"{POD_UID}\"==\"{pod_uid}\"");
+    let all = of_kubelet(socket, namespace, its).await?;
+    Ok(all.iter().any(|one| one.lives))
+}
+
+/// Every container and sandbox that the kubelet has made.
+///
+/// # Errors
+/// [`ContainerdError`].
+pub(crate) async fn all_of_kubelet(
+    socket: &Path,
+    namespace: &str,
+) -> Result<Vec<OfKubelet>, ContainerdError> {
+    of_kubelet(socket, namespace, format!("labels.\"{POD_UID}\"")).await
+}
+
+async fn of_kubelet(
+    socket: &Path,
+    namespace: &str,
+    filter: String,
+) -> Result<Vec<OfKubelet>, ContainerdError> {
     let away = |_| ContainerdError::Away { socket: socket.to_owned(), source: None };
     let told = |status: Status| ContainerdError::Told {
-        container: pod_uid.to_owned(),
+        container: "the kubelet's pods".to_owned(),
         status: Box::new(status),
     };
     let asked = async {
         let client = connect(socket).await?;
-        let filters = vec![format!("labels.\"io.kubernetes.pod.uid\"==\"{pod_uid}\"")];
-        let request = within(namespace, ListContainersRequest { filters }).map_err(told)?;
-        let listed = client.containers().list(request).await.map_err(told)?;
-        let its: Vec<String> =
-            listed.into_inner().containers.into_iter().map(|one| one.id).collect();
-        let request = within(namespace, ListTasksRequest::default()).map_err(told)?;
-        let tasks = client.tasks().list(request).await.map_err(told)?.into_inner().tasks;
-        let lives = |task: &Process| task.status() != TaskStatus::Stopped && its.contains(&task.id);
-        Ok(tasks.iter().any(lives))
+        let listed = ListContainersRequest { filters: vec![filter] };
+        let listed = within(namespace, listed).map_err(told)?;
+        let listed = client.containers().list(listed).await.map_err(told)?.into_inner();
+        let tasks = within(namespace, ListTasksRequest::default()).map_err(told)?;
+        let tasks = client.tasks().list(tasks).await.map_err(told)?.into_inner().tasks;
+        let lives =
+            |id: &str| tasks.iter().any(|t| t.status() != TaskStatus::Stopped && t.id == id);
+        let of = |one: v1::Container| OfKubelet {
+            lives: lives(&one.id),
+            id: one.id,
+            labels: one.labels,
+        };
+        Ok(listed.containers.into_iter().map(of).collect())
     };
     tokio::time::timeout(PATIENCE, asked).await.map_err(away)?
 }

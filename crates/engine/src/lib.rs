@@ -26,6 +26,7 @@ pub mod node;
 pub mod pods;
 pub mod pods_of;
 pub mod restore;
+pub mod roster;
 pub mod shim;
 pub mod status;
 pub mod stores;

@@ -35,6 +35,14 @@ fn read<T>(what: &'static str, result: Result<T, StoreError>) -> Read<T> {
 }
 
 impl StoreLog {
+    /// The newest point that the lineage could be continued from, for a person: `None` also while the store does not tell.
+    pub(crate) async fn last_point(&self) -> Option<CheckpointId> {
+        match self.newest().await {
+            Read::Known(newest) => newest?.state.good().first().copied(),
+            _ => None,
+        }
+    }
+
     /// What is missing is believed only of the store itself: a directory that is not mounted lacks everything. It may be mounted at
     /// any moment, so what was missing is read again once the store was seen.
     async fn certain<T, F>(

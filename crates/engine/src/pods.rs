@@ -65,6 +65,11 @@ impl Pods {
         self.until(key, |busy| busy.operations == 0).await;
     }
 
+    /// Waits until nobody is at work for this pod.
+    pub async fn free(&self, key: &PodKey) {
+        self.until(key, |busy| busy.operations == 0 && busy.look.is_none()).await;
+    }
+
     async fn until(&self, key: &PodKey, is_so: impl Fn(&Busy) -> bool) {
         loop {
             // From here on it hears of every end.

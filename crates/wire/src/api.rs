@@ -26,6 +26,9 @@ pub enum Request {
     Checkpoint(CheckpointRequest),
     /// What the agent is and does. Done: an [`AgentStatus`].
     Status,
+    /// The kubelet's pods of this node that run with our runtime, and whether each could be checkpointed now. Nothing is stored and
+    /// nobody is frozen. Done: a [`PodList`].
+    Pods,
     /// A call of the kubelet that may be ours to answer. Done: a [`CriVerdict`], which may take as long as the call may.
     Cri(CriCall),
     /// An operation on a store of the agent's configuration, carried out by the agent. Done: as the command says.
@@ -252,6 +255,50 @@ pub struct PodStatus {
     pub fence: String,
     /// State of its shim, or `no shim`.
     pub shim: String,
+}
+
+/// The kubelet's pods of a node that run with our runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodList {
+    /// By namespace and name.
+    pub pods: Vec<ListedPod>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The containers that run, by their names in the pod's specification.
+    pub containers: Vec<String>,
+    /// Its lineage, if it has one already.
+    pub lineage: Option<String>,
+    /// The newest checkpoint that it could be continued from, as far as its store tells.
+    pub last_checkpoint: Option<CheckpointId>,
+    /// Whether it could be checkpointed as it is now.
+    pub eligibility: Eligibility,
+}
+
+/// Whether a pod could be checkpointed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Eligibility {
+    /// It could.
+    Yes,
+    /// It could not, as it is.
+    No {
+        /// A sentence.
+        reason: String,
+    },
+    /// It is not known now: somebody is at work for it, or somebody who must be asked is away.
+    Unknown {
+        /// A sentence.
+        reason: String,
+    },
 }
 
 /// One operation in progress.

@@ -5,7 +5,7 @@ use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Clusters, Handler, Pod};
 use godwit_lab::{Cluster, Image, LabError, Node, Service, wait};
 use godwit_types::{CheckpointReport, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const COUNTER: [&str; 5] = ["counter", "--every-ms", "20", "--file", "/count"];
 
@@ -77,6 +77,13 @@ fn container_of(cluster: &Cluster, pod: &str) -> Result<String> {
     Ok(id.context("it runs")?.trim_start_matches("containerd://").to_owned())
 }
 
+/// What `godwit pods` of a node tells of a pod, as JSON. `None`: it is not listed.
+fn listed(node: &Node, pod: &str) -> Result<Option<Value>> {
+    let list: Value = serde_json::from_str(&node.run(&["godwit", "pods", "--output", "json"])?)?;
+    let pods = list["pods"].as_array().with_context(|| format!("a list: {list}"))?;
+    Ok(pods.iter().find(|one| one["name"] == pod).cloned())
+}
+
 /// Stops it at a checkpoint, as its node's administrator does.
 fn stop(cluster: &Cluster, node: &Node, pod: &str) -> Result<CheckpointReport> {
     let id = container_of(cluster, pod)?;
@@ -100,6 +107,9 @@ fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> 
     ensure!(completed.contains("frozen for") && completed.contains("of memory"), "{completed}");
     ensure!(told(a, "web", names::LINEAGE)?.starts_with("uid/"));
     ensure!(told(a, "web", names::LAST_CHECKPOINT_TIME)?.ends_with('Z'));
+    let now = listed(&clusters.lab.node("a1")?, "web")?.context("it is listed")?;
+    ensure!(now["last_checkpoint"] == second && now["eligibility"]["answer"] == "yes", "{now}");
+    ensure!(now["lineage"] == told(a, "web", names::LINEAGE)?, "{now}");
 
     // What only a person on the node does tells as much.
     let last = count(a, "web")?;
@@ -141,6 +151,22 @@ fn who_asks_for_what_cannot_be_is_told_why() -> Result<()> {
     let why = told(a, "tty", names::ELIGIBLE)?;
     ensure!(why.contains("terminal"), "{why}");
 
+    // The node's administrator is told the same, of ours alone.
+    a.apply(&counter("web").on("a1").manifest())?;
+    a.wait_for(&["pod/web"], "condition=Ready")?;
+    let node = clusters.lab.node("a1")?;
+    let refused = listed(&node, "tty")?.context("it is listed")?;
+    ensure!(refused["eligibility"] == json!({"answer": "no", "reason": why}), "{refused}");
+    let web = listed(&node, "web")?.context("it is listed")?;
+    ensure!(web["eligibility"] == json!({"answer": "yes"}), "{web}");
+    let uid = a.get(&["pod", "web"])?["metadata"]["uid"].clone();
+    ensure!(web["namespace"] == "default" && web["uid"] == uid, "{web}");
+    ensure!(web["containers"] == json!(["main"]) && web["lineage"] == Value::Null, "{web}");
+    ensure!(listed(&node, "other")?.is_none(), "it runs in containerd's own shim");
+    ensure!(listed(&clusters.lab.node("a2")?, "web")?.is_none(), "it runs elsewhere");
+    let shown = node.run(&["godwit", "pods"])?;
+    ensure!(shown.contains("ELIGIBLE") && shown.contains(&format!("no: {why}")), "{shown}");
+
     // Nobody comes after a replica: it has no memory of its own to go on with.
     let replica = counter("replica").annotated(names::RESTORE_FROM, names::LATEST);
     a.apply(&replica.owned_by("Deployment", 1))?;
@@ -150,7 +176,7 @@ fn who_asks_for_what_cannot_be_is_told_why() -> Result<()> {
         line.map(str::to_owned).ok_or(all)
     })?;
     ensure!(told.contains("StatefulSet"), "{told}");
-    for object in ["deployment/replica", "pod/tty", "pod/other"] {
+    for object in ["deployment/replica", "pod/tty", "pod/other", "pod/web"] {
         a.kubectl(&["delete", object, "--timeout=90s"])?;
     }
     clusters.leave()
@@ -281,6 +307,9 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     let words = ["godwit", "checkpoint", "--output", "json", "--namespace", "k8s.io"];
     let made = node.run(&[&words[..], &[container.trim()]].concat())?;
     let made: CheckpointReport = serde_json::from_str(&made)?;
+    let now = listed(&node, "web")?.context("it is listed")?;
+    ensure!(now["last_checkpoint"] == made.checkpoint.to_string(), "{now}");
+    ensure!(now["eligibility"]["answer"] == "yes", "{now}");
     a.control_plane().start(Service::ApiServer)?;
     a.wait_ready()?;
     let asked = ask(a, "web")?;
