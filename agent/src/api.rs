@@ -13,6 +13,7 @@ use godwit_types::Code;
 use godwit_wire::api::{Failure, MAX_REPLY, MAX_REQUEST, Progress, Reply, Request, StoreCommand};
 
 use crate::cri::Desk;
+use crate::diagnosis;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -224,6 +225,10 @@ async fn carry_out(
         Request::Pods => {
             let pods = cancel.run_until_cancelled(roster::of(node)).await;
             json(pods.unwrap_or(Err(EngineError::Cancelled)))
+        }
+        Request::Diagnose => {
+            let diagnosis = cancel.run_until_cancelled(diagnosis::of(node, desk.cluster())).await;
+            json(diagnosis.ok_or(EngineError::Cancelled))
         }
         Request::Cri(call) => {
             let decided = cancel.run_until_cancelled(desk.decide(call)).await;

@@ -62,6 +62,11 @@ impl Desk {
         Self { node, cluster, stops: Mutex::default() }
     }
 
+    /// The API server, where the node has one.
+    pub(crate) fn cluster(&self) -> Option<&Api> {
+        self.cluster.as_deref()
+    }
+
     /// What becomes of a call.
     ///
     /// # Errors

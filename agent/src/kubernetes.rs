@@ -7,11 +7,13 @@
 //! eligible  whether a pod could be checkpointed now     `eligible`
 //! burials   the last word about pods that are gone      `burials`
 //! node      the node's label and condition              `this_node`
+//! diagnosis how the API server answers, for people      `diagnosis`
 //! ```
 //! Rights: `install/kubernetes/godwit.yaml`. It reads and annotates pods of its own node, and nothing else of them.
 
 mod api;
 mod burials;
+mod diagnosis;
 mod eligible;
 mod requests;
 mod tells;

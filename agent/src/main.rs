@@ -9,6 +9,7 @@ mod api;
 mod cgroup;
 mod config;
 mod cri;
+mod diagnosis;
 mod kubernetes;
 mod start;
 

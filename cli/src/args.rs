@@ -22,7 +22,7 @@ JSON: one document for each command. checkpoint: its report · list: {checkpoint
 held, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
 [ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed, failed} · status: \
 {version, node, criu, stores, pods, operations, restored, budget} · pods: {pods: [{namespace, name, uid, containers, lineage, \
-last_checkpoint, eligibility: {answer: yes, no or unknown, reason}}]} · version: {version}. On standard error, a failure: {code, message, causes}
+last_checkpoint, eligibility: {answer: yes, no or unknown, reason}}]} · doctor: {checks: [{check, verdict, told}]} · version: {version}. On standard error, a failure: {code, message, causes}
 
 READS in list and show is the read amplification (JSON: read_amplification): stored bytes of all frames that a restore fetches for \
 memory, divided by the part of them that holds this checkpoint's pages. 1.00x is ideal; increments raise it, checkpoints that leave \
@@ -167,6 +167,16 @@ pub(crate) enum Command {
     /// the store, no API server. Nothing is stored, no pod is frozen. CHECKPOINT is the newest one that the pod could be continued from.
     /// ELIGIBLE is `yes`, `no` with the reason, or `unknown` while somebody is at work for the pod or its store is away.
     Pods,
+    /// Look for faults: everything that Godwit needs on this node, each with what to do about it
+    ///
+    /// Looks at kernel, control groups, CRIU, runc and containerd; at the programs and the release in use; at what containerd has loaded,
+    /// the CRI proxy and the kubelet; at the agent, its configuration, stores, memory, disk, API server and last failures. Each is `good`,
+    /// `limited` (something does not work), `bad`, or `unknown` where it could not be looked at; the sentence says why and what to do.
+    /// Needs root. Changes nothing; in each store small objects are written and removed, to see that it refuses what it has to. Ends
+    /// within two minutes, mostly within seconds, whoever hangs.
+    ///
+    /// Exit codes: 0 nothing is bad, 1 something is; others as below.
+    Doctor,
     /// Print versions
     Version,
     /// Print a completion script for a shell

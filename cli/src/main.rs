@@ -6,6 +6,7 @@
 mod agent;
 mod args;
 mod direct;
+mod doctor;
 mod failure;
 mod interrupt;
 mod out;
@@ -90,6 +91,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             let pods = session.pods().await?;
             print(&session, &pods, table::pods)?;
         }
+        Command::Doctor => return examine(&session).await,
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             print(&session, &json!({ "version": version }), |_| format!("godwit {version}"))?;
@@ -101,6 +103,13 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The node's faults are the result, and the exit code.
+async fn examine(session: &Session<'_>) -> Result<ExitCode, Failure> {
+    let checks = doctor::examine(&session.global.agent).await?;
+    print(session, &doctor::document(&checks), |_| table::checks(&checks))?;
+    Ok(doctor::exit_code(&checks))
 }
 
 async fn make(session: &mut Session<'_>, asked: &Checkpoint) -> Result<(), Failure> {

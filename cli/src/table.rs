@@ -2,6 +2,7 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 use godwit_engine::catalog::{Collected, Listing, Row, Shown, Verified};
+use godwit_install::check::{Finding, Verdict};
 use godwit_types::{Bytes, CheckpointReport, Outcome, Reads};
 use godwit_wire::api::{AgentStatus, Eligibility, ListedPod, PodList};
 use jiff::Timestamp;
@@ -250,6 +251,18 @@ pub(crate) fn pods(list: &PodList) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// What was looked at; a line for each.
+pub(crate) fn checks(checks: &[Finding]) -> String {
+    let line = |check: &Finding| {
+        let word = match &check.verdict {
+            Verdict::Bad(_) => "BAD",
+            other => other.word(),
+        };
+        format!("{word:8}  {:14}  {}", check.subject, check.verdict.told())
+    };
+    checks.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn eligible(eligibility: &Eligibility) -> String {

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use godwit_types::names;
-use godwit_wire::api::{AgentStatus, MAX_REPLY, Reply, Request};
+use godwit_wire::api::{AgentStatus, Diagnosis, MAX_REPLY, Reply, Request};
+use serde::de::DeserializeOwned;
 use toml_edit::DocumentMut;
 
 use crate::record::Stage;
@@ -48,35 +49,47 @@ fn first(criu: &Path) -> Result<String> {
     Ok(document.to_string())
 }
 
-/// The `criu` of the configuration that is there; nothing if there is none or it does not say.
+/// A text of the configuration that is there; nothing if there is none or it does not say.
 #[must_use]
-pub fn configured_criu() -> Option<String> {
+pub fn configured(key: &str) -> Option<String> {
     let text = fs::read_to_string(names::AGENT_CONFIG).ok()?;
     let table: toml::Table = text.parse().ok()?;
-    Some(table.get("criu")?.as_str()?.to_owned())
+    Some(table.get(key)?.as_str()?.to_owned())
 }
 
-/// Process of the running agent.
+/// Process of the agent that serves a socket.
 #[must_use]
-pub fn pid() -> Option<u32> {
-    let stream = UnixStream::connect(names::AGENT_API_SOCKET).ok()?;
+pub fn pid(socket: &Path) -> Option<u32> {
+    let stream = UnixStream::connect(socket).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
 }
 
-/// Asks it.
+/// Asks it what it is and does.
 ///
 /// # Errors
 /// It does not answer.
-pub fn status() -> Result<AgentStatus> {
-    let path = Path::new(names::AGENT_API_SOCKET);
-    let stream = UnixStream::connect(path).map_err(Error::io("connect to the agent at", path))?;
-    ask(&stream).map_err(Error::io("ask the agent at", path))
+pub fn status(socket: &Path) -> Result<AgentStatus> {
+    ask(socket, &Request::Status)
 }
 
-fn ask(mut stream: &UnixStream) -> std::io::Result<AgentStatus> {
+/// Asks it what only it can look at.
+///
+/// # Errors
+/// It does not answer.
+pub fn diagnosis(socket: &Path) -> Result<Diagnosis> {
+    ask(socket, &Request::Diagnose)
+}
+
+fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T> {
+    let stream = UnixStream::connect(socket);
+    let stream = stream.map_err(Error::io("connect to the agent at", socket))?;
+    answer(&stream, request).map_err(Error::io("ask the agent at", socket))
+}
+
+fn answer<T: DeserializeOwned>(mut stream: &UnixStream, request: &Request) -> std::io::Result<T> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{}\n", serde_json::to_string(&Request::Status)?).as_bytes())?;
+    stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
     let mut lines = BufReader::new(std::io::Read::take(stream, MAX_REPLY as u64)).lines();
     loop {
         let ended = || std::io::Error::other("it ended the connection without an answer");

@@ -30,24 +30,54 @@ pub struct Finding {
 pub enum Verdict {
     /// Good; what it is.
     Good(String),
-    /// Godwit can be installed, but something will not work: what, and what to do.
+    /// Godwit can be installed, or works, but something will not work: what, and what to do.
     Limited(String),
-    /// Godwit cannot be installed: why, and what to do.
+    /// Godwit cannot be installed, or does not work: why, and what to do.
     Bad(String),
+    /// It could not be looked at: why not. No fault by itself.
+    Unknown(String),
 }
 
 use Verdict::{Bad, Good, Limited};
 
-/// All findings of a node.
+impl Verdict {
+    /// The word for it, for people and programs.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Good(_) => "good",
+            Self::Limited(_) => "limited",
+            Self::Bad(_) => "bad",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// What was seen and what to do.
+    #[must_use]
+    pub fn told(&self) -> &str {
+        match self {
+            Self::Good(told) | Self::Limited(told) | Self::Bad(told) | Self::Unknown(told) => told,
+        }
+    }
+}
+
+/// All findings of a node that a release is to be installed on.
 #[must_use]
 pub fn findings(host: &Host) -> Vec<Finding> {
+    let mut findings = of_node(host);
+    findings.push(Finding { subject: "release", verdict: release(host) });
+    findings
+}
+
+/// Findings about the node itself, whatever is installed there.
+#[must_use]
+pub fn of_node(host: &Host) -> Vec<Finding> {
     let mut findings = vec![
         Finding { subject: "machine", verdict: machine(host) },
         Finding { subject: "kernel", verdict: kernel(host) },
         Finding { subject: "control groups", verdict: cgroups(host) },
         Finding { subject: "machine id", verdict: machine_id(host) },
         Finding { subject: "CRIU", verdict: criu(host) },
-        Finding { subject: "release", verdict: release(host) },
     ];
     match &host.containerd {
         Err(why) => findings.push(Finding { subject: "containerd", verdict: Bad(why.clone()) }),
@@ -193,7 +223,7 @@ fn runc(containerd: &Containerd) -> Verdict {
 }
 
 /// Whether its endpoint can be changed where we were told.
-fn kubelet(facts: &Facts) -> Verdict {
+pub(crate) fn kubelet(facts: &Facts) -> Verdict {
     let path = facts.path.display();
     match &facts.endpoint {
         Err(why) => return Bad(why.clone()),

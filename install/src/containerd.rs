@@ -153,8 +153,8 @@ pub enum Loaded {
 ///
 /// # Errors
 /// It does not answer.
-pub fn loaded(session: &Session, daemon: &Daemon) -> Result<Loaded> {
-    let client = Client::connect(&session.settings.containerd_socket)?;
+pub fn loaded(socket: &Path, daemon: &Daemon) -> Result<Loaded> {
+    let client = Client::connect(socket)?;
     let Some(status) = client.cri_config()? else { return Ok(Loaded::NoCri) };
     let pointer = format!("/containerd/runtimes/{}", names::RUNTIME_HANDLER);
     let Some(runtime) = status.pointer(&pointer) else { return Ok(Loaded::Nothing) };
@@ -193,7 +193,11 @@ fn agrees(loaded: &Value, wanted: &Table) -> bool {
 /// # Errors
 /// [`Error::RolledBack`].
 pub fn load(session: &mut Session, daemon: &Daemon) -> Result<()> {
-    if session.settings.dry_run || matches!(loaded(session, daemon)?, Loaded::Ours | Loaded::NoCri)
+    if session.settings.dry_run
+        || matches!(
+            loaded(&session.settings.containerd_socket, daemon)?,
+            Loaded::Ours | Loaded::NoCri
+        )
     {
         return Ok(());
     }
@@ -201,7 +205,7 @@ pub fn load(session: &mut Session, daemon: &Daemon) -> Result<()> {
         match restart(session, daemon) {
             Ok(Change::None) => return Ok(()),
             Ok(Change::Made) => wait_for("containerd to load the runtime", PATIENCE, || {
-                match loaded(session, daemon)? {
+                match loaded(&session.settings.containerd_socket, daemon)? {
                     Loaded::Ours => Ok(()),
                     other => Err(Error::Refused(format!("it has loaded {other:?}"))),
                 }
@@ -256,14 +260,19 @@ pub fn revert(session: &mut Session, daemon: Option<&Daemon>) -> Result<()> {
         return Ok(());
     }
     let stays = config::starter_of_ours(&daemon.dump(&daemon.config)?).is_some();
-    if stays || matches!(loaded(session, daemon)?, Loaded::Nothing | Loaded::NoCri) {
+    if stays
+        || matches!(
+            loaded(&session.settings.containerd_socket, daemon)?,
+            Loaded::Nothing | Loaded::NoCri
+        )
+    {
         return Ok(());
     }
     if restart(session, daemon)? == Change::None {
         return Ok(());
     }
     wait_for("containerd to come back without the runtime", PATIENCE, || {
-        match loaded(session, daemon)? {
+        match loaded(&session.settings.containerd_socket, daemon)? {
             Loaded::Nothing | Loaded::NoCri => Ok(()),
             other => Err(Error::Refused(format!("it has loaded {other:?}"))),
         }

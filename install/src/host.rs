@@ -90,6 +90,13 @@ impl Host {
     /// Looks at everything; what cannot be looked at is a fact, too.
     #[must_use]
     pub fn look(settings: &Settings) -> Self {
+        let release = from(settings).and_then(|dir| Release::look(&dir));
+        Self::look_with(settings, release.map_err(|error| error_chain(&error)))
+    }
+
+    /// As [`Host::look`], with what is known of a release.
+    #[must_use]
+    pub fn look_with(settings: &Settings, release: std::result::Result<Release, String>) -> Self {
         let uname = rustix::system::uname();
         let criu = criu();
         let launcher = Launcher { criu: criu.clone(), ..Launcher::default() };
@@ -102,7 +109,7 @@ impl Host {
             criu_answers: probe(&launcher, Instant::now() + CRIU_PATIENCE)
                 .map_err(|why| error_chain(&why)),
             criu,
-            release: from(settings).and_then(|dir| Release::look(&dir)).map_err(told),
+            release,
             free: free(&settings.prefix),
             kubelet: Facts::look(settings),
             containerd: Daemon::find(settings)
@@ -163,7 +170,7 @@ fn from(settings: &Settings) -> Result<PathBuf> {
 }
 
 fn criu() -> PathBuf {
-    if let Some(configured) = agent::configured_criu() {
+    if let Some(configured) = agent::configured("criu") {
         return configured.into();
     }
     let there = CRIU_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
@@ -185,7 +192,8 @@ fn has_machine_id() -> bool {
 }
 
 /// Bytes free on the file system that will hold a directory.
-fn free(dir: &Path) -> u64 {
+#[must_use]
+pub fn free(dir: &Path) -> u64 {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     rustix::fs::statvfs(there).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -87,6 +87,15 @@ impl Facts {
     }
 }
 
+/// The path by which a file that we have written is named: of a drop-in, its directory.
+#[must_use]
+pub fn named_as(file: &Path) -> PathBuf {
+    match file.file_name().is_some_and(|name| name == DROP_IN) {
+        true => file.parent().unwrap_or(file).to_owned(),
+        false => file.to_owned(),
+    }
+}
+
 /// Where our setting goes.
 enum Place {
     /// Into the configuration file.

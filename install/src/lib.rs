@@ -9,7 +9,7 @@
 //!  (changes      (a release  (only if there is     (a drop-in; compared with      (systemd only)    (only if it has not
 //!   nothing)      and links)  none)                 what was read before)                            loaded the runtime)
 //! ```
-//! The kubelet's endpoint will be the last stage, once there is a CRI proxy.
+//! The last stage, where it is asked for, is the kubelet's endpoint. [`doctor`] looks at a node on which all that was done.
 //!
 //! # Guarantees
 //! * **A node never ends without a working runtime.** Files are replaced by rename, programs before what names them. What containerd
@@ -23,6 +23,7 @@
 pub mod agent;
 pub mod check;
 pub mod containerd;
+pub mod doctor;
 mod error;
 pub mod files;
 pub mod host;

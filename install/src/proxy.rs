@@ -15,7 +15,8 @@ use crate::{Error, Result, programs, systemd};
 /// The program.
 pub const PROGRAM: &str = "godwit-cri-proxy";
 const SERVICE: &str = "godwit-cri-proxy.service";
-const SOCKET: &str = "godwit-cri-proxy.socket";
+/// Its socket unit.
+pub const SOCKET: &str = "godwit-cri-proxy.socket";
 const SERVICE_TEXT: &str = include_str!("../../cri-proxy/godwit-cri-proxy.service");
 const SOCKET_TEXT: &str = include_str!("../../cri-proxy/godwit-cri-proxy.socket");
 /// What `systemctl enable` would make.

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::{Error, Result, agent};
+
 /// Puts Godwit on a node and takes it off again.
 ///
 /// Exit codes: 0 done; 10 done as far as this program can: what it says last is left to you; else those of `godwit`.
@@ -94,6 +96,19 @@ impl InitKind {
 }
 
 impl Settings {
+    /// As without any option, for the containerd that the agent was told of.
+    ///
+    /// # Errors
+    /// None, as long as no option is required.
+    pub fn of_node() -> Result<Self> {
+        let parsed = Arguments::try_parse_from(["godwit-install", "node"]);
+        let Command::Node(settings) =
+            parsed.map_err(|why| Error::Refused(why.to_string()))?.command;
+        let configured = agent::configured("containerd").map(PathBuf::from);
+        let containerd_socket = configured.unwrap_or(settings.containerd_socket);
+        Ok(Self { containerd_socket, ..settings })
+    }
+
     /// What starts daemons here.
     #[must_use]
     pub fn init(&self) -> InitKind {

@@ -82,7 +82,7 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
     proxy::revert(&mut session)?;
     if settings.init() == InitKind::Systemd {
         systemd::revert(&mut session)?;
-    } else if agent::pid().is_some() {
+    } else if agent::pid(Path::new(names::AGENT_API_SOCKET)).is_some() {
         session.left.push("stop godwit-agent".to_owned());
     }
     containerd::revert(&mut session, daemon.as_ref())?;
@@ -127,6 +127,7 @@ fn checked(settings: &Settings) -> Result<Host> {
             Verdict::Good(text) => ("ok", text),
             Verdict::Limited(text) => ("limited", text),
             Verdict::Bad(text) => ("FAILED", text),
+            Verdict::Unknown(text) => ("unknown", text),
         };
         println!("check         {mark:8} {}: {text}", finding.subject);
     }
@@ -151,7 +152,7 @@ fn verify(session: &mut Session, daemon: &Daemon) -> Result<()> {
             names::RUNTIME
         )));
     }
-    match containerd::loaded(session, daemon)? {
+    match containerd::loaded(&session.settings.containerd_socket, daemon)? {
         Loaded::Ours => session.say(Stage::Containerd, "has loaded the runtime"),
         Loaded::NoCri => session.say(
             Stage::Containerd,
@@ -164,12 +165,16 @@ fn verify(session: &mut Session, daemon: &Daemon) -> Result<()> {
 }
 
 fn verify_agent(session: &mut Session) -> Result<()> {
-    if session.settings.init() == InitKind::None && agent::pid().is_none() {
+    if session.settings.init() == InitKind::None
+        && agent::pid(Path::new(names::AGENT_API_SOCKET)).is_none()
+    {
         let start = "start the agent: godwit-agent --config /etc/godwit/agent.toml";
         session.left.push(start.to_owned());
         return Ok(());
     }
-    let status = wait_for("the agent to answer", PATIENCE, agent::status)?;
+    let status = wait_for("the agent to answer", PATIENCE, || {
+        agent::status(Path::new(names::AGENT_API_SOCKET))
+    })?;
     session.say(Stage::Agent, &format!("{} answers on {}", status.version, status.node));
     for store in status.stores.iter().filter(|store| store.state != "ready") {
         session.say(Stage::Agent, &format!("store {}: {}", store.name, store.state));

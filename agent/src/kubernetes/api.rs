@@ -1,9 +1,10 @@
 //! This node's pods as the API server last told them, and what is written to them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -33,6 +34,8 @@ pub(crate) struct Api {
     node: String,
     recorder: Recorder,
     pods: OnceLock<Store<Pod>>,
+    /// Since when it does not tell of pods.
+    away_since: Mutex<Option<Timestamp>>,
 }
 
 /// What a stop of a pod's containers means to the pod.
@@ -58,7 +61,23 @@ impl Api {
     pub(super) fn new(client: Client, node: String) -> Self {
         let reporter = Reporter { controller: ME.to_owned(), instance: Some(node.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, node, recorder, pods: OnceLock::new() }
+        let away_since = Mutex::default();
+        Self { client, node, recorder, pods: OnceLock::new(), away_since }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Since when it does not tell of pods; `None` while it does.
+    pub(super) fn away_since(&self) -> Option<Timestamp> {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It tells of pods, or does not.
+    pub(super) fn is_away(&self, away: bool) {
+        let mut since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if away { since.or(Some(Timestamp::now())) } else { None };
     }
 
     /// The pods of all namespaces.

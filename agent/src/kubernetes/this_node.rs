@@ -70,7 +70,7 @@ async fn write(node: &Node, api: &Api, state: &State, is_new: bool) -> kube::Res
     api.patch_node(labels, false).await?;
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut condition = json!({
-        "type": "GodwitReady",
+        "type": names::CONDITION,
         "status": if state.ready { "True" } else { "False" },
         "reason": if state.ready { "StoresOpen" } else { "StoreAway" },
         "message": state.message,

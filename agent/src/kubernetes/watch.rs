@@ -35,7 +35,6 @@ pub(super) async fn forever(api: &Api, changes: broadcast::Sender<Change>) {
     let mine = Config::default().fields(&format!("spec.nodeName={}", api.node()));
     let events = watcher(api.all_pods(), mine).default_backoff().reflect(writer);
     let mut events = std::pin::pin!(events);
-    let mut away = false;
     while let Some(event) = events.next().await {
         let change = match event {
             Ok(Event::Apply(pod)) => Change::Pod(Arc::new(pod)),
@@ -43,14 +42,15 @@ pub(super) async fn forever(api: &Api, changes: broadcast::Sender<Change>) {
             Ok(Event::InitDone) => {
                 api.keep(store.clone());
                 tracing::info!(pods = store.len(), "this node's pods are known");
-                away = false;
+                api.is_away(false);
                 Change::Listed
             }
             Ok(Event::Init | Event::InitApply(_)) => continue,
             Err(error) => {
-                if !std::mem::replace(&mut away, true) {
+                if api.away_since().is_none() {
                     tracing::warn!(%error, "the API server does not tell of this node's pods; it is asked again");
                 }
+                api.is_away(true);
                 continue;
             }
         };

@@ -240,6 +240,54 @@ fn about(bed: &Bed) -> Result<()> {
     bed.godwit(Way::Agent, &["completion", "bash"])?.with(0)?.says(&["_godwit()"])
 }
 
+/// How `godwit doctor` ends, and what it says of a check: verdict and sentence.
+fn doctor(bed: &Bed, code: i32, check: &str) -> Result<(String, String)> {
+    let checks = bed.godwit(Way::Agent, &["doctor", "-o", "json"])?.with(code)?.json()?;
+    let of = |one: &&Value| one["check"] == check;
+    let found = checks["checks"].as_array().and_then(|all| all.iter().find(of));
+    let found = found.with_context(|| format!("no {check} in {checks}"))?;
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("verdict"), text("told")))
+}
+
+/// All that is needed is there on a node that was installed; what `wrong` made is in its last failures.
+fn nothing_is_bad(bed: &Bed) -> Result<()> {
+    let shown = bed.godwit(Way::Agent, &["doctor"])?.with(0)?;
+    shown.says(&[
+        "good      kernel",
+        "containerd has loaded `godwit`",
+        "answers on n1",
+        "main at ",
+    ])?;
+    for check in ["CRIU", "programs", "runtime", "agent.toml", "agent", "shims", "disk", "store"] {
+        let (verdict, told) = doctor(bed, 0, check)?;
+        ensure!(verdict == "good", "{check}: {told}");
+    }
+    for (check, why) in [("kubelet", "no kubelet runs"), ("Kubernetes", "[kubernetes]")] {
+        let (verdict, told) = doctor(bed, 0, check)?;
+        ensure!(verdict == "unknown" && told.contains(why), "{check}: {verdict} {told}");
+    }
+    let before = bed.json(Way::Agent, &["list"])?;
+    bed.godwit(Way::Agent, &["checkpoint", "web", "--store", "nowhere"])?.with(3)?;
+    let (verdict, told) = doctor(bed, 0, "last failures")?;
+    ensure!(verdict == "limited" && told.contains("no store \"nowhere\""), "{told}");
+    ensure!(bed.json(Way::Agent, &["list"])? == before, "the store is as it was");
+    Ok(())
+}
+
+/// A store that is stopped is told, and its cure; afterwards all is well again.
+fn a_stopped_store_is_bad(bed: &Bed, server: &S3) -> Result<()> {
+    server.kill()?;
+    let (verdict, told) = doctor(bed, 1, "store")?;
+    ensure!(verdict == "bad" && told.contains("cannot be used"), "{told}");
+    ensure!(told.contains("mend the store"), "{told}");
+    ensure!(doctor(bed, 1, "agent")?.0 == "good");
+    server.start()?;
+    let again = doctor(bed, 0, "store")?;
+    ensure!(again.0 == "good", "{again:?}");
+    Ok(())
+}
+
 /// What no command but a broken one says.
 fn wrong(bed: &Bed, id: &str) -> Result<()> {
     let full = bed.node.exec(&["sh", "-c", "exec godwit version >/dev/full"])?;
@@ -288,12 +336,18 @@ fn every_command(bed: &Bed, server: Option<&S3>) -> Result<()> {
     }
     about(bed)?;
     wrong(bed, newest)?;
+    nothing_is_bad(bed)?;
     if let Some(server) = server {
+        a_stopped_store_is_bad(bed, server)?;
         interrupts(bed, server, newest)?;
     }
     damage(bed, server, newest)?;
     bed.node.kill_agent()?;
     bed.godwit(Way::Agent, &["list"])?.with(6)?.complains("is godwit-agent running?")?;
+    let (verdict, told) = doctor(bed, 1, "agent")?;
+    ensure!(verdict == "bad" && told.contains("godwit-agent --config"), "{told}");
+    let (verdict, told) = doctor(bed, 1, "store")?;
+    ensure!(verdict == "unknown" && told.contains("the agent does not answer"), "{told}");
     bed.godwit(Way::Straight, &["list"])?.with(0)?.says(&[newest])
 }
 

@@ -21,11 +21,13 @@ fn a_revert_gives_back_what_was_there_and_both_can_be_repeated() -> Result<()> {
         let bed = Bed::up(config)?;
         let before = bed.snapshot()?;
         bed.install(&[])?.left("restart containerd")?.left("start the agent")?;
+        bed.doctor()?.says("BAD       agent ")?.says("knows no runtime `godwit`")?;
         let text = bed.node.read_file("/etc/containerd/conf.d/godwit.toml")?;
         ensure!(text.contains(&format!("version = {}", kit::version_of(config))), "{text}");
         bed.restart_containerd()?;
         bed.node.start_agent(&AgentOptions::default())?;
         bed.install(&[])?.done()?.says("has loaded the runtime")?.says("answers on n1")?;
+        bed.doctor()?.done()?.never_says("BAD")?;
 
         let (pid, installed) = (bed.node.containerd_pid(), bed.snapshot()?);
         bed.install(&[])?.done()?.never_says("write")?;

@@ -36,8 +36,9 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         "godwit-agent",
         &["types", "wire", "image", "ownership", "store", "files", "criu", "capture", "engine"],
     ),
-    ("godwit", &["types", "wire", "image", "ownership", "store", "engine"]),
     ("godwit-install", &["types", "wire", "criu-rpc", "criu"]),
+    // `godwit doctor` looks at what the installer has put there.
+    ("godwit", &["types", "wire", "image", "ownership", "store", "engine", "install"]),
     // For tests.
     ("godwit-testkit", &["types"]),
     ("godwit-lab", &["types"]),

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod compat;
 pub mod containerd;
 mod cpu;
+pub mod diagnosis;
 pub mod driver;
 mod error;
 #[cfg(test)]

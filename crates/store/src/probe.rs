@@ -3,14 +3,20 @@
 //! What the design needs is tried once: racing creates, read-after-write, order of LIST, ranged GET, DELETE. It takes about
 //! twenty small requests. It proves nothing for ever: a backend that lies seldom passes. The conformance suite looks longer.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 use futures::future::join_all;
+use jiff::SignedDuration;
 use ulid::Ulid;
 
 use crate::blob::{BlobStore, Creation, Key};
+use crate::clock::Clock;
 use crate::error::{BlobError, StoreError};
 use crate::layout::PROBE;
 
+/// How exactly a store tells its time.
+const TICK: Duration = Duration::from_secs(1);
 /// Writers that race for one key.
 const RACERS: u8 = 4;
 
@@ -23,6 +29,33 @@ pub(crate) async fn run(store: &dyn BlobStore) -> Result<(), StoreError> {
     let result = probe.run().await.map_err(|e| probe.judged(e));
     let cleaned = probe.clean().await;
     result.and(cleaned)
+}
+
+/// By how much the store's clock is ahead of ours, which is asked around one write.
+///
+/// # Errors
+/// The backend does not answer.
+pub(crate) async fn ahead(
+    store: &dyn BlobStore,
+    clock: &dyn Clock,
+) -> Result<SignedDuration, StoreError> {
+    let key = Key::new(format!("{PROBE}/{}/time", Ulid::generate()))?;
+    let before = clock.now();
+    store.put(&key, Bytes::new()).await?;
+    let after = clock.now();
+    let listed = store.list(key.as_str(), None, 1).await;
+    store.delete(&key).await?;
+    let told = listed?.pop().map(|object| object.modified);
+    Ok(told.map_or(SignedDuration::ZERO, |told| outside(told, before, after)))
+}
+
+/// By how much a time is outside of a span. Stores tell whole seconds, of which some are begun and others rounded.
+fn outside(told: SystemTime, from: SystemTime, to: SystemTime) -> SignedDuration {
+    let by = |later: SystemTime, earlier: SystemTime| {
+        let by = later.duration_since(earlier).unwrap_or_default().saturating_sub(TICK);
+        SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX)
+    };
+    by(told, to) - by(from, told)
 }
 
 struct Probe<'a> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_types::{LineageName, Tenant};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::blob::file::FileStore;
 use crate::blob::memory::MemoryStore;
@@ -118,6 +118,16 @@ impl Store {
     pub async fn is_there(&self) -> Result<bool, StoreError> {
         let found = Identity::read(&*self.blobs).await?;
         Ok(found.is_some_and(|found| found.id == self.identity.id))
+    }
+
+    /// Tries the backend as when it is opened, and removes what that wrote. Gives by how much the store's clock is ahead of ours, as
+    /// exact as it tells its time: mostly to a second.
+    ///
+    /// # Errors
+    /// It does not answer, or does not do what is needed ([`StoreError::Unsound`]).
+    pub async fn prove(&self) -> Result<SignedDuration, StoreError> {
+        probe::run(&*self.blobs).await?;
+        probe::ahead(&*self.blobs, &*self.clock).await
     }
 
     /// What was sent and received since the store was opened.

@@ -48,6 +48,8 @@ pub const RESTORED_FROM: &str = "godwit.dev/restored-from";
 pub const ELIGIBLE: &str = "godwit.dev/eligible";
 /// Label of a node, written by its agent: Godwit serves pods there.
 pub const READY: &str = "godwit.dev/ready";
+/// Condition of a node, written by its agent: its stores are open.
+pub const CONDITION: &str = "GodwitReady";
 /// Label of a node, written by its agent: memory moves freely between nodes of one class.
 pub const CPU_CLASS: &str = "godwit.dev/cpu-class";
 

@@ -29,6 +29,9 @@ pub enum Request {
     /// The kubelet's pods of this node that run with our runtime, and whether each could be checkpointed now. Nothing is stored and
     /// nobody is frozen. Done: a [`PodList`].
     Pods,
+    /// What only the agent can look at, for who looks for a fault; in each store that is open small objects are written and removed.
+    /// Done: a [`Diagnosis`], within a minute.
+    Diagnose,
     /// A call of the kubelet that may be ours to answer. Done: a [`CriVerdict`], which may take as long as the call may.
     Cri(CriCall),
     /// An operation on a store of the agent's configuration, carried out by the agent. Done: as the command says.
@@ -299,6 +302,79 @@ pub enum Eligibility {
         /// A sentence.
         reason: String,
     },
+}
+
+/// How the node is where only its agent can look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// Each configured store.
+    pub stores: Vec<StoreDiagnosis>,
+    /// The API server; absent: `agent.toml` has no section `[kubernetes]`.
+    pub kubernetes: Option<ClusterDiagnosis>,
+    /// The last operations that failed since the agent started, newest first.
+    pub failures: Vec<PastFailure>,
+}
+
+/// One store, tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreDiagnosis {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its URL, without credentials.
+    pub url: String,
+    /// What it does not do, or why it cannot be used; absent: it does all that is needed.
+    pub fault: Option<String>,
+    /// By how many milliseconds its clock is ahead of the node's, where it could be asked.
+    pub ahead_ms: Option<i64>,
+}
+
+/// The API server of the node's cluster, asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterDiagnosis {
+    /// The node, by the name under which it was asked for.
+    pub node: String,
+    /// How it answers.
+    pub answer: ClusterAnswer,
+    /// Since when (RFC 3339) it does not tell of the node's pods; absent while it does.
+    pub away_since: Option<String>,
+}
+
+/// How an API server answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum ClusterAnswer {
+    /// It knows the node.
+    Knows {
+        /// The node has the label that lets pods come.
+        labelled: bool,
+        /// What its condition `GodwitReady` says, if it has one.
+        ready: Option<String>,
+        /// What the agent needs and may not do there: verb and resource.
+        denied: Vec<String>,
+    },
+    /// It refuses the agent, or does not know the node.
+    Refuses {
+        /// Its words.
+        why: String,
+    },
+    /// It does not answer.
+    Away {
+        /// What was seen.
+        why: String,
+    },
+}
+
+/// An operation that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastFailure {
+    /// When (RFC 3339).
+    pub at: String,
+    /// `checkpoint` or `restore`.
+    pub kind: String,
+    /// The pod: its uid, or `<containerd namespace>+<container id>`.
+    pub pod: String,
+    /// Why.
+    pub told: String,
 }
 
 /// One operation in progress.

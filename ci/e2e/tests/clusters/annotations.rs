@@ -84,6 +84,15 @@ fn listed(node: &Node, pod: &str) -> Result<Option<Value>> {
     Ok(pods.iter().find(|one| one["name"] == pod).cloned())
 }
 
+/// What `godwit doctor` of a node, on which nothing is bad, says of a check: verdict and sentence.
+fn diagnosed(node: &Node, check: &str) -> Result<(String, String)> {
+    let all: Value = serde_json::from_str(&node.run(&["godwit", "doctor", "--output", "json"])?)?;
+    let found = all["checks"].as_array().and_then(|all| all.iter().find(|c| c["check"] == check));
+    let found = found.with_context(|| format!("{check} in {all}"))?;
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("verdict"), text("told")))
+}
+
 /// Stops it at a checkpoint, as its node's administrator does.
 fn stop(cluster: &Cluster, node: &Node, pod: &str) -> Result<CheckpointReport> {
     let id = container_of(cluster, pod)?;
@@ -299,7 +308,13 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     a.apply(&counter("web").on("a1").manifest())?;
     a.wait_for(&["pod/web"], "condition=Ready")?;
     ask(a, "web")?;
+    for check in ["runtime", "CRI proxy", "kubelet", "agent", "shims", "Kubernetes"] {
+        let (verdict, said) = diagnosed(&node, check)?;
+        ensure!(verdict == "good", "{check}: {said}");
+    }
     a.control_plane().kill(Service::ApiServer)?;
+    let (verdict, said) = diagnosed(&node, "Kubernetes")?;
+    ensure!(verdict == "limited" && said.contains("does not answer"), "{said}");
     // An agent that starts meanwhile serves all the same.
     node.kill(Service::Agent)?;
     node.start(Service::Agent)?;

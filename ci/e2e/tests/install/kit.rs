@@ -163,6 +163,11 @@ impl Bed {
         Ok(())
     }
 
+    /// What `godwit doctor` says there.
+    pub(crate) fn doctor(&self) -> Result<Ended> {
+        Ok(self.node.exec(&["godwit", "doctor"])?.into())
+    }
+
     pub(crate) fn restart_containerd(&self) -> Result<()> {
         self.node.kill_containerd()?;
         Ok(self.node.start_containerd()?)

@@ -133,3 +133,23 @@ async fn a_store_that_does_not_answer_is_not_called_a_liar() {
         assert_eq!(error.code(), Code::Unavailable, "{operation:?}: {error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_clock_is_compared_and_nothing_is_left_behind() {
+    let store = MemoryStore::new();
+    let ours = crate::clock::SystemClock;
+    assert_eq!(ahead(&store, &ours).await.unwrap(), SignedDuration::ZERO);
+    // This one stands long ago.
+    let behind = crate::clock::ManualClock::new();
+    assert!(ahead(&store, &behind).await.unwrap() > SignedDuration::from_hours(24));
+    assert!(store.list("", None, 10).await.unwrap().is_empty());
+}
+
+#[test]
+fn whole_seconds_are_no_difference() {
+    let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+    assert_eq!(outside(at(5_000), at(5_900), at(5_950)), SignedDuration::ZERO);
+    assert_eq!(outside(at(6_000), at(5_100), at(5_150)), SignedDuration::ZERO);
+    assert_eq!(outside(at(9_000), at(5_900), at(6_000)), SignedDuration::from_secs(2));
+    assert_eq!(outside(at(1_000), at(5_000), at(6_000)), SignedDuration::from_secs(-3));
+}
