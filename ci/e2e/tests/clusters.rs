@@ -5,6 +5,7 @@
 mod clusters {
     mod annotations;
     mod daemons;
+    mod daemonset;
     mod keeps;
     mod moves;
     mod on_stop;

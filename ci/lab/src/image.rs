@@ -2,6 +2,7 @@
 
 mod cri;
 mod debian;
+mod node;
 mod oci;
 mod programs;
 
@@ -15,6 +16,7 @@ use crate::lock::LabLock;
 use crate::node::Node;
 use crate::{places, rootfs};
 pub use cri::ensure_critest_images;
+pub use node::{NODE_IMAGE, write_node_image};
 use oci::{Config, Layer};
 
 /// Raised when the way of making images changes, so that cached ones are made anew.

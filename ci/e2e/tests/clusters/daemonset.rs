@@ -1,0 +1,199 @@
+//! A cluster's node becomes one of Godwit's by a label, and none again: `install/kubernetes/daemonset.yaml`. The installer runs in a pod of
+//! the containerd and the kubelet that it has restarted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::container::SOON;
+use godwit_e2e::pods::{Handler, Pod};
+use godwit_e2e::release::PROGRAMS;
+use godwit_lab::{
+    AgentOptions, Cluster, ClusterName, Image, Lab, LabOptions, NODE_IMAGE, Node, Service,
+    default_bin_dir, wait, write_node_image,
+};
+use godwit_types::names;
+use serde_json::{Value, json};
+
+const CLUSTER: &str = include_str!("../../../../install/kubernetes/godwit.yaml");
+const NODES: &str = include_str!("../../../../install/kubernetes/daemonset.yaml");
+const SPACE: &str = "--namespace=godwit-system";
+const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
+const COUNTER: [&str; 5] = ["counter", "--every-ms", "20", "--file", "/count"];
+
+/// Somebody asks for a restart of this, and waits while the file is there.
+fn asked(service: Service) -> String {
+    format!("/run/lab/restart-{}", service.name())
+}
+
+/// The command by which the installer has a daemon of these nodes restarted, which have no systemd.
+fn restart(service: Service) -> String {
+    let file = asked(service);
+    format!("touch {file}; while test -e {file}; do sleep 0.1; done")
+}
+
+/// Does what is asked for by [`restart`] while something else is done.
+fn with_restarts<T>(node: &Node, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let over = AtomicBool::new(false);
+    let serve = || -> Result<()> {
+        while !over.load(Ordering::Relaxed) {
+            for service in [Service::Containerd, Service::Kubelet] {
+                let file = node.host_path(&asked(service))?;
+                if file.exists() {
+                    node.kill(service)?;
+                    node.start(service)?;
+                    std::fs::remove_file(file)?;
+                }
+            }
+            // Its end wakes it.
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(serve);
+        let done = act();
+        over.store(true, Ordering::Relaxed);
+        serving.thread().unpark();
+        match serving.join() {
+            Ok(served) => served.and(done),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// The manifest for this lab.
+fn manifest() -> String {
+    let (containerd, kubelet) = (restart(Service::Containerd), restart(Service::Kubelet));
+    let words = json!([
+        "--volatile",
+        "--restart-containerd",
+        containerd,
+        "--restart-kubelet",
+        kubelet,
+        "--kubelet-config",
+        KUBELET_CONFIG,
+    ]);
+    let of_revert =
+        json!(["--volatile", "--restart-containerd", containerd, "--restart-kubelet", kubelet]);
+    let of_kubeadm = "[--kubelet-config, /var/lib/kubelet/config.yaml, --restart-kubelet, systemctl restart kubelet]";
+    NODES
+        .replace(of_kubeadm, &words.to_string())
+        .replace("[--restart-kubelet, systemctl restart kubelet]", &of_revert.to_string())
+        .replace("IMAGE", NODE_IMAGE)
+        .replace("\"CLUSTER\"", "\"a\"")
+        .replace("\"STORE\"", "\"file:///lab/shared/store\"")
+}
+
+fn label(cluster: &Cluster, value: &str) -> Result<()> {
+    let label = format!("godwit.dev/install={value}");
+    Ok(cluster.kubectl(&["label", "node", "a1", &label, "--overwrite"]).map(drop)?)
+}
+
+fn log(cluster: &Cluster, set: &str) -> Result<String, String> {
+    let of = format!("daemonset/{set}");
+    cluster.kubectl(&["logs", SPACE, &of]).map_err(|error| error.to_string())
+}
+
+/// Waits until the pod of this set has said that.
+fn says(cluster: &Cluster, set: &str, words: &str) -> Result<()> {
+    Ok(wait::until(&format!("{set} to say {words:?}"), SOON, || match log(cluster, set)? {
+        said if said.contains(words) => Ok(()),
+        said => Err(said),
+    })?)
+}
+
+/// Waits until the set's only pod is done; its uid. It has never been restarted.
+fn done(cluster: &Cluster, set: &str) -> Result<String> {
+    let selector = format!("--selector=app={set}");
+    Ok(wait::until(&format!("{set} to be done"), SOON, || {
+        let found = cluster.get(&["pods", SPACE, &selector]).map_err(|error| error.to_string())?;
+        let said = || log(cluster, set).unwrap_or_else(|why| why);
+        match found["items"].as_array().map(Vec::as_slice) {
+            Some([pod]) if pod["status"]["containerStatuses"][0]["ready"] == true => {
+                let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+                let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+                if restarts == 0 { Ok(uid) } else { Err(format!("{restarts} restarts")) }
+            }
+            _ => Err(said()),
+        }
+    })?)
+}
+
+fn checkpointed(cluster: &Cluster, pod: &str) -> Result<()> {
+    cluster.kubectl(&["annotate", "pod", pod, "godwit.dev/checkpoint=now"])?;
+    wait::until(&format!("a checkpoint of {pod}"), SOON, || {
+        let found = cluster.get(&["pod", pod]).map_err(|error| error.to_string())?;
+        let annotations = &found["metadata"]["annotations"];
+        annotations[names::LAST_CHECKPOINT].is_string().then_some(()).ok_or(found.to_string())
+    })?;
+    Ok(())
+}
+
+fn nothing_is_bad(node: &Node) -> Result<()> {
+    let checks: Value = serde_json::from_str(&node.run(&["godwit", "doctor", "-o", "json"])?)?;
+    for wanted in ["runtime", "kubelet", "Kubernetes"] {
+        let all = checks["checks"].as_array().context("checks")?;
+        let is_good = |check: &Value| check["check"] == wanted && check["verdict"] == "good";
+        ensure!(all.iter().any(is_good), "{wanted}: {checks:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
+    let lab = Lab::up(&LabOptions::for_tests().clusters(&[(ClusterName::A, 1)]))?;
+    let (a, node) = (lab.cluster(ClusterName::A)?, lab.node("a1")?);
+    let programs = PROGRAMS.map(|name| default_bin_dir().join(name));
+    write_node_image(&programs, &lab.shared().join("node.tar"))?;
+    node.ctr(&["-n", "k8s.io", "images", "import", "/lab/shared/node.tar"])?;
+    node.run(&["mkdir", "-p", "/lab/shared/store"])?;
+    let kubelet_before = node.read_file(KUBELET_CONFIG)?;
+    let containerd_before = node.read_file("/etc/containerd/config.toml")?;
+    a.apply(CLUSTER)?;
+    a.apply(&manifest())?;
+
+    let first = with_restarts(&node, || {
+        let pid = node.containerd_pid();
+        label(&a, "true")?;
+        // It has restarted the containerd that it runs in; there is no systemd here to start these two.
+        says(&a, "godwit-install", "left to you   start the agent")?;
+        ensure!(node.containerd_pid() != pid, "containerd runs with its old configuration");
+        node.start_agent(&AgentOptions::default())?;
+        node.start(Service::CriProxy)?;
+        done(&a, "godwit-install")
+    })?;
+    let ready = "--for=jsonpath={.metadata.labels.godwit\\.dev/ready}=true";
+    a.kubectl(&["wait", "node/a1", ready, "--timeout=60s"])?;
+    a.apply(&Pod::new("web", Handler::Godwit, Image::Mem, &COUNTER).manifest())?;
+    a.wait_for(&["pod/web"], "condition=Ready")?;
+    // The agent has come in with the token of the pod that has installed it.
+    checkpointed(&a, "web")?;
+    nothing_is_bad(&node)?;
+
+    // Another pod in its place finds nothing to do.
+    let pid = node.containerd_pid();
+    a.kubectl(&["delete", "pod", SPACE, "--selector=app=godwit-install", "--timeout=60s"])?;
+    ensure!(done(&a, "godwit-install")? != first);
+    let said = log(&a, "godwit-install").map_err(anyhow::Error::msg)?;
+    ensure!(!said.contains("write") && !said.contains("left to you"), "{said}");
+    ensure!(node.containerd_pid() == pid, "containerd was restarted for nothing");
+
+    with_restarts(&node, || {
+        label(&a, "revert")?;
+        says(&a, "godwit-revert", "in use by pod default/web")?;
+        a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+        says(&a, "godwit-revert", "left to you   stop godwit-agent")?;
+        node.kill_agent()?;
+        node.stop(Service::CriProxy)?;
+        done(&a, "godwit-revert")
+    })?;
+    let left = "ls /usr/local/bin/godwit* /opt/godwit /etc/godwit/kubeconfig /etc/godwit/token /etc/containerd/conf.d/godwit.toml \
+                2>/dev/null || true";
+    ensure!(node.sh(left)?.is_empty(), "left: {}", node.sh(left)?);
+    ensure!(node.read_file(KUBELET_CONFIG)? == kubelet_before);
+    ensure!(node.read_file("/etc/containerd/config.toml")? == containerd_before);
+    a.apply(&Pod::new("plain", Handler::Runc, Image::Mem, &COUNTER).manifest())?;
+    a.wait_for(&["pod/plain"], "condition=Ready")?;
+    Ok(())
+}
