@@ -4,9 +4,9 @@
 #   node.sh install WORD…    `godwit-install node WORD…` on the node until it is done; then keeps the agent's token fresh
 #   node.sh revert WORD…     `godwit-install node --revert WORD…` on the node until it is done; then stays
 #
-# The installer runs in the node's namespaces and takes its programs through this process's entry in /proc, so that nothing is copied
-# to the node before it has looked. What it says is this container's log. It may restart containerd and the kubelet: this container
-# runs on. However it ends, the next run goes on where it was.
+# The installer runs in the node's namespaces and takes its programs through this process's entry in /proc: nothing is written on the
+# node before it was checked. What the installer says is this container's log. It may restart containerd and the kubelet: this
+# container runs on. However it ends, the next run goes on where it was.
 set -eu
 
 release=/godwit              # the programs of a release, in the image
@@ -70,6 +70,8 @@ END
 case $1 in
 install)
     shift
+    until_done --check --from "$own$release" "$@"
+    # The agent is started with these.
     kubeconfig
     token
     { echo "node = \"$NODE\""; cat "$settings/agent.toml"; } >/tmp/agent.toml

@@ -32,6 +32,7 @@ fn a_revert_gives_back_what_was_there_and_both_can_be_repeated() -> Result<()> {
         let (pid, installed) = (bed.node.containerd_pid(), bed.snapshot()?);
         bed.install(&[])?.done()?.never_says("write")?;
         ensure!(bed.node.containerd_pid() == pid, "containerd was restarted");
+        bed.doctor()?.done()?;
         bed.is_as(&installed)?;
         bed.runs_containers(RUNTIME)?;
 

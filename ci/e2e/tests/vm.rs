@@ -36,6 +36,14 @@ fn a_stock_machine_is_installed_a_container_moves_and_all_is_taken_off() -> Resu
     ensure!(endpoint == "containerRuntimeEndpoint: unix:///run/godwit/cri.sock\n", "{endpoint}");
     let again = bed.install(&kubelet)?;
     ensure!(!again.contains("write") && !again.contains("restart"), "{again}");
+    let checks = bed.vm.sh("godwit doctor")?;
+    for check in ["units", "programs", "runtime", "CRI proxy", "agent", "store"] {
+        let is_good = |line: &str| line.starts_with(&format!("good      {check}  "));
+        ensure!(checks.lines().any(is_good), "{check}: {checks}");
+    }
+    let stop = "systemctl stop godwit-agent && ! godwit doctor && systemctl start godwit-agent";
+    let checks = bed.vm.sh(stop)?;
+    ensure!(checks.contains("`systemctl start godwit-agent`"), "{checks}");
 
     let web = Counter::new("web");
     web.run(&bed)?;
