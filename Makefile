@@ -47,7 +47,7 @@ check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate
 	cargo clippy --workspace --all-targets -- -D warnings # what is installed: without failpoints
 	$(DENY) check bans licenses sources
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --quiet
-	cargo test --quiet --package godwit-lab --test crate_graph
+	cargo test --quiet $(TESTED) --test crate_graph
 
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
 
