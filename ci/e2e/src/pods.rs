@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::bed::{Store, log_level};
 use crate::container::{PROGRESS, SOON};
 
-pub use shared::Shared;
+pub use shared::{Shared, take_down};
 
 /// Where containerd keeps what the kubelet runs: a directory for each sandbox and each container.
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";

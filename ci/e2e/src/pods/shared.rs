@@ -79,10 +79,15 @@ fn is_as_before(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The last test has ended.
-extern "C" fn end() {
+/// Takes down what a test has left, for one that wants a lab of another shape.
+pub fn take_down() {
     let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(mut clusters) = left.take() {
         clusters.lab.done();
     }
+}
+
+/// The last test has ended.
+extern "C" fn end() {
+    take_down();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Handler, Pod};
+use godwit_e2e::pods::{Handler, Pod, take_down};
 use godwit_e2e::release::PROGRAMS;
 use godwit_lab::{
     AgentOptions, Cluster, ClusterName, Image, Lab, LabOptions, NODE_IMAGE, Node, Service,
@@ -142,6 +142,7 @@ fn nothing_is_bad(node: &Node) -> Result<()> {
 
 #[test]
 fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
+    take_down();
     let lab = Lab::up(&LabOptions::for_tests().clusters(&[(ClusterName::A, 1)]))?;
     let (a, node) = (lab.cluster(ClusterName::A)?, lab.node("a1")?);
     let programs = PROGRAMS.map(|name| default_bin_dir().join(name));
