@@ -19,7 +19,7 @@ SUITE ?= all
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build release check demo demo-pods bench conformance test test-unit test-full test-e2e vm-test s3-server kubernetes lab-up lab-down
+.PHONY: help deps build release check demo demo-pods bench conformance tested-tools test test-unit test-full test-e2e vm-test s3-server kubernetes lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,24 +51,29 @@ check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate
 
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
 
-s3-server: deps ## Build the S3 server that tests and lab use (quick when it is there)
+s3-server: deps ## Build the S3 server that lab and tests use (quick when it is there)
 	$(RUN_LAB) s3 build
 
 kubernetes: deps ## Build the Kubernetes that tests and lab use (quick when it is there; else five minutes)
 	$(RUN_LAB) kubernetes
 
+# The same by the lab that tests use: nothing is built twice.
+tested-tools: build
+	$(or $(CARGO_TARGET_DIR),target)/debug/lab s3 build
+	$(or $(CARGO_TARGET_DIR),target)/debug/lab kubernetes
+
 # End-to-end tests are a suite's `--test`; what they share has tests that need no node.
-test-unit: s3-server ## Tests that need no node
+test-unit: tested-tools ## Tests that need no node
 	cargo test $(TESTED) --lib --bins
 	cargo test $(TESTED) --exclude godwit-e2e --test '*'
 	cargo test $(TESTED) --exclude godwit-e2e --doc
 
-test-full: s3-server build ## What `test` leaves out: long searches, and known defects, which fail until they are mended
+test-full: tested-tools ## What `test` leaves out: long searches, and known defects, which fail until they are mended
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 	cargo test $(TESTED) --test churn -- --ignored
 	cargo test $(TESTED) --test vm -- --ignored --test-threads=1
 
-test-e2e: build kubernetes ## Tests on real nodes, one after the other (needs root)
+test-e2e: tested-tools ## Tests on real nodes, one after the other (needs root)
 	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test kubelet --test install --test vm -- --test-threads=1
 
 vm-test: build ## A stock Debian in a virtual machine: install, move, power loss, both cgroup drivers, another release (a quarter of an hour)
