@@ -93,6 +93,13 @@ pub(super) fn is_standing(begin: &BeginRestore) -> bool {
     annotation(&begin.annotations, names::SANDBOX_UID).is_some()
 }
 
+/// What becomes of a pod whose sandbox or node is lost. Who wants the last point whatever was before wants it then, too.
+fn on_lost(begin: &BeginRestore) -> OnLost {
+    let wants = annotation(&begin.annotations, names::RESTORE_FROM) == Some(names::LATEST);
+    let never = annotation(&begin.annotations, names::RESTORE).is_some();
+    if wants && !never && is_standing(begin) { OnLost::Latest } else { OnLost::default() }
+}
+
 /// Whether all of its memory must be there before it runs.
 pub(super) fn is_whole(all: &[Annotation]) -> bool {
     annotation(all, names::HYDRATE) == Some(names::BEFORE_START)
@@ -148,7 +155,7 @@ pub(super) fn target(
         request: Some(request),
         standing: is_standing(begin),
         before: before(begin.before.as_ref(), &begin.container),
-        on_lost: OnLost::default(),
+        on_lost: on_lost(begin),
         // Which failures are such that it may, says `RestoreError::never`.
         on_failure: if is_latest { OnFailure::Cold } else { OnFailure::Refuse },
     };
