@@ -1,5 +1,7 @@
 //! What keeps a pod's memory when it ends, and when it starts from its image all the same.
 
+use std::process::Stdio;
+
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
@@ -90,7 +92,8 @@ fn no_half_of_a_pod(clusters: &Clusters) -> Result<()> {
     let uid = runs_anew(a, POD, "")?;
     let last = read_beyond(a, (POD, "first", "/count"), 100)?;
     let words = ["exec", POD, "--container", "first", "--", "sleep", "300"];
-    let mut session = a.kubectl_command(&words)?.spawn()?;
+    // It is killed with its container, and says so.
+    let mut session = a.kubectl_command(&words)?.stderr(Stdio::null()).spawn()?;
     wait::until("the session to be open", SOON, || match clean::processes(&node, "sleep") {
         Ok(1..) => Ok(()),
         other => Err(format!("{other:?}")),
