@@ -19,6 +19,7 @@ use godwit_engine::{EngineError, Node};
 use godwit_types::{Code, Outcome, PodKey, names};
 use godwit_wire::api::{CheckpointRequest, CriCall, CriVerdict};
 use godwit_wire::shim_op::PodState;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes::{Api, Ends};
@@ -28,9 +29,14 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// For the checkpoint that a kubelet's own waits for: it gives both two minutes (`runtimeRequestTimeout`).
 const BESIDE: Duration = Duration::from_secs(45);
 
+/// From its grace period's end until nothing of a pod that ends is left to stop: a pod that is stopped later has not ended.
+const KUBELET_ENDS: Duration = Duration::from_secs(150);
+
 /// A stop of a pod at a checkpoint.
 #[derive(Clone)]
 struct Stop {
+    /// It counts for whoever asks until then, however it ended; `None`: for ever.
+    until: Option<Instant>,
     /// Ends when it was stopped, or could not be.
     over: Shared<BoxFuture<'static, ()>>,
     /// Once it is sealed nothing is cancelled.
@@ -38,6 +44,11 @@ struct Stop {
 }
 
 impl Stop {
+    fn counts(&self) -> bool {
+        let now = Instant::now();
+        self.over.peek().is_none() || self.until.is_none_or(|until| now < until)
+    }
+
     /// Waits for its end, for which it has so long from now. Of all who wait, the shortest time counts.
     async fn within(self, grace: Duration) {
         tokio::select! {
@@ -122,7 +133,7 @@ impl Desk {
 
     fn stop_once(self: &Arc<Self>, pod: PodOf, grace: Duration) -> Stop {
         let mut stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
-        stops.retain(|key, _| Shim::listens(key));
+        stops.retain(|key, stop| Shim::listens(key) && stop.counts());
         if let Some(stop) = stops.get(&pod.key) {
             return stop.clone();
         }
@@ -133,7 +144,8 @@ impl Desk {
                 tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be stopped at a checkpoint");
             }
         });
-        let stop = Stop { over: work.map(drop).boxed().shared(), cancel };
+        let until = Instant::now().checked_add(grace.saturating_add(KUBELET_ENDS));
+        let stop = Stop { until, over: work.map(drop).boxed().shared(), cancel };
         // Also when the kubelet does not wait any more.
         tokio::spawn(stop.clone().within(grace));
         stops.insert(key, stop.clone());
