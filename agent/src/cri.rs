@@ -111,13 +111,18 @@ impl Desk {
 
     /// Who asked the kubelet gets his archive in any case, and in time; how this ends is told on the pod.
     async fn checkpoint_beside(&self, container: String) {
-        let node = Arc::clone(&self.node);
-        let work = tokio::spawn(async move {
+        let (node, cancel) = (Arc::clone(&self.node), CancellationToken::new());
+        let cancelled = cancel.clone();
+        let mut work = tokio::spawn(async move {
             let request = CheckpointRequest::of_pod(&container, Outcome::Run);
             let (journal, _) = Journal::begin();
-            checkpoint(&node, request, journal, CancellationToken::new()).await
+            checkpoint(&node, request, journal, cancelled).await
         });
-        let _ = tokio::time::timeout(BESIDE, work).await;
+        if tokio::time::timeout(BESIDE, &mut work).await.is_err() {
+            // Two at once are refused.
+            cancel.cancel();
+            let _ = work.await;
+        }
     }
 
     /// The kubelet stops a container, and with it the pod's others: if that is the pod's end, the pod goes on later from where it is now.

@@ -18,13 +18,15 @@ use godwit_types::names;
 use godwit_wire::api::{self, CriCall, CriVerdict, MAX_REQUEST, Reply, StartingPod};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::cri::{Method, Request, RunPodSandbox};
 use crate::intercept::{Absent, Call, Intercept, Interest, Need, Verdict};
 
 /// For an agent to be started anew: it looks at every pod before it serves.
 const COMES_BACK: Duration = Duration::from_secs(60);
+/// For a word that is only of benefit.
+const AT_MOST: Duration = Duration::from_secs(1);
 /// Between two questions.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -50,15 +52,24 @@ impl Agent {
             }
             _ => Duration::ZERO,
         };
-        let until = Instant::now() + patience;
+        let begun = Instant::now();
+        let until = begun + patience;
         loop {
-            match self.ask(call.clone()).await {
-                Err(why) if Instant::now() < until => {
-                    tracing::info!(%why, "the agent is asked again");
+            match self.ask(less(&call, begun.elapsed())).await {
+                Err(why) if Instant::now() < until && is_away(&why) => {
+                    tracing::debug!(%why, "the agent is asked again");
                     sleep(AGAIN).await;
                 }
                 answer => return answer,
             }
+        }
+    }
+
+    /// Tells the agent what nobody waits for: one that hangs holds no sandbox up.
+    async fn tell(&self, call: CriCall) -> std::io::Result<CriVerdict> {
+        match timeout(AT_MOST, self.ask(call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         }
     }
 
@@ -127,11 +138,35 @@ impl Intercept for Agent {
             need: Need::Benefit,
             reason: format!("{} was asked: {why}", self.socket.display()),
         };
-        Ok(match self.ask_patiently(asked).await.map_err(absent)? {
+        let answer = match &asked {
+            CriCall::Sandbox(_) => self.tell(asked).await,
+            _ => self.ask_patiently(asked).await,
+        };
+        Ok(match answer.map_err(absent)? {
             CriVerdict::Pass => Verdict::Pass,
             // An answer without fields: nothing printed, exit status 0.
             CriVerdict::Done => Verdict::Answer(Bytes::new()),
         })
+    }
+}
+
+/// It is not there, or went away: it may come back. What it says itself stays.
+fn is_away(why: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof,
+    };
+    let away = [BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof];
+    away.contains(&why.kind())
+}
+
+/// A stop after some time of its grace period.
+fn less(call: &CriCall, gone: Duration) -> CriCall {
+    match call {
+        CriCall::Stop { container, grace_seconds } => CriCall::Stop {
+            container: container.clone(),
+            grace_seconds: grace_seconds.saturating_sub(gone.as_secs()),
+        },
+        other => other.clone(),
     }
 }
 

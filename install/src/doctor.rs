@@ -13,7 +13,7 @@ mod programs;
 mod runtime;
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::check::{self, Finding, Verdict};
@@ -59,12 +59,17 @@ fn beside_each_other(groups: Vec<(&'static str, Group)>, patience: Duration) -> 
     let started: Vec<_> = started.collect();
     let finished = started.into_iter().map(|(subject, told)| {
         let left = end.saturating_duration_since(Instant::now());
-        told.recv_timeout(left).unwrap_or_else(|_| {
-            let late = format!(
-                "what is looked at here did not answer within {} s: a program or a disk of this node hangs (`dmesg`, `ps -e -o pid,stat,wchan,args`)",
-                patience.as_secs()
-            );
-            vec![Finding { subject, verdict: Verdict::Bad(late) }]
+        told.recv_timeout(left).unwrap_or_else(|ended| {
+            let why = match ended {
+                RecvTimeoutError::Timeout => format!(
+                    "what is looked at here did not answer within {} s: a program or a disk of this node hangs (`dmesg`, `ps -e -o pid,stat,wchan,args`)",
+                    patience.as_secs()
+                ),
+                RecvTimeoutError::Disconnected => {
+                    "it could not be looked at: this is a defect of godwit".to_owned()
+                }
+            };
+            vec![Finding { subject, verdict: Verdict::Bad(why) }]
         })
     });
     finished.flatten().collect()

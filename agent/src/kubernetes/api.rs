@@ -11,7 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Who writes: field manager and reporting controller.
 const ME: &str = "godwit-agent";
@@ -106,7 +106,9 @@ impl Api {
 
     /// A pod that exists, by the uid that its kubelet knows it by.
     pub(super) fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.pods()?.find(|pod| kubelets_uid(pod) == Some(uid))
+        let pods = self.pods()?;
+        let known = pods.find(|pod| pod.metadata.uid.as_deref() == Some(uid));
+        known.or_else(|| pods.find(|pod| kubelets_uid(pod) == Some(uid)))
     }
 
     /// The same, of which somebody else has heard already.
@@ -142,12 +144,13 @@ impl Api {
     /// Whether there is no such pod, by the API server's own word.
     async fn is_gone(&self, uid: &str, namespace: &str, name: &str) -> bool {
         let pods: kube::Api<Pod> = kube::Api::namespaced(self.client.clone(), namespace);
-        match pods.get_opt(name).await {
-            Ok(found) => found.is_none_or(|pod| kubelets_uid(&pod) != Some(uid)),
-            Err(error) => {
+        match timeout(HEARS, pods.get_opt(name)).await {
+            Ok(Ok(found)) => found.is_none_or(|pod| kubelets_uid(&pod) != Some(uid)),
+            Ok(Err(error)) => {
                 tracing::info!(name, %error, "whether a pod is gone is not known");
                 false
             }
+            Err(_) => false,
         }
     }
 
@@ -198,7 +201,8 @@ impl Api {
 
 /// The uid of its sandbox. A static pod is known by the hash of its manifest; its object is a mirror of it, with another uid.
 pub(super) fn kubelets_uid(pod: &Pod) -> Option<&str> {
-    let mirrored = pod.annotations().get(MIRROR).map(String::as_str);
+    let by_its_node = pod.owner_references().iter().any(|owner| owner.kind == "Node");
+    let mirrored = pod.annotations().get(MIRROR).filter(|_| by_its_node).map(String::as_str);
     mirrored.or(pod.metadata.uid.as_deref())
 }
 

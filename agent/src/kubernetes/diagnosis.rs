@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use godwit_engine::sentence;
 use godwit_types::names;
 use godwit_wire::api::{ClusterAnswer, ClusterDiagnosis};
 use k8s_openapi::api::authorization::v1::{
@@ -42,7 +43,7 @@ impl Api {
             Ok(Err(kube::Error::Api(status))) => {
                 ClusterAnswer::Refuses { why: status.message.clone() }
             }
-            Ok(Err(error)) => ClusterAnswer::Away { why: full(&error) },
+            Ok(Err(error)) => ClusterAnswer::Away { why: sentence(&error) },
             Err(_) => ClusterAnswer::Away { why: format!("no answer within {PATIENCE:?}") },
         };
         let away_since = self.away_since().map(|since| since.to_string());
@@ -93,10 +94,4 @@ fn ready(node: &Node) -> Option<String> {
         "True" => "True".to_owned(),
         other => format!("{other}: {}", ours.message.as_deref().unwrap_or_default()),
     })
-}
-
-/// An error with all that lies behind it.
-fn full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -20,8 +20,8 @@ use crate::container::{PROGRESS, SOON};
 
 pub use shared::{Shared, take_down};
 
-/// Where containerd keeps what the kubelet runs: a directory for each sandbox and each container.
-const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
+/// Of each sandbox and each container.
+const BUNDLES: &str = names::CRI_BUNDLES;
 /// Of the web image.
 pub const WEB_PORT: u16 = 8080;
 

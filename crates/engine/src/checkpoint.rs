@@ -81,7 +81,7 @@ pub async fn checkpoint(
             Err(error) => What::CheckpointFailed(Why {
                 code: error.code(),
                 reason: None,
-                told: sentence(error),
+                told: crate::sentence(error),
             }),
         },
     );
@@ -100,12 +100,6 @@ pub async fn eligible(node: &Node, request: CheckpointRequest) -> Result<(), Che
     let examined =
         async { Attempt::begin(node, OpId::mint(), asked, request).await?.examined().await };
     looking.unless_wanted(examined).await.unwrap_or(Err(CheckpointError::Cancelled))
-}
-
-/// An error with what lies behind it, for a person.
-fn sentence(error: &CheckpointError) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 async fn carry_through(

@@ -20,7 +20,7 @@ async fn one(node: &Node, StoreStatus { name, url, .. }: StoreStatus) -> StoreDi
     let proved = async {
         let (_, store) = node.store(Some(&name)).map_err(|away| away.to_string())?;
         match timeout(PATIENCE, store.prove()).await {
-            Ok(proved) => proved.map_err(|error| full(&error)),
+            Ok(proved) => proved.map_err(|error| crate::sentence(&error)),
             Err(_) => Err(format!("it does not answer within {} s", PATIENCE.as_secs())),
         }
     };
@@ -29,10 +29,4 @@ async fn one(node: &Node, StoreStatus { name, url, .. }: StoreStatus) -> StoreDi
         Err(why) => (None, Some(why)),
     };
     StoreDiagnosis { name, url, fault, ahead_ms }
-}
-
-/// An error with all that lies behind it.
-fn full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

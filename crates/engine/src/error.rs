@@ -5,6 +5,13 @@ use godwit_types::Code;
 use crate::checkpoint::CheckpointError;
 use crate::stores::NoStore;
 
+/// An error with all that lies behind it, for a person.
+#[must_use]
+pub fn sentence(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

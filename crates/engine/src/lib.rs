@@ -34,5 +34,5 @@ pub mod stores;
 pub mod sweep;
 pub mod volumes;
 
-pub use error::EngineError;
+pub use error::{EngineError, sentence};
 pub use node::Node;

@@ -180,7 +180,7 @@ async fn carry_through(
     loop {
         match driver.feed(event).await {
             Stop::Prepare(checkpoint) => {
-                if let Some(why) = wanted.given_up(node, checkpoint) {
+                if let Some(why) = wanted.given_up(&asking, checkpoint) {
                     driver.peer().why = Some(godwit_wire::Refusal::new(why.code, &why.told));
                     unfit = Some(why);
                     event = Event::CannotRestore { never: true };
@@ -217,11 +217,13 @@ async fn carry_through(
                     Some(why) => RestoreError::Told { code: why.means(), told: why.reason },
                     None => RestoreError::Told { code: refusal.code(), told },
                 };
-                // Whoever was killed in the middle says nothing about the point.
+                // Whoever was killed in the middle, or could not read something, says nothing about the point.
+                let by_criu = !matches!(error.code(), Code::Cancelled | Code::Unavailable);
                 if let Refusal::RestoreFailed { checkpoint } = refusal
-                    && error.code() != Code::Cancelled
+                    && by_criu
+                    && opened.is_some()
                 {
-                    node.unfit.failed(checkpoint, error.why());
+                    node.unfit.failed(&begin.pod_uid, checkpoint, error.why());
                 }
                 return Err(error);
             }
@@ -256,8 +258,10 @@ async fn join(
         }
         Err(NotReady::Heard(_)) => Err(RestoreError::Interrupted),
         Err(NotReady::Failed(error)) => {
-            if error.never() {
-                asking.node.unfit.never(point.manifest().id, error.why());
+            // What is not found may only not be there any more: a container that was removed meanwhile.
+            if error.never() && error.code() != Code::NotFound {
+                let pod = &asking.begin.pod_uid;
+                asking.node.unfit.never(pod, point.manifest().id, error.why());
             }
             Err(error)
         }

@@ -223,7 +223,7 @@ impl Stores {
         let closed = self.by_name.iter().filter(|(_, slot)| slot.opened.get().is_none());
         let attempts = closed.map(|(name, slot)| async move {
             let Err(error) = slot.open(name, &self.me).await else { return Ok(()) };
-            slot.is_away(name, full(&error));
+            slot.is_away(name, crate::sentence(&error));
             if self.does_without(name, &error) { Ok(()) } else { Err((name.clone(), error)) }
         });
         let all = futures::future::join_all(attempts);
@@ -351,17 +351,6 @@ fn write_durably(path: &Path, text: &[u8]) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&new, path)?;
     std::fs::File::open(directory)?.sync_all()
-}
-
-/// An error with all its causes.
-fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

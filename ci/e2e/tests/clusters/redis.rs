@@ -43,9 +43,11 @@ impl Customer {
         ensure!(self.seen.reconnects > before, "it did not work while the shop moved");
         self.seen.prove(&mut connect(shop.address)?, self.keys)?;
         shop.goes_on(beats)?;
-        ensure!(shop.annotation(names::RESTORED_FROM)?.is_some(), "{}", shop::events(to));
+        let point = shop.annotation(names::RESTORED_FROM)?.with_context(|| shop::events(to))?;
         let node = to.workers().iter().find(|node| node.name() == shop.node).context("its node")?;
-        ensure!(node.log("godwit-agent")?.contains("read ahead"), "when its sandbox was made");
+        let log = node.log("godwit-agent")?;
+        let is_told = |line: &str| line.contains("read ahead") && line.contains(&point);
+        ensure!(log.lines().any(is_told), "{point} was not read when the sandbox was made");
         Ok(shop)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use godwit_image::Head;
+use godwit_image::{Digest, Head};
 use godwit_ownership::state::State;
 use godwit_store::{CheckpointReader, StoreError, TenantStore};
 use godwit_types::{CheckpointId, Tenant, names};
@@ -27,7 +27,7 @@ const KEPT: Duration = Duration::from_secs(60);
 const MOST: usize = 8;
 const LONGEST: u64 = 64 << 20;
 
-type Reading = Shared<BoxFuture<'static, Option<Arc<Head>>>>;
+type Reading = Shared<BoxFuture<'static, Option<(Digest, Arc<Head>)>>>;
 
 /// Heads that are being read, or were.
 #[derive(Debug, Default)]
@@ -38,7 +38,8 @@ impl Ahead {
     pub(super) async fn head(&self, reader: &CheckpointReader) -> Result<Arc<Head>, StoreError> {
         let reading = self.lock().get(&reader.manifest().id).cloned();
         if let Some(reading) = reading
-            && let Some(head) = reading.await
+            && let Some((digest, head)) = reading.await
+            && reader.manifest().head().is_some_and(|object| object.digest == digest)
         {
             return Ok(head);
         }
@@ -74,8 +75,8 @@ pub async fn read(node: &Arc<Node>, pod: &StartingPod) {
 async fn begin(node: &Arc<Node>, tenant: TenantStore, checkpoint: CheckpointId) {
     let reading = async move {
         let reader = tenant.open_checkpoint(checkpoint).await.ok()?;
-        let is_long = reader.manifest().head().is_none_or(|head| head.size > LONGEST);
-        if is_long { None } else { reader.head().await.ok().map(Arc::new) }
+        let object = reader.manifest().head().filter(|head| head.size <= LONGEST)?;
+        Some((object.digest, Arc::new(reader.head().await.ok()?)))
     };
     let reading: Reading = reading.boxed().shared();
     if !node.ahead.begin(checkpoint, reading.clone()) {

@@ -93,11 +93,15 @@ pub(super) fn is_standing(begin: &BeginRestore) -> bool {
     annotation(&begin.annotations, names::SANDBOX_UID).is_some()
 }
 
-/// What becomes of a pod whose sandbox or node is lost. Who wants the last point whatever was before wants it then, too.
-fn on_lost(begin: &BeginRestore) -> OnLost {
+/// What becomes of a pod whose sandbox or node is lost. Who wants the last point whatever was before wants it then, too; but a life that
+/// was stopped does not take itself back.
+fn on_lost(begin: &BeginRestore, is_another_life: bool) -> OnLost {
     let wants = annotation(&begin.annotations, names::RESTORE_FROM) == Some(names::LATEST);
     let never = annotation(&begin.annotations, names::RESTORE).is_some();
-    if wants && !never && is_standing(begin) { OnLost::Latest } else { OnLost::default() }
+    match is_another_life && wants && !never && is_standing(begin) {
+        true => OnLost::Latest,
+        false => OnLost::default(),
+    }
 }
 
 /// Whether all of its memory must be there before it runs.
@@ -115,6 +119,7 @@ pub(super) fn target(
     wanted: &Wanted,
 ) -> Result<TargetSpec, RestoreError> {
     let fence = fence(&begin.fence)?;
+    let incarnation = parse("incarnation", &begin.incarnation)?;
     let force = || {
         annotation(&begin.annotations, names::FORCE).map(|why| Force {
             who: format!("{}/{}", node.identity.node, begin.namespace),
@@ -155,11 +160,10 @@ pub(super) fn target(
         request: Some(request),
         standing: is_standing(begin),
         before: before(begin.before.as_ref(), &begin.container),
-        on_lost: on_lost(begin),
+        on_lost: on_lost(begin, fence.as_ref().is_some_and(|f| f.incarnation != incarnation)),
         // Which failures are such that it may, says `RestoreError::never`.
         on_failure: if is_latest { OnFailure::Cold } else { OnFailure::Refuse },
     };
-    let incarnation = parse("incarnation", &begin.incarnation)?;
     let op = parse("op", &begin.op)?;
     Ok(spec(node, at, op, &begin.pod_uid, incarnation, fence, start, begin.others_dead))
 }
@@ -291,6 +295,24 @@ mod tests {
         let refused = asked(&[from, ("godwit.dev/tcp", "keep")]).err().unwrap();
         assert_eq!(refused.code(), godwit_types::Code::Refused);
         assert!(refused.sentence().contains("no annotation godwit.dev/tcp"), "{refused}");
+    }
+
+    #[test]
+    fn only_who_asks_for_the_latest_point_goes_on_after_a_loss() {
+        let lost = |all: &[(&str, &str)], is_another_life| {
+            let own = [(names::SANDBOX_UID, "1-2")];
+            let all = all.iter().chain(&own).map(|(name, value)| Annotation {
+                name: (*name).to_owned(),
+                value: (*value).to_owned(),
+            });
+            let begin = BeginRestore { annotations: all.collect(), ..BeginRestore::default() };
+            on_lost(&begin, is_another_life)
+        };
+        let latest = (names::RESTORE_FROM, names::LATEST);
+        assert_eq!(lost(&[latest], true), OnLost::Latest);
+        assert_eq!(lost(&[latest], false), OnLost::Image, "a stop is not taken back");
+        assert_eq!(lost(&[latest, (names::RESTORE, names::NEVER)], true), OnLost::Image);
+        assert_eq!(lost(&[(names::CHECKPOINT_ON_STOP, "true")], true), OnLost::Image);
     }
 
     #[test]

@@ -298,13 +298,6 @@ impl RestoreError {
     /// The message with what lies behind it, for a person.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        crate::sentence(self)
     }
 }

@@ -1,9 +1,9 @@
-//! Points that this node cannot continue although the first container of their pod could be: what a container that joined was refused for,
-//! and restores that failed again and again. A pod that may do without its memory starts from its image then; else it would be held, killed
-//! and tried again for ever.
+//! Points that a pod cannot continue here although its first container could: one that joined was refused for good, or CRIU failed again
+//! and again. A pod that may do without its memory starts from its image then; else it would be held, killed and tried again for ever.
+//! What becomes of another pod with the same point says nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use godwit_types::CheckpointId;
 
@@ -16,7 +16,7 @@ const KEPT: usize = 256;
 
 /// What this agent has seen.
 #[derive(Debug, Default)]
-pub struct Unfit(Mutex<BTreeMap<CheckpointId, Seen>>);
+pub struct Unfit(Mutex<BTreeMap<(CheckpointId, String), Seen>>);
 
 #[derive(Debug)]
 struct Seen {
@@ -25,29 +25,34 @@ struct Seen {
 }
 
 impl Unfit {
-    /// It will never be restored here.
-    pub(super) fn never(&self, checkpoint: CheckpointId, why: Why) {
-        self.put(checkpoint, TRIES, why);
+    /// It will never be restored in the pod of this uid.
+    pub(super) fn never(&self, pod: &str, checkpoint: CheckpointId, why: Why) {
+        self.put(pod, checkpoint, TRIES, why);
     }
 
-    /// A restore of it failed; another one may not.
-    pub(super) fn failed(&self, checkpoint: CheckpointId, why: Why) {
-        self.put(checkpoint, 1, why);
+    /// CRIU has failed; another time it may not.
+    pub(super) fn failed(&self, pod: &str, checkpoint: CheckpointId, why: Why) {
+        self.put(pod, checkpoint, 1, why);
     }
 
-    fn put(&self, checkpoint: CheckpointId, failures: u32, why: Why) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.get(&checkpoint).map_or(0, |seen| seen.failures);
-        all.insert(checkpoint, Seen { failures: before.saturating_add(failures), why });
+    fn put(&self, pod: &str, checkpoint: CheckpointId, failures: u32, why: Why) {
+        let (mut all, key) = (self.lock(), (checkpoint, pod.to_owned()));
+        let before = all.get(&key).map_or(0, |seen| seen.failures);
+        all.insert(key, Seen { failures: before.saturating_add(failures), why });
         if all.len() > KEPT {
             all.pop_first();
         }
     }
 
     /// Why it is given up, if it is.
-    pub(super) fn why(&self, checkpoint: CheckpointId) -> Option<Why> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&checkpoint).filter(|seen| seen.failures >= TRIES).map(|seen| seen.why.clone())
+    pub(super) fn why(&self, pod: &str, checkpoint: CheckpointId) -> Option<Why> {
+        let all = self.lock();
+        let seen = all.get(&(checkpoint, pod.to_owned()))?;
+        (seen.failures >= TRIES).then(|| seen.why.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(CheckpointId, String), Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,16 +68,17 @@ mod tests {
         let (unfit, [often, once, other]) =
             (Unfit::default(), [(); 3].map(|()| CheckpointId::mint()));
         for told in ["first", "second"] {
-            unfit.failed(often, why(told));
-            assert_eq!(unfit.why(often), None);
+            unfit.failed("web", often, why(told));
+            assert_eq!(unfit.why("web", often), None);
         }
-        unfit.failed(often, why("third"));
-        assert_eq!(unfit.why(often), Some(why("third")));
-        unfit.never(once, why("other image"));
-        assert_eq!(unfit.why(once), Some(why("other image")));
-        assert_eq!(unfit.why(other), None);
+        unfit.failed("web", often, why("third"));
+        assert_eq!(unfit.why("web", often), Some(why("third")));
+        assert_eq!(unfit.why("copy", often), None, "another pod's is another");
+        unfit.never("web", once, why("other image"));
+        assert_eq!(unfit.why("web", once), Some(why("other image")));
+        assert_eq!(unfit.why("web", other), None);
         for _ in 0..KEPT {
-            unfit.never(CheckpointId::mint(), why("many"));
+            unfit.never("web", CheckpointId::mint(), why("many"));
         }
         assert_eq!(unfit.0.lock().unwrap().len(), KEPT);
     }

@@ -16,7 +16,7 @@ use super::{Asking, RestoreError, release};
 use crate::driver::Log;
 use crate::identity::Identity;
 use crate::news::Why;
-use crate::node::{NO_CLUSTER, Node};
+use crate::node::NO_CLUSTER;
 
 /// For whoever had the lineage before to let go of it: the pod object of a set's earlier pod is gone before its agent has said so.
 const OTHERS_LEAVE: Duration = Duration::from_secs(20);
@@ -116,9 +116,9 @@ impl Wanted {
     }
 
     /// Why a point is not tried any more, by a pod that may do without.
-    pub(super) fn given_up(&self, node: &Node, checkpoint: CheckpointId) -> Option<Why> {
+    pub(super) fn given_up(&self, asking: &Asking<'_>, checkpoint: CheckpointId) -> Option<Why> {
         let may = matches!(&self.point, Point::Latest(latest) if latest.may_begin_anew);
-        may.then(|| node.unfit.why(checkpoint)).flatten()
+        may.then(|| asking.node.unfit.why(&asking.begin.pod_uid, checkpoint)).flatten()
     }
 
     /// The checkpoint that the log says: the one that was asked for, but for a container whose request is consumed.

@@ -128,3 +128,41 @@ fn memory_never_meets_other_files() {
     assert!(matches!(refused(Outcome::Stop, |s, o| s.node = &o.node), Elsewhere { .. }));
     assert!(matches!(refused(Outcome::Stop, |s, o| s.spec = &o.spec), Changed { .. }));
 }
+
+#[test]
+fn storage_that_is_known_by_what_it_is_is_found_on_each_node_of_the_cluster() {
+    let local = |uid: &str, name: &str| {
+        spec(&format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~local-volume/{name}"))
+    };
+    let plan = MountPlan::decode(PLAN.as_bytes()).unwrap();
+    let volumes = of(&plan, "web", &local("u1", "disk-1"), Outcome::Stop);
+    assert_eq!(volumes[0].storage.as_deref(), Some("local/disk-1"));
+    let source = Source {
+        cluster: "_none".to_owned(),
+        node: "n1".to_owned(),
+        pod: "web".to_owned(),
+        uid: "u1".to_owned(),
+        template: None,
+    };
+    let checkpoint = CheckpointId::mint();
+    let newest = stopped(checkpoint);
+    let on = |node: &NodeIdentity, spec: &Spec| {
+        let start = Start {
+            checkpoint,
+            source: &source,
+            node,
+            container: "web",
+            spec,
+            cared_for: "",
+            fork: false,
+            newest: Some(&newest),
+        };
+        check(start, &volumes)
+    };
+    let other = NodeIdentity { cluster: "other".to_owned(), ..identity("n1") };
+    assert_eq!(on(&identity("n2"), &local("u2", "disk-1")), Ok(()));
+    let elsewhere = on(&other, &local("u2", "disk-1"));
+    assert!(matches!(elsewhere, Err(VolumeRefusal::Elsewhere { .. })), "{elsewhere:?}");
+    let changed = on(&identity("n1"), &local("u2", "disk-2"));
+    assert!(matches!(changed, Err(VolumeRefusal::Changed { .. })), "{changed:?}");
+}
