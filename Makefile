@@ -71,6 +71,7 @@ test-unit: tested-tools ## Tests that need no node
 test-full: tested-tools ## What `test` leaves out: long searches, and known defects, which fail until they are mended
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 	cargo test $(TESTED) --test churn -- --ignored
+	cargo test $(TESTED) --test clusters -- --ignored --test-threads=1
 	cargo test $(TESTED) --test vm -- --ignored --test-threads=1
 
 test-e2e: tested-tools ## Tests on real nodes, one after the other (needs root)

@@ -9,7 +9,7 @@
 //! node      the node's label and condition              `this_node`
 //! diagnosis how the API server answers, for people      `diagnosis`
 //! ```
-//! Rights: `install/kubernetes/godwit.yaml`. It reads and annotates pods of its own node, and nothing else of them.
+//! Rights: `install/kubernetes/godwit.yaml`. It annotates pods of its own node, and writes nothing else of them.
 
 mod api;
 mod burials;

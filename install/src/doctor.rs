@@ -1,4 +1,5 @@
-//! What `godwit doctor` says: everything that Godwit needs on a node where it is installed, looked at now. Changes nothing.
+//! What `godwit doctor` says: everything that Godwit needs on a node where it is installed, looked at now. Changes nothing
+//! but that the agent writes small objects into each store and removes them.
 //!
 //! ```text
 //!  node      what the installer checks before it installs                 [`check`]
