@@ -19,7 +19,7 @@ SUITE ?= all
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help deps build release check demo demo-pods bench conformance tested-tools test test-unit test-full test-e2e vm-test s3-server kubernetes lab-up lab-down
+.PHONY: help deps build release check demo demo-pods bench conformance tested-tools test test-unit test-full test-e2e vm-test kubernetes lab-up lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,9 +50,6 @@ check: deps $(DENY) ## Format, lints, licences and sources, documentation, crate
 	cargo test --quiet $(TESTED) --test crate_graph
 
 test: check test-unit test-e2e ## Everything that CI holds (needs root)
-
-s3-server: deps ## Build the S3 server that lab and tests use (quick when it is there)
-	$(RUN_LAB) s3 build
 
 kubernetes: deps ## Build the Kubernetes that tests and lab use (quick when it is there; else five minutes)
 	$(RUN_LAB) kubernetes

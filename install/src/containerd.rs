@@ -168,6 +168,10 @@ pub fn loaded(socket: &Path, daemon: &Daemon) -> Result<Loaded> {
     })
 }
 
+fn loaded_now(session: &Session, daemon: &Daemon) -> Result<Loaded> {
+    loaded(&session.settings.containerd_socket, daemon)
+}
+
 /// Whether what containerd's CRI says of a runtime is what a stanza says. Its names are those of its JSON
 /// (`internal/cri/config/config.go`).
 fn agrees(loaded: &Value, wanted: &Table) -> bool {
@@ -194,24 +198,20 @@ fn agrees(loaded: &Value, wanted: &Table) -> bool {
 /// [`Error::RolledBack`].
 pub fn load(session: &mut Session, daemon: &Daemon) -> Result<()> {
     if session.settings.dry_run
-        || matches!(
-            loaded(&session.settings.containerd_socket, daemon)?,
-            Loaded::Ours | Loaded::NoCri
-        )
+        || matches!(loaded_now(session, daemon)?, Loaded::Ours | Loaded::NoCri)
     {
         return Ok(());
     }
-    let taken =
-        match restart(session, daemon) {
-            Ok(Change::None) => return Ok(()),
-            Ok(Change::Made) => wait_for("containerd to load the runtime", PATIENCE, || {
-                match loaded(&session.settings.containerd_socket, daemon)? {
-                    Loaded::Ours => Ok(()),
-                    other => Err(Error::Refused(format!("it has loaded {other:?}"))),
-                }
-            }),
-            Err(why) => Err(why),
-        };
+    let taken = match restart(session, daemon) {
+        Ok(Change::None) => return Ok(()),
+        Ok(Change::Made) => wait_for("containerd to load the runtime", PATIENCE, || {
+            match loaded_now(session, daemon)? {
+                Loaded::Ours => Ok(()),
+                other => Err(Error::Refused(format!("it has loaded {other:?}"))),
+            }
+        }),
+        Err(why) => Err(why),
+    };
     taken.or_else(|why| {
         undo(session, daemon)?;
         restart(session, daemon)?;
@@ -260,19 +260,14 @@ pub fn revert(session: &mut Session, daemon: Option<&Daemon>) -> Result<()> {
         return Ok(());
     }
     let stays = config::starter_of_ours(&daemon.dump(&daemon.config)?).is_some();
-    if stays
-        || matches!(
-            loaded(&session.settings.containerd_socket, daemon)?,
-            Loaded::Nothing | Loaded::NoCri
-        )
-    {
+    if stays || matches!(loaded_now(session, daemon)?, Loaded::Nothing | Loaded::NoCri) {
         return Ok(());
     }
     if restart(session, daemon)? == Change::None {
         return Ok(());
     }
     wait_for("containerd to come back without the runtime", PATIENCE, || {
-        match loaded(&session.settings.containerd_socket, daemon)? {
+        match loaded_now(session, daemon)? {
             Loaded::Nothing | Loaded::NoCri => Ok(()),
             other => Err(Error::Refused(format!("it has loaded {other:?}"))),
         }

@@ -131,12 +131,15 @@ fn millis(since: Instant) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// The median of one value of all rounds.
+pub(crate) fn median_of<R>(rounds: &[R], get: fn(&R) -> f64) -> f64 {
+    let mut all: Vec<f64> = rounds.iter().map(get).collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
 fn median(rounds: &[Round]) -> Round {
-    let of = |get: fn(&Round) -> f64| {
-        let mut all: Vec<f64> = rounds.iter().map(get).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or_default()
-    };
+    let of = |get| median_of(rounds, get);
     Round {
         run_frozen: of(|r| r.run_frozen),
         stop_frozen: of(|r| r.stop_frozen),

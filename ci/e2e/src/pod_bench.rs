@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::bed::Store;
+use crate::bench::median_of;
 use crate::demo::millis;
 use crate::pods::{Clusters, Handler, Pod};
 use crate::redis::{check_fill, connect, fill};
@@ -132,11 +133,7 @@ fn first_reply(cluster: &Cluster, name: &str, pod: &Pod, keys: u64) -> Result<f6
 }
 
 fn median(rounds: &[Round]) -> Round {
-    let of = |get: fn(&Round) -> f64| {
-        let mut all: Vec<f64> = rounds.iter().map(get).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or_default()
-    };
+    let of = |get| median_of(rounds, get);
     Round {
         cold: of(|r| r.cold),
         durable: of(|r| r.durable),

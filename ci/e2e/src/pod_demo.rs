@@ -11,10 +11,10 @@ use godwit_types::names;
 
 use crate::bed::Store;
 use crate::demo::millis;
-use crate::pods::Clusters;
+use crate::pods::{Clusters, event};
 use crate::redis::load::Load;
 use crate::redis::{connect, fill};
-use crate::shop::{self, Running, event};
+use crate::shop::{self, Running};
 
 pub use report::{Cold, Moved, Report};
 

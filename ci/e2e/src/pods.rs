@@ -1,6 +1,7 @@
 //! Pods as their users write them, and two clusters with Godwit on every worker to run them in.
 
 mod shared;
+mod told;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -19,6 +20,7 @@ use crate::bed::{Store, log_level};
 use crate::container::{PROGRESS, SOON};
 
 pub use shared::{Shared, take_down};
+pub use told::{delete, event, events};
 
 /// Of each sandbox and each container.
 const BUNDLES: &str = names::CRI_BUNDLES;

@@ -10,7 +10,7 @@ use godwit_types::names;
 use serde_json::{Value, json};
 
 use crate::container::SOON;
-use crate::pods::{Handler, Pod, address};
+use crate::pods::{Handler, Pod, address, event, events};
 use crate::redis::PORT;
 
 /// What the sidecar does.
@@ -62,8 +62,6 @@ pub struct Running<'c> {
     pub node: String,
     /// Where it is reached.
     pub address: IpAddr,
-    /// What its object says, when it was ready.
-    pub object: Value,
 }
 
 impl<'c> Running<'c> {
@@ -100,7 +98,6 @@ impl<'c> Running<'c> {
             uid: text(&pod["metadata"]["uid"])?,
             node: text(&pod["spec"]["nodeName"])?,
             address: text(&pod["status"]["podIP"])?.parse()?,
-            object: pod.clone(),
         }))
     }
 
@@ -187,25 +184,4 @@ pub fn wait_address(cluster: &Cluster, name: &str) -> Result<IpAddr> {
     Ok(wait::until(&format!("{name} to have an address"), SOON, || {
         address(cluster, name).map_err(|error| format!("{error:#}"))
     })?)
-}
-
-/// The last event of this reason about the pod of this uid: what it says.
-///
-/// # Errors
-/// There is none.
-pub fn event(cluster: &Cluster, uid: &str, reason: &str) -> Result<String> {
-    let field = format!("--field-selector=involvedObject.uid={uid},reason={reason}");
-    Ok(wait::until(&format!("the event {reason}"), SOON, || {
-        let found = cluster.get(&["events", "--sort-by=.metadata.creationTimestamp", &field]);
-        let found = found.map_err(|error| error.to_string())?;
-        let newest = found["items"].as_array().and_then(|all| all.last());
-        let note = newest.and_then(|event| event["message"].as_str());
-        note.map(str::to_owned).ok_or_else(|| events(cluster))
-    })?)
-}
-
-/// All that was told in a cluster, for who waits in vain.
-#[must_use]
-pub fn events(cluster: &Cluster) -> String {
-    cluster.kubectl(&["get", "events"]).unwrap_or_else(|error| error.to_string())
 }

@@ -35,7 +35,7 @@ fn read<T>(what: &'static str, result: Result<T, StoreError>) -> Read<T> {
 }
 
 impl StoreLog {
-    /// The newest point that the lineage could be continued from, for a person: `None` also while the store does not tell.
+    /// The newest point that the lineage could be continued from, for who only looks: `None` also while the store does not tell.
     pub(crate) async fn last_point(&self) -> Option<CheckpointId> {
         match self.newest().await {
             Read::Known(newest) => newest?.state.good().first().copied(),

@@ -5,8 +5,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod};
-use godwit_e2e::shop::{event, events};
+use godwit_e2e::pods::{Clusters, Handler, Pod, delete, event, events};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
 use serde_json::{Value, json};
@@ -57,11 +56,6 @@ fn runs_anew(cluster: &Cluster, pod: &str, before: &str) -> Result<String> {
         let runs = all.iter().any(|one| !one["state"]["running"].is_null());
         if runs && uid != before { Ok(uid.to_owned()) } else { Err(events(cluster)) }
     })?)
-}
-
-fn delete(cluster: &Cluster, object: &str) -> Result<()> {
-    cluster.kubectl(&["delete", object, "--timeout=90s"])?;
-    Ok(())
 }
 
 fn restored_from(cluster: &Cluster, pod: &str) -> Result<Value> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod};
+use godwit_e2e::pods::{Clusters, Handler, Pod, events};
 use godwit_lab::{Cluster, Image, Node, wait};
 use godwit_types::names;
 use serde_json::{Value, json};
@@ -68,10 +68,6 @@ fn get_on(cluster: &Cluster, beyond: [u64; 2]) -> Result<[u64; 2]> {
         Ok(now) if is_on(&now) => Ok(now),
         other => Err(format!("{other:?} after {beyond:?}; {}", events(cluster))),
     })?)
-}
-
-fn events(cluster: &Cluster) -> String {
-    cluster.kubectl(&["get", "events"]).unwrap_or_else(|error| error.to_string())
 }
 
 /// Another pod of this name than the one before is ready.

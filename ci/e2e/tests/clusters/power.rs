@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, instance, progress};
-use godwit_e2e::shop::{self, Running, events};
+use godwit_e2e::pods::{Clusters, Handler, Pod, events, instance, progress};
+use godwit_e2e::shop::{self, Running};
 use godwit_lab::{AgentOptions, Cluster, Image, Node, Service, wait};
 use godwit_types::names;
 use godwit_wire::failpoint::VARIABLE;

@@ -5,13 +5,13 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod};
-use godwit_e2e::shop::{event, events};
+use godwit_e2e::pods::{Clusters, Handler, Pod, delete, event, events};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
 use serde_json::Value;
 
 const NAME: &str = "raced";
+const OBJECT: &str = "pod/raced";
 const WORDS: [&str; 5] = ["counter", "--every-ms", "20", "--file", "/count"];
 
 fn pod(node: &str) -> Pod {
@@ -49,11 +49,6 @@ fn decided<'c>(a: &'c Cluster, b: &'c Cluster) -> Result<(&'c Cluster, &'c Clust
     })?)
 }
 
-fn delete(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["delete", "pod", NAME, "--timeout=90s"])?;
-    Ok(())
-}
-
 fn uid(cluster: &Cluster) -> Result<String> {
     let found = cluster.get(&["pod", NAME])?;
     Ok(found["metadata"]["uid"].as_str().context("a pod")?.to_owned())
@@ -64,11 +59,11 @@ fn race(rounds: u32) -> Result<()> {
     let clusters = Clusters::up()?;
     let (a, b) = (&clusters.a, &clusters.b);
     a.apply(&pod("a1").manifest())?;
-    a.wait_for(&["pod/raced"], "condition=Ready")?;
+    a.wait_for(&[OBJECT], "condition=Ready")?;
     let (mut runs, mut won) = (a, [0, 0]);
     for round in 0..rounds {
         let (last, before) = (count(runs)?, uid(runs)?);
-        delete(runs)?;
+        delete(runs, OBJECT)?;
         let note = event(runs, &before, "CheckpointCompleted")?;
         let id = note.split_whitespace().nth(1).with_context(|| note.clone())?;
         let continued = |node| pod(node).annotated(names::RESTORE_FROM, id).manifest();
@@ -92,12 +87,12 @@ fn race(rounds: u32) -> Result<()> {
         // It came too late, or in the middle.
         let says = |words| why.contains(words);
         ensure!(says("still runs on") || says("somebody else was faster"), "{why}");
-        delete(loser)?;
+        delete(loser, OBJECT)?;
         won[usize::from(std::ptr::eq(winner, b))] += 1;
         runs = winner;
     }
     println!("{won:?} rounds were won by each cluster");
-    delete(runs)?;
+    delete(runs, OBJECT)?;
     clusters.leave()
 }
 

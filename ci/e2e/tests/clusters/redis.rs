@@ -2,7 +2,7 @@
 //! acknowledged write.
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_e2e::pods::Clusters;
+use godwit_e2e::pods::{Clusters, delete, events};
 use godwit_e2e::redis::load::{Load, Seen};
 use godwit_e2e::redis::{check_fill, connect, fill};
 use godwit_e2e::shop::{self, Running};
@@ -43,18 +43,13 @@ impl Customer {
         ensure!(self.seen.reconnects > before, "it did not work while the shop moved");
         self.seen.prove(&mut connect(shop.address)?, self.keys)?;
         shop.goes_on(beats)?;
-        let point = shop.annotation(names::RESTORED_FROM)?.with_context(|| shop::events(to))?;
+        let point = shop.annotation(names::RESTORED_FROM)?.with_context(|| events(to))?;
         let node = to.workers().iter().find(|node| node.name() == shop.node).context("its node")?;
         let log = node.log("godwit-agent")?;
         let is_told = |line: &str| line.contains("read ahead") && line.contains(&point);
         ensure!(log.lines().any(is_told), "{point} was not read when the sandbox was made");
         Ok(shop)
     }
-}
-
-fn delete(cluster: &Cluster, object: &str) -> Result<()> {
-    cluster.kubectl(&["delete", object, "--timeout=90s"])?;
-    Ok(())
 }
 
 #[test]

@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use godwit_image::{Digest, Head};
-use godwit_ownership::state::State;
 use godwit_store::{CheckpointReader, StoreError, TenantStore};
 use godwit_types::{CheckpointId, Tenant, names};
 use godwit_wire::api::StartingPod;
@@ -19,6 +18,7 @@ use godwit_wire::parse;
 use super::RestoreError;
 use super::ask::From;
 use crate::identity::Identity;
+use crate::log::StoreLog;
 use crate::node::Node;
 
 /// For a container to follow its sandbox. An image that must be pulled first may take longer: then nothing was gained.
@@ -103,11 +103,6 @@ async fn wanted(
     }
     let known = [&pod.namespace, &pod.name, &pod.uid].map(String::as_str);
     let Some(lineage) = Identity::by(known, &pod.labels)?.stable else { return Ok(None) };
-    let newest = tenant.lineage(&lineage).newest().await?;
-    let latest = newest.map(|entry| entry.state).as_ref().and_then(latest_of);
+    let latest = StoreLog::new(tenant.clone(), &lineage).last_point().await;
     Ok(latest.map(|checkpoint| (tenant, checkpoint)))
-}
-
-fn latest_of(state: &State) -> Option<CheckpointId> {
-    state.good().first().copied()
 }

@@ -1,0 +1,36 @@
+//! What a cluster tells of its pods, and their deletion.
+
+use anyhow::Result;
+use godwit_lab::{Cluster, wait};
+
+use crate::container::SOON;
+
+/// The last event of this reason about the pod of this uid: what it says.
+///
+/// # Errors
+/// There is none.
+pub fn event(cluster: &Cluster, uid: &str, reason: &str) -> Result<String> {
+    let field = format!("--field-selector=involvedObject.uid={uid},reason={reason}");
+    Ok(wait::until(&format!("the event {reason}"), SOON, || {
+        let found = cluster.get(&["events", "--sort-by=.metadata.creationTimestamp", &field]);
+        let found = found.map_err(|error| error.to_string())?;
+        let newest = found["items"].as_array().and_then(|all| all.last());
+        let note = newest.and_then(|event| event["message"].as_str());
+        note.map(str::to_owned).ok_or_else(|| events(cluster))
+    })?)
+}
+
+/// All that was told in a cluster, for who waits in vain.
+#[must_use]
+pub fn events(cluster: &Cluster) -> String {
+    cluster.kubectl(&["get", "events"]).unwrap_or_else(|error| error.to_string())
+}
+
+/// Deletes an object and waits until it is gone.
+///
+/// # Errors
+/// It does not go in time.
+pub fn delete(cluster: &Cluster, object: &str) -> Result<()> {
+    cluster.kubectl(&["delete", object, "--timeout=90s"])?;
+    Ok(())
+}
