@@ -4,10 +4,12 @@ use godwit_engine::{Node, diagnosis};
 use godwit_wire::api::Diagnosis;
 
 use crate::kubernetes::Api;
+use crate::logind;
 
-/// Tries stores and API server. Each has its deadline.
+/// Tries stores, API server and logind. Each has its deadline.
 pub(crate) async fn of(node: &Node, cluster: Option<&Api>) -> Diagnosis {
     let kubernetes = async { Some(cluster?.diagnosis().await) };
-    let (stores, kubernetes) = tokio::join!(diagnosis::stores(node), kubernetes);
-    Diagnosis { stores, kubernetes, failures: node.news.failures() }
+    let (stores, kubernetes, shuts_down) =
+        tokio::join!(diagnosis::stores(node), kubernetes, logind::shuts_down());
+    Diagnosis { stores, kubernetes, logind: shuts_down.err(), failures: node.news.failures() }
 }

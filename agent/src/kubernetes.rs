@@ -7,6 +7,7 @@
 //! eligible  whether a pod could be checkpointed now     `eligible`
 //! burials   the last word about pods that are gone      `burials`
 //! node      the node's label and condition              `this_node`
+//! ends      what a stop of a pod's containers means    `ends`
 //! diagnosis how the API server answers, for people      `diagnosis`
 //! ```
 //! Rights: `install/kubernetes/godwit.yaml`. It annotates pods of its own node, and writes nothing else of them.
@@ -15,6 +16,7 @@ mod api;
 mod burials;
 mod diagnosis;
 mod eligible;
+mod ends;
 mod requests;
 mod tells;
 mod this_node;
@@ -29,7 +31,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::api::{Api, Ends};
+pub(crate) use self::api::Api;
+pub(crate) use self::ends::Ends;
 
 /// The section `[kubernetes]` of `agent.toml`.
 #[derive(Debug, Clone, Deserialize)]

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
 
 /// Who writes: field manager and reporting controller.
 const ME: &str = "godwit-agent";
@@ -21,9 +20,6 @@ const NOTE: usize = 1000;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// For the watch to hear of a pod that the kubelet has heard of.
 const LATE: Duration = Duration::from_secs(10);
-
-/// For the watch to hear of an end that the kubelet has heard of.
-const HEARS: Duration = Duration::from_secs(1);
 
 /// Annotations to be written; `None` takes one away.
 pub(super) type Annotations = BTreeMap<&'static str, Option<String>>;
@@ -36,15 +32,6 @@ pub(crate) struct Api {
     pods: OnceLock<Store<Pod>>,
     /// Since when it does not tell of pods.
     away_since: Mutex<Option<Timestamp>>,
-}
-
-/// What a stop of a pod's containers means to the pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
-    /// It is deleted, or must leave its node: nothing starts under its uid any more.
-    ForGood,
-    /// As far as is known the kubelet starts them anew.
-    NotKnown,
 }
 
 /// What users read about a pod.
@@ -111,6 +98,14 @@ impl Api {
         known.or_else(|| pods.find(|pod| kubelets_uid(pod) == Some(uid)))
     }
 
+    /// Whether a container of a pod is one of `kubectl debug`.
+    pub(crate) fn is_ephemeral(&self, uid: &str, container: &str) -> bool {
+        let pod = self.pod(uid);
+        let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
+        let all = spec.and_then(|spec| spec.ephemeral_containers.as_ref());
+        all.into_iter().flatten().any(|one| one.name == container)
+    }
+
     /// The same, of which somebody else has heard already.
     pub(super) async fn pod_soon(&self, uid: &str) -> Option<Arc<Pod>> {
         let found = async {
@@ -124,44 +119,13 @@ impl Api {
         tokio::time::timeout(LATE, found).await.ok()
     }
 
-    /// What it means that its containers are stopped. The kubelet may have heard of it a moment earlier.
-    pub(crate) async fn ends(&self, uid: &str, namespace: &str, name: &str) -> Ends {
-        let deadline = Instant::now() + HEARS;
-        loop {
-            let known = self.pod(uid);
-            if known.as_ref().is_some_and(|pod| is_over(pod)) {
-                return Ends::ForGood;
-            }
-            if Instant::now() >= deadline {
-                // One that is not there was deleted by force, or was never heard of.
-                let is_gone = known.is_none() && self.is_gone(uid, namespace, name).await;
-                return if is_gone { Ends::ForGood } else { Ends::NotKnown };
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Whether there is no such pod, by the API server's own word.
-    async fn is_gone(&self, uid: &str, namespace: &str, name: &str) -> bool {
-        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client.clone(), namespace);
-        match timeout(HEARS, pods.get_opt(name)).await {
-            Ok(Ok(found)) => found.is_none_or(|pod| kubelets_uid(&pod) != Some(uid)),
-            Ok(Err(error)) => {
-                tracing::info!(name, %error, "whether a pod is gone is not known");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
     /// Writes annotations of this very pod, not of one that came after it.
     ///
     /// # Errors
     /// The API server is away, or does not permit it. A pod that is gone is none.
     pub(super) async fn annotate(&self, pod: &Pod, all: &Annotations) -> kube::Result<()> {
         let body = json!({"metadata": {"uid": pod.uid(), "annotations": all}});
-        let namespace = pod.namespace().unwrap_or_default();
-        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client.clone(), &namespace);
+        let pods = self.pods_beside(pod);
         let patched = pods.patch(&pod.name_any(), &by_me(), &Patch::Merge(body)).await;
         match patched {
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
@@ -171,8 +135,49 @@ impl Api {
         }
     }
 
-    /// Publishes an event; one that cannot be is in the log.
-    pub(super) async fn tell(&self, pod: &Pod, told: Told) {
+    /// The same, and takes an annotation away: only if its value is the pod's still, for another one asks for something else.
+    ///
+    /// # Errors
+    /// As [`Self::annotate`].
+    pub(super) async fn acknowledge(
+        &self,
+        pod: &Pod,
+        name: &'static str,
+        mut all: Annotations,
+    ) -> kube::Result<()> {
+        let pods = self.pods_beside(pod);
+        loop {
+            let Some(now) = pods.get_opt(&pod.name_any()).await? else { return Ok(()) };
+            if now.uid() != pod.uid() {
+                return Ok(());
+            }
+            let is_the_same = now.annotations().get(name) == pod.annotations().get(name);
+            if is_the_same {
+                all.insert(name, None);
+            } else {
+                all.remove(name);
+            }
+            let version = now.resource_version();
+            let body = json!({"metadata": {"resourceVersion": version, "annotations": all}});
+            match pods.patch(&pod.name_any(), &by_me(), &Patch::Merge(body)).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+                // Somebody wrote in between.
+                Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    /// The pods of its namespace.
+    fn pods_beside(&self, pod: &Pod) -> kube::Api<Pod> {
+        kube::Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default())
+    }
+
+    /// Publishes an event.
+    ///
+    /// # Errors
+    /// The API server is away, or does not permit it.
+    pub(super) async fn tell(&self, pod: &Pod, told: Told) -> kube::Result<()> {
         let event = Event {
             type_: if told.warns { EventType::Warning } else { EventType::Normal },
             reason: told.reason,
@@ -180,9 +185,7 @@ impl Api {
             action: told.action,
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &pod.object_ref(&())).await {
-            tracing::warn!(pod = pod.name_any(), event = event.reason, %error, "an event could not be told");
-        }
+        self.recorder.publish(&event, &pod.object_ref(&())).await
     }
 
     /// Merges this into the node's object, or into its status.
@@ -204,13 +207,6 @@ pub(super) fn kubelets_uid(pod: &Pod) -> Option<&str> {
     let by_its_node = pod.owner_references().iter().any(|owner| owner.kind == "Node");
     let mirrored = pod.annotations().get(MIRROR).filter(|_| by_its_node).map(String::as_str);
     mirrored.or(pod.metadata.uid.as_deref())
-}
-
-/// Deleted, or disrupted: by an eviction, a preemption, its node's end (KEP-3329).
-fn is_over(pod: &Pod) -> bool {
-    let disrupted = |one: &PodCondition| one.type_ == "DisruptionTarget" && one.status == "True";
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_some() || conditions.into_iter().flatten().any(disrupted)
 }
 
 fn by_me() -> PatchParams {

@@ -14,6 +14,7 @@ use kube::ResourceExt as _;
 use kube::api::PostParams;
 
 use super::api::Api;
+use super::this_node;
 
 /// For all questions.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,12 +28,13 @@ struct Right {
 }
 
 /// As in `install/kubernetes/godwit.yaml`.
-const RIGHTS: [Right; 5] = [
+const RIGHTS: [Right; 6] = [
     Right { verb: "watch", group: "", resource: "pods", sub: "" },
     Right { verb: "patch", group: "", resource: "pods", sub: "" },
     Right { verb: "patch", group: "", resource: "nodes", sub: "" },
     Right { verb: "patch", group: "", resource: "nodes", sub: "status" },
     Right { verb: "create", group: "events.k8s.io", resource: "events", sub: "" },
+    Right { verb: "list", group: "", resource: "events", sub: "" },
 ];
 
 impl Api {
@@ -88,8 +90,7 @@ impl Api {
 
 /// What the node's condition says.
 fn ready(node: &Node) -> Option<String> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    let ours = conditions.iter().find(|one| one.type_ == names::CONDITION)?;
+    let ours = this_node::condition(node)?;
     Some(match ours.status.as_str() {
         "True" => "True".to_owned(),
         other => format!("{other}: {}", ours.message.as_deref().unwrap_or_default()),

@@ -1,6 +1,6 @@
 //! Annotations that ask for a checkpoint. A request stands until it is taken away: an agent that dies in between does it again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ pub(super) async fn forever(
     api: &Arc<Api>,
     mut changes: broadcast::Receiver<Change>,
 ) {
-    let mut served = HashSet::new();
+    // By their values: another one is another request.
+    let mut served: HashMap<String, String> = HashMap::new();
     let mut works = JoinSet::new();
     loop {
         let pods = tokio::select! {
@@ -38,12 +39,14 @@ pub(super) async fn forever(
             Some(_) = works.join_next() => continue,
         };
         let Some(pods) = pods else { return };
-        served.retain(|uid: &String| api.pod(uid).is_some());
+        served.retain(|uid, _| api.pod(uid).is_some());
         for pod in pods {
             let uid = kubelets_uid(&pod).unwrap_or_default().to_owned();
-            if annotation(&pod, names::CHECKPOINT).is_none() {
+            let Some(value) = annotation(&pod, names::CHECKPOINT).map(str::to_owned) else {
                 served.remove(&uid);
-            } else if may_be_served(&pod) && served.insert(uid) {
+                continue;
+            };
+            if may_be_served(&pod) && served.insert(uid, value.clone()) != Some(value) {
                 let (node, api) = (Arc::clone(node), Arc::clone(api));
                 works.spawn(async move { carry_out(&node, &api, &pod).await });
             }
@@ -57,14 +60,23 @@ fn may_be_served(pod: &Pod) -> bool {
 }
 
 async fn carry_out(node: &Node, api: &Api, pod: &Pod) {
-    let mut written = Annotations::from([(names::CHECKPOINT, None)]);
+    let mut written = Annotations::new();
+    let mut told = None;
     match made(node, pod).await {
-        Ok(Some(report)) => written.extend(tells::of_checkpoint(&report)),
+        Ok(Some(report)) => written = tells::of_checkpoint(&report),
         // It was told when it failed.
         Ok(None) => {}
-        Err(told) => api.tell(pod, told).await,
+        Err(refused) => told = Some(refused),
     }
-    acknowledge(api, pod, &written).await;
+    let acknowledged = tells::persist(api, || async {
+        if let Some(told) = &told {
+            api.tell(pod, told.clone()).await?;
+        }
+        api.acknowledge(pod, names::CHECKPOINT, written.clone()).await
+    });
+    if let Err(error) = acknowledged.await {
+        tracing::warn!(pod = pod.name_any(), %error, "a request that was carried out cannot be taken away");
+    }
 }
 
 /// Makes it, and again while that may help. `None`: it failed, as its event says.
@@ -117,15 +129,5 @@ fn refused(note: String) -> Told {
         reason: "CheckpointFailed".to_owned(),
         action: "Checkpoint".to_owned(),
         note,
-    }
-}
-
-/// Takes the request away, as soon as the API server lets it.
-async fn acknowledge(api: &Api, pod: &Pod, written: &Annotations) {
-    let mut wait = FIRST_WAIT;
-    while let Err(error) = api.annotate(pod, written).await {
-        tracing::warn!(pod = pod.name_any(), %error, "what was done cannot be told yet");
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(60));
     }
 }

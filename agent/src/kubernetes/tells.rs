@@ -1,10 +1,21 @@
-//! What users are told on their pods: events and annotations of whatever the engine does to them, whoever asked for it.
+//! What users are told on their pods: events and annotations of whatever the engine does to them, whoever asked for it, in order. While the
+//! API server is away it waits; what is told beyond [`godwit_engine::news`]'s queue is lost then.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use godwit_engine::news::{News, What, Why};
 use godwit_types::{CheckpointReport, names};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::api::{Annotations, Api, Told};
+
+/// Between tries: 1 s, 2 s, … .
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const TRIES: u32 = 8;
 
 /// Tells for ever, in order.
 pub(super) async fn forever(api: &Api, mut news: broadcast::Receiver<News>) {
@@ -24,14 +35,53 @@ async fn tell(api: &Api, News { pod, what }: News) {
     if pod.contains('+') {
         return;
     }
-    let Some(pod) = api.pod_soon(&pod).await else { return };
-    let written = annotations(&what);
-    if !written.is_empty()
-        && let Err(error) = api.annotate(&pod, &written).await
-    {
-        tracing::warn!(%error, "a pod could not be annotated");
+    let Some(pod) = found(api, &pod).await else { return };
+    let (written, event) = (annotations(&what), event(&what));
+    let told = persist(api, || async {
+        if !written.is_empty() {
+            api.annotate(&pod, &written).await?;
+        }
+        api.tell(&pod, event.clone()).await
+    });
+    if let Err(error) = told.await {
+        tracing::warn!(pod = pod.name_any(), event = event.reason, %error, "a pod's users could not be told");
     }
-    api.tell(&pod, event(&what)).await;
+}
+
+/// The pod of this uid; one that an API server which is away may know is waited for.
+async fn found(api: &Api, uid: &str) -> Option<Arc<Pod>> {
+    loop {
+        match api.pod_soon(uid).await {
+            None if api.away_since().is_some() => {}
+            found => return found,
+        }
+    }
+}
+
+/// Does it again until the API server has answered: for as long as it is away, and a little more than two minutes where it only looks so.
+pub(super) async fn persist<F>(api: &Api, act: impl Fn() -> F) -> kube::Result<()>
+where
+    F: Future<Output = kube::Result<()>>,
+{
+    let (mut wait, mut left) = (FIRST_WAIT, TRIES);
+    loop {
+        let error = match act().await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        left = if api.away_since().is_some() { TRIES } else { left.saturating_sub(1) };
+        if left == 0 || is_an_answer(&error) {
+            return Err(error);
+        }
+        tracing::info!(%error, "what was done cannot be told yet");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// It would be the same another time.
+fn is_an_answer(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
 }
 
 /// What a pod's annotations say after a checkpoint of it.

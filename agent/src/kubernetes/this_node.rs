@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use godwit_engine::{Node, compat};
 use godwit_types::names;
+use k8s_openapi::api::core::v1::{Node as Object, NodeCondition};
 use serde_json::json;
 
 use super::api::Api;
@@ -32,8 +33,7 @@ pub(super) async fn forever(node: &Node, api: &Api) {
         if written.as_ref() == Some(&state) && age < HEARTBEATS {
             continue;
         }
-        let is_new = written.as_ref().is_none_or(|written| written.ready != state.ready);
-        match write(node, api, &state, is_new).await {
+        match write(node, api, &state).await {
             Ok(()) => {
                 written = Some(state);
                 age = 0;
@@ -62,23 +62,30 @@ fn of(node: &Node) -> State {
     }
 }
 
-async fn write(node: &Node, api: &Api, state: &State, is_new: bool) -> kube::Result<()> {
+async fn write(node: &Node, api: &Api, state: &State) -> kube::Result<()> {
     let labels = json!({"metadata": {"labels": {
         (names::READY): "true",
         (names::CPU_CLASS): compat::cpu_class(&node.compat),
     }}});
-    api.patch_node(labels, false).await?;
+    let before = api.patch_node(labels, false).await?;
+    let status = if state.ready { "True" } else { "False" };
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let mut condition = json!({
+    let mut written = json!({
         "type": names::CONDITION,
-        "status": if state.ready { "True" } else { "False" },
+        "status": status,
         "reason": if state.ready { "StoresOpen" } else { "StoreAway" },
         "message": state.message,
         "lastHeartbeatTime": now,
     });
-    if is_new {
-        condition["lastTransitionTime"] = json!(now);
+    if condition(&before).is_none_or(|before| before.status != status) {
+        written["lastTransitionTime"] = json!(now);
     }
-    api.patch_node(json!({"status": {"conditions": [condition]}}), true).await?;
+    api.patch_node(json!({"status": {"conditions": [written]}}), true).await?;
     Ok(())
+}
+
+/// Ours, that this agent has written or one before it.
+pub(super) fn condition(node: &Object) -> Option<&NodeCondition> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|one| one.type_ == names::CONDITION)
 }

@@ -9,6 +9,7 @@ pub mod cri;
 pub mod demo;
 pub mod events;
 pub mod fences;
+pub mod logind;
 pub mod pod_bench;
 pub mod pod_demo;
 pub mod pods;

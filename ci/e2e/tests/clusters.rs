@@ -1,11 +1,12 @@
 //! Pods on real kubelets, in two clusters: what users of pods rely on holds with containerd's shim and with ours.
 //!
-//! Each test has clusters of its own.
+//! Tests leave their clusters to each other.
 
 mod clusters {
     mod annotations;
     mod daemons;
     mod daemonset;
+    mod evicted;
     mod keeps;
     mod moves;
     mod on_stop;

@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "criu",
     "crun",
     "curl",
+    "dbus-daemon",
     "etcd-server",
     "ethtool",
     "iproute2",

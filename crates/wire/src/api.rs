@@ -311,6 +311,8 @@ pub struct Diagnosis {
     pub stores: Vec<StoreDiagnosis>,
     /// The API server; absent: `agent.toml` has no section `[kubernetes]`.
     pub kubernetes: Option<ClusterDiagnosis>,
+    /// Why the node's logind does not tell whether the node shuts down; absent: it does.
+    pub logind: Option<String>,
     /// The last operations that failed since the agent started, newest first.
     pub failures: Vec<PastFailure>,
 }

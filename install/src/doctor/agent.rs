@@ -41,7 +41,11 @@ pub(super) fn examine(socket: &Path, settings: &Settings) -> Vec<Finding> {
     findings.push(Finding { subject: "shims", verdict: shims(&status) });
     findings.push(Finding { subject: "memory", verdict: memory(available(), status.budget) });
     match agent::diagnosis(socket) {
-        Ok(diagnosis) => findings.extend(told(&diagnosis, Bytes(status.budget.1))),
+        Ok(diagnosis) => {
+            findings.extend(told(&diagnosis, Bytes(status.budget.1)));
+            let verdict = shutdown(diagnosis.logind.as_deref(), settings.init());
+            findings.push(Finding { subject: "node shutdown", verdict });
+        }
         Err(why) => findings.extend(unseen(&error_chain(&why))),
     }
     findings
@@ -50,7 +54,7 @@ pub(super) fn examine(socket: &Path, settings: &Settings) -> Vec<Finding> {
 /// What the agent would have told.
 fn unseen(why: &str) -> Vec<Finding> {
     let one = |subject| Finding { subject, verdict: Unknown(why.to_owned()) };
-    ["store", "Kubernetes", "last failures"].map(one).into()
+    ["store", "Kubernetes", "last failures", "node shutdown"].map(one).into()
 }
 
 fn told(diagnosis: &Diagnosis, budget: Bytes) -> Vec<Finding> {
@@ -212,6 +216,20 @@ fn cluster(cluster: Option<&ClusterDiagnosis>) -> Verdict {
             ready.as_deref().unwrap_or("not yet")
         )),
         ClusterAnswer::Knows { .. } => Good(format!("node {node} is labelled and ready")),
+    }
+}
+
+/// Whether pods can be stopped at a checkpoint when their node is shut down.
+fn shutdown(fault: Option<&str>, init: InitKind) -> Verdict {
+    let ends = "pods that ask for checkpoint-on-stop end without one when the node is shut down";
+    match (fault, init) {
+        (None, _) => Good("logind tells of it".to_owned()),
+        (Some(why), InitKind::Systemd) => Limited(format!(
+            "logind does not tell of it ({why}): {ends}. `systemctl status systemd-logind dbus` says why, or drain the node first"
+        )),
+        (Some(why), InitKind::None) => {
+            Unknown(format!("there is no logind to tell of it ({why}): {ends}; drain it first"))
+        }
     }
 }
 

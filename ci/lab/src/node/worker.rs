@@ -99,6 +99,9 @@ impl Worker<'_> {
             "podCIDR": self.cluster.pods(self.network, self.number).to_string(),
             "resolvConf": "/etc/resolv.conf",
             "maxPods": 60,
+            // Where a test gives the node a logind.
+            "shutdownGracePeriod": "60s",
+            "shutdownGracePeriodCriticalPods": "10s",
             // The machine may have nothing but the first version.
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": false,

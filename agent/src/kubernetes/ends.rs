@@ -1,0 +1,101 @@
+//! What it means to a pod that its containers are stopped: its end, or a new start under the same uid.
+
+use std::future::pending;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, Pod, PodCondition};
+use kube::api::ListParams;
+use tokio::time::{sleep, timeout};
+
+use super::api::{Api, kubelets_uid};
+use crate::logind;
+
+/// For an end that the kubelet knows of to be heard of.
+const HEARS: Duration = Duration::from_secs(1);
+/// From one look at what the watch has told to the next, and from one question to the next.
+const LOOKS: Duration = Duration::from_millis(50);
+const ASKS: Duration = Duration::from_millis(200);
+/// Why a kubelet ends a pod whose object says so only when all of it has ended (`pkg/kubelet/eviction`, `pkg/kubelet/preemption`).
+const EVICTS: [&str; 2] = ["Evicted", "Preempting"];
+
+/// What a stop of a pod's containers means to the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// It is deleted, or must leave its node: nothing starts under its uid any more.
+    ForGood,
+    /// As far as is known the kubelet starts them anew.
+    NotKnown,
+}
+
+impl Api {
+    /// What it means that its containers are stopped. The kubelet may have heard of it a moment earlier.
+    pub(crate) async fn ends(&self, uid: &str, namespace: &str, name: &str) -> Ends {
+        let heard = async {
+            tokio::select! {
+                () = self.hears_of_its_end(uid) => {}
+                () = self.hears_of_its_eviction(uid, namespace) => {}
+                () = node_shuts_down() => {}
+            }
+        };
+        if timeout(HEARS, heard).await.is_ok() {
+            return Ends::ForGood;
+        }
+        // One that is not there was deleted by force, or was never heard of.
+        let is_gone = self.pod(uid).is_none() && self.is_gone(uid, namespace, name).await;
+        if is_gone { Ends::ForGood } else { Ends::NotKnown }
+    }
+
+    async fn hears_of_its_end(&self, uid: &str) {
+        while !self.pod(uid).is_some_and(|pod| is_over(&pod)) {
+            sleep(LOOKS).await;
+        }
+    }
+
+    async fn hears_of_its_eviction(&self, uid: &str, namespace: &str) {
+        let events: kube::Api<Event> = kube::Api::namespaced(self.client().clone(), namespace);
+        let of_it = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
+        loop {
+            match events.list(&of_it).await {
+                Ok(found) if found.items.iter().any(is_eviction) => return,
+                Ok(_) => {}
+                Err(error) => tracing::info!(uid, %error, "whether a pod is evicted is not known"),
+            }
+            sleep(ASKS).await;
+        }
+    }
+
+    /// Whether there is no such pod, by the API server's own word.
+    async fn is_gone(&self, uid: &str, namespace: &str, name: &str) -> bool {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client().clone(), namespace);
+        match timeout(HEARS, pods.get_opt(name)).await {
+            Ok(Ok(found)) => found.is_none_or(|pod| kubelets_uid(&pod) != Some(uid)),
+            Ok(Err(error)) => {
+                tracing::info!(name, %error, "whether a pod is gone is not known");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Its kubelet ends all of its pods then, and none of them starts there again.
+async fn node_shuts_down() {
+    if logind::shuts_down().await != Ok(true) {
+        pending().await
+    }
+}
+
+/// Deleted, or disrupted: by an eviction, a preemption, its node's end (KEP-3329).
+fn is_over(pod: &Pod) -> bool {
+    let disrupted = |one: &PodCondition| one.type_ == "DisruptionTarget" && one.status == "True";
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_some() || conditions.into_iter().flatten().any(disrupted)
+}
+
+fn is_eviction(event: &Event) -> bool {
+    let says = |word: &Option<String>, one: &str| word.as_deref() == Some(one);
+    let teller = event.source.as_ref().map(|source| &source.component);
+    let by_kubelet = says(&event.reporting_component, "kubelet")
+        || teller.is_some_and(|teller| says(teller, "kubelet"));
+    by_kubelet && EVICTS.iter().any(|reason| says(&event.reason, reason))
+}
