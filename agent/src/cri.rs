@@ -131,6 +131,10 @@ impl Desk {
             return;
         }
         let Some(cluster) = &self.cluster else { return };
+        // No checkpoint is made while it runs.
+        if cluster.is_ephemeral(pod.key.as_str(), &pod.container_name) {
+            return;
+        }
         if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await == Ends::ForGood {
             self.stop_once(pod, grace).within(grace).await;
         }

@@ -11,6 +11,7 @@ mod config;
 mod cri;
 mod diagnosis;
 mod kubernetes;
+mod logind;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -120,7 +121,12 @@ async fn all_else(
         Ok::<_, anyhow::Error>(())
     };
     let cluster = match kubernetes {
-        Some(settings) => Some(kubernetes::api(&node, settings).await?),
+        Some(settings) => {
+            let api = kubernetes::api(&node, settings).await?;
+            let knows = Arc::clone(&api);
+            node.ephemeral.told_by(move |pod, container| knows.is_ephemeral(pod, container));
+            Some(api)
+        }
         None => None,
     };
     let desk = Arc::new(Desk::new(Arc::clone(&node), cluster.clone()));

@@ -175,6 +175,7 @@ async fn turn<'n>(
 /// One checkpoint, before anything has happened.
 struct Attempt<'n> {
     node: &'n Node,
+    key: PodKey,
     request: CheckpointRequest,
     store: godwit_store::Store,
     counts: std::sync::Arc<godwit_store::wrap::Counts>,
@@ -227,12 +228,12 @@ impl<'n> Attempt<'n> {
             reclaim_after_s: None,
         };
         let template = asked.identity.and_then(|identity| identity.template);
-        Ok(Self { node, request, store, counts, shim, spec, template })
+        Ok(Self { node, key: asked.key, request, store, counts, shim, spec, template })
     }
 
     /// Only looks, and lets go.
     async fn examined(self) -> Result<(), CheckpointError> {
-        let Self { node, request, store, shim, spec, .. } = self;
+        let Self { node, key, request, store, shim, spec, .. } = self;
         let log = StoreLog::new(store.tenant(&spec.at.tenant), &spec.at.lineage);
         let mut peer = SourcePeer::new(shim, spec.at.clone(), node.freeze_deadline).only_looks();
         let mut driver =
@@ -241,9 +242,7 @@ impl<'n> Attempt<'n> {
             Stop::Examine => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
-        let ghost_limit = Bytes(node.launcher.ghost_limit.into());
-        let server = node.stores.server(&spec.at.store);
-        let examined = examine(driver.peer(), ghost_limit, server).await;
+        let examined = examine(node, &key, driver.peer(), &spec.at.store).await;
         driver.feed(Event::Cancel).await;
         examined.map(drop)
     }
@@ -253,7 +252,7 @@ impl<'n> Attempt<'n> {
         journal: &mut Journal,
         cancel: CancellationToken,
     ) -> Result<CheckpointReport, CheckpointError> {
-        let Self { node, request, store, counts, shim, spec, template } = self;
+        let Self { node, key, request, store, counts, shim, spec, template } = self;
         let tenant = store.tenant(&spec.at.tenant);
         let log = StoreLog::new(tenant.clone(), &spec.at.lineage);
         let mut peer = SourcePeer::new(shim, spec.at.clone(), node.freeze_deadline);
@@ -265,9 +264,7 @@ impl<'n> Attempt<'n> {
             Stop::Examine => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
-        let ghost_limit = Bytes(node.launcher.ghost_limit.into());
-        let server = node.stores.server(&spec.at.store);
-        let sources = match examine(driver.peer(), ghost_limit, server).await {
+        let sources = match examine(node, &key, driver.peer(), &spec.at.store).await {
             Ok(sources) => sources,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
@@ -320,11 +317,17 @@ fn begins(store: &str, identity: Option<&Identity>) -> LineageRef {
 
 /// What is checkpointed, if all of it can be. Nothing is stored before that is known, not even that its lineage begins.
 async fn examine(
+    node: &Node,
+    key: &PodKey,
     peer: &mut SourcePeer,
-    ghost_limit: Bytes,
-    server: Option<(String, u16)>,
+    store: &str,
 ) -> Result<Vec<Container>, CheckpointError> {
     let sources = source::all(peer)?;
+    if let Some(source) = sources.iter().find(|source| node.ephemeral.is_one(key, &source.name)) {
+        return Err(CheckpointError::Ephemeral { container: source.name.clone() });
+    }
+    let ghost_limit = Bytes(node.launcher.ghost_limit.into());
+    let server = node.stores.server(store);
     for source in &sources {
         preflight::check(source, ghost_limit, server.clone()).await?;
     }

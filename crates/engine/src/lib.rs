@@ -12,6 +12,7 @@ pub mod containerd;
 mod cpu;
 pub mod diagnosis;
 pub mod driver;
+pub mod ephemeral;
 mod error;
 #[cfg(test)]
 mod fixture;

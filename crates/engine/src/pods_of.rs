@@ -25,6 +25,8 @@ pub struct PodOf {
     pub name: String,
     /// The container's id.
     pub container: String,
+    /// Its name in the pod.
+    pub container_name: String,
     /// Annotations that concern us.
     annotations: BTreeMap<String, String>,
 }
@@ -91,6 +93,8 @@ async fn ask(node: &Node, container: &str) -> Result<Option<PodOf>, ContainerdEr
     let all = spec.annotations().iter().flatten().filter(ours);
     let annotations = all.map(|(name, value)| (name.clone(), value.clone())).collect();
     let told = |name| annotation(&spec, name).unwrap_or_default().to_owned();
+    let container_name = told(names::CONTAINER_NAME);
     let [namespace, name] = [names::SANDBOX_NAMESPACE, names::SANDBOX_NAME].map(told);
-    Ok(Some(PodOf { key, namespace, name, container: container.to_owned(), annotations }))
+    let container = container.to_owned();
+    Ok(Some(PodOf { key, namespace, name, container, container_name, annotations }))
 }

@@ -78,6 +78,14 @@ pub enum CheckpointError {
         /// How many.
         open: u32,
     },
+    /// Whoever continues the pod has no such container.
+    #[error(
+        "EphemeralContainer: {container} of `kubectl debug` runs in it, and a pod that continues has no such container: end it first"
+    )]
+    Ephemeral {
+        /// Its name.
+        container: String,
+    },
     /// It could be checkpointed, but not continued.
     #[error(
         "{container} could not be continued with the options that it was started with: {reason}"
@@ -163,7 +171,9 @@ impl CheckpointError {
             Self::Fence(_) | Self::Spec(_) => Code::Corrupt,
             Self::Ownership { code, .. } => *code,
             Self::Unfit { reason, .. } => reason.code(),
-            Self::TakenBack | Self::ExecSessions { .. } => Code::Precondition,
+            Self::TakenBack | Self::ExecSessions { .. } | Self::Ephemeral { .. } => {
+                Code::Precondition
+            }
             Self::Detached | Self::ShuttingDown | Self::FrozenTooLong { .. } => Code::Unavailable,
             Self::Containerd(e) | Self::Identity(NoIdentity::Containerd(e)) => e.code(),
             Self::Identity(NoIdentity::Name(_)) => Code::Refused,
