@@ -230,6 +230,10 @@ async fn carry_out(
             let diagnosis = cancel.run_until_cancelled(diagnosis::of(node, desk.cluster())).await;
             json(diagnosis.ok_or(EngineError::Cancelled))
         }
+        Request::TakePods { takes } => {
+            let told = desk.take_pods(takes);
+            json(cancel.run_until_cancelled(told).await.ok_or(EngineError::Cancelled))
+        }
         Request::Cri(call) => {
             let decided = cancel.run_until_cancelled(desk.decide(call)).await;
             json(decided.unwrap_or(Err(EngineError::Cancelled)))

@@ -22,7 +22,7 @@ use godwit_wire::shim_op::PodState;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{Api, Ends};
+use crate::kubernetes::{self, Api, Ends};
 
 /// Between tries of a stop.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -76,6 +76,11 @@ impl Desk {
     /// The API server, where the node has one.
     pub(crate) fn cluster(&self) -> Option<&Api> {
         self.cluster.as_deref()
+    }
+
+    /// Lets the cluster's pods come to this node, or not any more. Why it could not be told, if so.
+    pub(crate) async fn take_pods(&self, takes: bool) -> Option<String> {
+        kubernetes::take_pods(&self.node, self.cluster()?, takes).await.err()
     }
 
     /// What becomes of a call.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::api::Api;
 pub(crate) use self::ends::Ends;
+pub(crate) use self::this_node::take_pods;
 
 /// The section `[kubernetes]` of `agent.toml`.
 #[derive(Debug, Clone, Deserialize)]

@@ -81,6 +81,15 @@ pub fn diagnosis(socket: &Path) -> Result<Diagnosis> {
     ask(socket, &Request::Diagnose)
 }
 
+/// Lets the cluster's pods come to this node, or not any more.
+///
+/// # Errors
+/// The agent does not answer, or could not tell it.
+pub fn take_pods(socket: &Path, takes: bool) -> Result<()> {
+    let fault: Option<String> = ask(socket, &Request::TakePods { takes })?;
+    fault.map_or(Ok(()), |why| Err(Error::Refused(why)))
+}
+
 fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T> {
     let stream = UnixStream::connect(socket);
     let stream = stream.map_err(Error::io("connect to the agent at", socket))?;

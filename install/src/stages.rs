@@ -69,9 +69,17 @@ pub fn install(settings: &Settings) -> Result<Ending> {
 /// It is in use, or a stage fails; the same command goes on where it was.
 pub fn revert(settings: &Settings) -> Result<Ending> {
     let mut session = Session::open(settings)?;
-    let daemon = match Daemon::find(settings).and_then(|d| Containerd::look(settings, d)) {
+    let look = || Daemon::find(settings).and_then(|d| Containerd::look(settings, d));
+    let daemon = match look() {
         Ok(containerd) => {
             refuse_in_use(settings, &containerd.containers)?;
+            take_pods(&mut session, false);
+            // One that was on its way is here now.
+            let again = look().and_then(|now| refuse_in_use(settings, &now.containers));
+            if let Err(why) = again {
+                take_pods(&mut session, true);
+                return Err(why);
+            }
             Some(containerd.daemon)
         }
         Err(_) if settings.force => None,
@@ -176,10 +184,33 @@ fn verify_agent(session: &mut Session) -> Result<()> {
         agent::status(Path::new(names::AGENT_API_SOCKET))
     })?;
     session.say(Stage::Agent, &format!("{} answers on {}", status.version, status.node));
+    // A revert that was broken off has told it otherwise.
+    take_pods(session, true);
     for store in status.stores.iter().filter(|store| store.state != "ready") {
         session.say(Stage::Agent, &format!("store {}: {}", store.name, store.state));
     }
     Ok(())
+}
+
+/// Lets the cluster's pods come to this node, or not any more, if an agent is there to tell it.
+fn take_pods(session: &mut Session, takes: bool) {
+    let socket = Path::new(names::AGENT_API_SOCKET);
+    if agent::pid(socket).is_none() {
+        return;
+    }
+    let what =
+        format!("tell the cluster that {} pods may come here", if takes { "" } else { "no" });
+    session.say(Stage::Agent, &what);
+    if session.settings.dry_run {
+        return;
+    }
+    if let Err(why) = agent::take_pods(socket, takes) {
+        let label = names::READY;
+        session.say(
+            Stage::Agent,
+            &format!("cannot: {why}. The label {label} of the node stays as it is: `kubectl label node NAME {label}-` takes it off"),
+        );
+    }
 }
 
 fn refuse_in_use(settings: &Settings, containers: &[Container]) -> Result<()> {

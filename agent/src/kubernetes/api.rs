@@ -1,6 +1,7 @@
 //! This node's pods as the API server last told them, and what is written to them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub(crate) struct Api {
     pods: OnceLock<Store<Pod>>,
     /// Since when it does not tell of pods.
     away_since: Mutex<Option<Timestamp>>,
+    /// Pods may come to the node.
+    takes_pods: AtomicBool,
 }
 
 /// What users read about a pod.
@@ -49,7 +52,18 @@ impl Api {
         let reporter = Reporter { controller: ME.to_owned(), instance: Some(node.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
         let away_since = Mutex::default();
-        Self { client, node, recorder, pods: OnceLock::new(), away_since }
+        let takes_pods = AtomicBool::new(true);
+        Self { client, node, recorder, pods: OnceLock::new(), away_since, takes_pods }
+    }
+
+    /// Whether pods may come to the node.
+    pub(super) fn takes_pods(&self) -> bool {
+        self.takes_pods.load(Ordering::Relaxed)
+    }
+
+    /// From now on they may, or may not.
+    pub(super) fn take_pods(&self, takes: bool) {
+        self.takes_pods.store(takes, Ordering::Relaxed);
     }
 
     pub(super) fn client(&self) -> &Client {

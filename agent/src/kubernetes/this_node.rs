@@ -2,22 +2,28 @@
 
 use std::time::Duration;
 
-use godwit_engine::{Node, compat};
+use godwit_engine::{Node, compat, sentence};
 use godwit_types::names;
 use k8s_openapi::api::core::v1::{Node as Object, NodeCondition};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::api::Api;
 
 /// Between two looks at the stores.
 const EVERY: Duration = Duration::from_secs(20);
+/// For somebody who waits for what is written.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A condition that nobody renews is old news.
 const HEARTBEATS: u32 = 15;
 
 /// How the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct State {
-    ready: bool,
+    /// Pods may come.
+    takes: bool,
+    /// Why the condition is not true, in a word.
+    fault: Option<&'static str>,
     message: String,
 }
 
@@ -29,7 +35,7 @@ pub(super) async fn forever(node: &Node, api: &Api) {
     loop {
         ticks.tick().await;
         age += 1;
-        let state = of(node);
+        let state = of(node, api.takes_pods());
         if written.as_ref() == Some(&state) && age < HEARTBEATS {
             continue;
         }
@@ -45,8 +51,20 @@ pub(super) async fn forever(node: &Node, api: &Api) {
     }
 }
 
+/// Writes them now.
+///
+/// # Errors
+/// The API server is away, or does not permit it.
+pub(crate) async fn take_pods(node: &Node, api: &Api, takes: bool) -> Result<(), String> {
+    api.take_pods(takes);
+    match timeout(PATIENCE, write(node, api, &of(node, takes))).await {
+        Ok(written) => written.map_err(|error| sentence(&error)),
+        Err(_) => Err(format!("no answer of the API server within {PATIENCE:?}")),
+    }
+}
+
 /// Ready is a node whose stores are open: pods that want to go on need them.
-fn of(node: &Node) -> State {
+fn of(node: &Node, takes: bool) -> State {
     let away: Vec<String> = node
         .stores
         .status()
@@ -54,26 +72,26 @@ fn of(node: &Node) -> State {
         .filter(|store| store.state != "ready")
         .map(|store| format!("store {}: {}", store.name, store.state))
         .collect();
-    match away.is_empty() {
-        true => {
-            State { ready: true, message: "the agent serves, and its stores are open".to_owned() }
-        }
-        false => State { ready: false, message: away.join("; ") },
+    let state = |fault, message: String| State { takes, fault, message };
+    match (takes, away.is_empty()) {
+        (false, _) => state(Some("Leaves"), "Godwit is taken off this node".to_owned()),
+        (true, false) => state(Some("StoreAway"), away.join("; ")),
+        (true, true) => state(None, "the agent serves, and its stores are open".to_owned()),
     }
 }
 
 async fn write(node: &Node, api: &Api, state: &State) -> kube::Result<()> {
     let labels = json!({"metadata": {"labels": {
-        (names::READY): "true",
+        (names::READY): state.takes.then_some("true"),
         (names::CPU_CLASS): compat::cpu_class(&node.compat),
     }}});
     let before = api.patch_node(labels, false).await?;
-    let status = if state.ready { "True" } else { "False" };
+    let status = if state.fault.is_none() { "True" } else { "False" };
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut written = json!({
         "type": names::CONDITION,
         "status": status,
-        "reason": if state.ready { "StoresOpen" } else { "StoreAway" },
+        "reason": state.fault.unwrap_or("StoresOpen"),
         "message": state.message,
         "lastHeartbeatTime": now,
     });

@@ -32,6 +32,12 @@ pub enum Request {
     /// What only the agent can look at, for who looks for a fault; in each store that is open small objects are written and removed.
     /// Done: a [`Diagnosis`], within a minute.
     Diagnose,
+    /// Lets the cluster's pods come to this node, or not any more: until the agent is started anew. Done: why the cluster does not
+    /// know of it; `null` where it does, or there is none.
+    TakePods {
+        /// They may come.
+        takes: bool,
+    },
     /// A call of the kubelet that may be ours to answer. Done: a [`CriVerdict`], which may take as long as the call may.
     Cri(CriCall),
     /// An operation on a store of the agent's configuration, carried out by the agent. Done: as the command says.
