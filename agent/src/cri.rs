@@ -21,6 +21,7 @@ use godwit_wire::api::{CheckpointRequest, CriCall, CriVerdict};
 use godwit_wire::shim_op::PodState;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::kubernetes::{self, Api, Ends};
 
@@ -66,11 +67,22 @@ pub(crate) struct Desk {
     node: Arc<Node>,
     cluster: Option<Arc<Api>>,
     stops: Mutex<BTreeMap<PodKey, Stop>>,
+    /// What goes on when its kubelet does not wait any more.
+    tasks: TaskTracker,
+    /// The agent ends.
+    ends: CancellationToken,
 }
 
 impl Desk {
-    pub(crate) fn new(node: Arc<Node>, cluster: Option<Arc<Api>>) -> Self {
-        Self { node, cluster, stops: Mutex::default() }
+    pub(crate) fn new(node: Arc<Node>, cluster: Option<Arc<Api>>, ends: CancellationToken) -> Self {
+        Self { node, cluster, stops: Mutex::default(), tasks: TaskTracker::new(), ends }
+    }
+
+    /// Waits for the agent's end and then for what is in progress: nothing is begun any more.
+    pub(crate) async fn serve(&self) {
+        self.ends.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// The API server, where the node has one.
@@ -91,8 +103,10 @@ impl Desk {
         let of = |container| pods_of::find(&self.node, container);
         match call {
             CriCall::Sandbox(pod) => {
-                let node = Arc::clone(&self.node);
-                tokio::spawn(async move { ahead::read(&node, &pod).await });
+                let (node, ends) = (Arc::clone(&self.node), self.ends.clone());
+                self.tasks.spawn(async move {
+                    ends.run_until_cancelled(ahead::read(&node, &pod)).await;
+                });
             }
             CriCall::Stop { container, grace_seconds } => {
                 if let Some(pod) = of(&container).await? {
@@ -118,7 +132,7 @@ impl Desk {
     async fn checkpoint_beside(&self, container: String) {
         let (node, cancel) = (Arc::clone(&self.node), CancellationToken::new());
         let cancelled = cancel.clone();
-        let mut work = tokio::spawn(async move {
+        let mut work = self.tasks.spawn(async move {
             let request = CheckpointRequest::of_pod(&container, Outcome::Run);
             let (journal, _) = Journal::begin();
             checkpoint(&node, request, journal, cancelled).await
@@ -153,7 +167,7 @@ impl Desk {
         }
         let (desk, key, cancel) = (Arc::clone(self), pod.key.clone(), CancellationToken::new());
         let deadline = cancel.clone();
-        let work = tokio::spawn(async move {
+        let work = self.tasks.spawn(async move {
             if let Err(error) = desk.try_to_stop(&pod, &deadline).await {
                 tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be stopped at a checkpoint");
             }
@@ -161,7 +175,7 @@ impl Desk {
         let until = Instant::now().checked_add(grace.saturating_add(KUBELET_ENDS));
         let stop = Stop { until, over: work.map(drop).boxed().shared(), cancel };
         // Also when the kubelet does not wait any more.
-        tokio::spawn(stop.clone().within(grace));
+        self.tasks.spawn(stop.clone().within(grace));
         stops.insert(key, stop.clone());
         stop
     }
@@ -183,7 +197,7 @@ impl Desk {
                 Err(error) => error,
             };
             let helps = matches!(error.code(), Code::Unavailable | Code::Precondition);
-            if !helps || cancel.is_cancelled() {
+            if !helps || cancel.is_cancelled() || self.ends.is_cancelled() {
                 return Err(error);
             }
             tokio::time::sleep(AGAIN).await;

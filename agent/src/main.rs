@@ -129,7 +129,12 @@ async fn all_else(
         }
         None => None,
     };
-    let desk = Arc::new(Desk::new(Arc::clone(&node), cluster.clone()));
+    let desk = Arc::new(Desk::new(Arc::clone(&node), cluster.clone(), stop.clone()));
+    let calls = Arc::clone(&desk);
+    let calls = async {
+        calls.serve().await;
+        Ok(())
+    };
     let cluster = async {
         if let Some(cluster) = cluster {
             kubernetes::serve(Arc::clone(&node), cluster, stop.clone()).await;
@@ -137,7 +142,7 @@ async fn all_else(
         Ok(())
     };
     let people = api::serve(Arc::clone(&node), desk, api, stop.clone());
-    tokio::try_join!(people, now_and_then, cluster)?;
+    tokio::try_join!(people, calls, now_and_then, cluster)?;
     Ok(())
 }
 

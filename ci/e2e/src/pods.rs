@@ -20,7 +20,7 @@ use crate::bed::{Store, log_level};
 use crate::container::{PROGRESS, SOON};
 
 pub use shared::{Shared, take_down};
-pub use told::{delete, event, events};
+pub use told::{count_events, delete, event, events};
 
 /// Of each sandbox and each container.
 const BUNDLES: &str = names::CRI_BUNDLES;
@@ -79,6 +79,15 @@ impl Pod {
     #[must_use]
     pub fn container_with(mut self, field: &str, value: Value) -> Self {
         self.spec["containers"][0][field] = value;
+        self
+    }
+
+    /// With this container, too.
+    #[must_use]
+    pub fn beside(mut self, container: Value) -> Self {
+        if let Some(all) = self.spec["containers"].as_array_mut() {
+            all.push(container);
+        }
         self
     }
 

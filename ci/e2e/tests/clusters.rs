@@ -8,6 +8,7 @@ mod clusters {
     mod daemonset;
     mod evicted;
     mod keeps;
+    mod killed;
     mod moves;
     mod on_stop;
     mod power;
@@ -15,4 +16,5 @@ mod clusters {
     mod race;
     mod redis;
     mod run;
+    mod stage;
 }

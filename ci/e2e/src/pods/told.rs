@@ -20,6 +20,16 @@ pub fn event(cluster: &Cluster, uid: &str, reason: &str) -> Result<String> {
     })?)
 }
 
+/// How many events of this reason there are about the pod of this uid.
+///
+/// # Errors
+/// The API server does not tell.
+pub fn count_events(cluster: &Cluster, uid: &str, reason: &str) -> Result<usize> {
+    let field = format!("--field-selector=involvedObject.uid={uid},reason={reason}");
+    let found = cluster.get(&["events", &field])?;
+    Ok(found["items"].as_array().map_or(0, Vec::len))
+}
+
 /// All that was told in a cluster, for who waits in vain.
 #[must_use]
 pub fn events(cluster: &Cluster) -> String {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod};
+use godwit_e2e::pods::{Clusters, Handler, Pod, event, events};
 use godwit_lab::{Cluster, Image, LabError, Node, Service, wait};
 use godwit_types::{CheckpointReport, names};
 use serde_json::{Value, json};
@@ -39,21 +39,10 @@ fn told(cluster: &Cluster, pod: &str, name: &str) -> Result<String> {
     })?)
 }
 
-/// Waits for an event of this reason; its message.
-fn event(cluster: &Cluster, pod: &str, reason: &str) -> Result<String> {
-    let field = format!("--field-selector=involvedObject.name={pod},reason={reason}");
-    Ok(wait::until(&format!("the event {reason} of {pod}"), SOON, || {
-        let found = cluster.get(&["events", &field]).map_err(|error| error.to_string())?;
-        let newest = found["items"].as_array().and_then(|all| all.last());
-        let message = newest.and_then(|event| event["message"].as_str());
-        message.map(str::to_owned).ok_or_else(|| events(cluster, pod))
-    })?)
-}
-
-/// All that was told about it, for who waits in vain.
-fn events(cluster: &Cluster, pod: &str) -> String {
-    let field = format!("--field-selector=involvedObject.name={pod}");
-    cluster.kubectl(&["get", "events", &field]).unwrap_or_else(|error| error.to_string())
+/// The last event of this reason about the pod that has this name now.
+fn event_of(cluster: &Cluster, pod: &str, reason: &str) -> Result<String> {
+    let found = cluster.get(&["pod", pod])?;
+    event(cluster, found["metadata"]["uid"].as_str().context("a uid")?, reason)
 }
 
 /// Asks for a checkpoint and waits until the request is taken away; the last checkpoint's id.
@@ -63,11 +52,11 @@ fn ask(cluster: &Cluster, pod: &str) -> Result<String> {
     wait::until("the request to be done", SOON, || {
         match annotation(cluster, pod, names::CHECKPOINT) {
             Ok(None) => Ok(()),
-            _ => Err(events(cluster, pod)),
+            _ => Err(events(cluster)),
         }
     })?;
     let made = told(cluster, pod, names::LAST_CHECKPOINT)?;
-    ensure!(before.as_ref() != Some(&made), "none was made: {}", events(cluster, pod));
+    ensure!(before.as_ref() != Some(&made), "none was made: {}", events(cluster));
     Ok(made)
 }
 
@@ -111,8 +100,8 @@ fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> 
     let first = ask(a, "web")?;
     let second = ask(a, "web")?;
     ensure!(first < second, "{first} {second}");
-    event(a, "web", "CheckpointStarted")?;
-    let completed = event(a, "web", "CheckpointCompleted")?;
+    event_of(a, "web", "CheckpointStarted")?;
+    let completed = event_of(a, "web", "CheckpointCompleted")?;
     ensure!(completed.contains("frozen for") && completed.contains("of memory"), "{completed}");
     ensure!(told(a, "web", names::LINEAGE)?.starts_with("uid/"));
     ensure!(told(a, "web", names::LAST_CHECKPOINT_TIME)?.ends_with('Z'));
@@ -132,8 +121,8 @@ fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> 
     b.wait_for(&["pod/web"], "condition=Ready")?;
     counts_beyond(b, "web", last)?;
     ensure!(told(b, "web", names::RESTORED_FROM)? == id);
-    event(b, "web", "RestoreStarted")?;
-    ensure!(event(b, "web", "RestoreSucceeded")?.contains(&id));
+    event_of(b, "web", "RestoreStarted")?;
+    ensure!(event_of(b, "web", "RestoreSucceeded")?.contains(&id));
     // It goes on under the name that it had.
     let after = ask(b, "web")?;
     ensure!(after > id, "{after} {id}");
@@ -147,7 +136,7 @@ fn who_asks_for_what_cannot_be_is_told_why() -> Result<()> {
     let a = &clusters.a;
     let other = Pod::new("other", Handler::Runc, Image::Mem, &COUNTER).on("a1");
     a.apply(&other.annotated(names::CHECKPOINT, names::NOW).manifest())?;
-    let refused = event(a, "other", "CheckpointFailed")?;
+    let refused = event_of(a, "other", "CheckpointFailed")?;
     ensure!(refused.contains("runtimeClassName: godwit"), "{refused}");
     wait::until_true("the request to be taken away", SOON, || {
         annotation(a, "other", names::CHECKPOINT).is_ok_and(|asks| asks.is_none())
@@ -202,7 +191,7 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
             let found = a.get(&["pod", "web-0"]).map_err(|error| error.to_string())?;
             let now = found["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
             let is_ready = found["status"]["containerStatuses"][0]["ready"] == Value::Bool(true);
-            if is_ready && now != uid { Ok(now) } else { Err(events(a, "web-0")) }
+            if is_ready && now != uid { Ok(now) } else { Err(events(a)) }
         })?)
     };
     // There is nothing yet.
@@ -237,7 +226,7 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     let changed = changed.with("terminationGracePeriodSeconds", 1.into());
     a.apply(&changed.annotated(names::RESTORE_FROM, names::LATEST).owned_by("StatefulSet", 1))?;
     ready(&third)?;
-    let told = event(a, "web-0", "TemplateChanged")?;
+    let told = event_of(a, "web-0", "TemplateChanged")?;
     ensure!(told.contains("not continued"), "{told}");
     let now = count(a, "web-0")?;
     ensure!(now < later, "{now}, {later} before");
@@ -327,8 +316,14 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     ensure!(now["eligibility"]["answer"] == "yes", "{now}");
     a.control_plane().start(Service::ApiServer)?;
     a.wait_ready()?;
-    let asked = ask(a, "web")?;
-    ensure!(asked > made.checkpoint.to_string());
+    let id = made.checkpoint.to_string();
+    a.wait_until("what was made to be told", &["pod", "web"], |pod| {
+        let told = &pod["metadata"]["annotations"][names::LAST_CHECKPOINT];
+        if told == &id { Ok(()) } else { Err(pod["metadata"].to_string()) }
+    })?;
+    let note = event_of(a, "web", "CheckpointCompleted")?;
+    ensure!(note.contains(&id), "{note}");
+    ensure!(ask(a, "web")? > id);
     a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
     clusters.leave()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, events};
+use godwit_e2e::pods::{Clusters, Handler, Pod, count_events, delete, events};
 use godwit_lab::{Cluster, Image, Node, wait};
 use godwit_types::names;
 use serde_json::{Value, json};
@@ -130,47 +130,63 @@ fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_no
 
 #[test]
 fn probes_of_every_second_do_not_notice_checkpoints() -> Result<()> {
-    const PROBED: &str = "probed";
+    const ROUNDS: usize = 12;
     let clusters = Clusters::up()?;
     let a = &clusters.a;
-    let pod = Pod::new(PROBED, Handler::Godwit, Image::Web, &[])
-        .on("a1")
-        .container_with("livenessProbe", every_second("exec", json!({"command": ["true"]})))
-        .container_with(
-            "readinessProbe",
-            every_second("httpGet", json!({"path": "/", "port": 8080})),
-        );
+    let kinds = [
+        ("exec", "exec", json!({"command": ["true"]})),
+        ("http", "httpGet", json!({"path": "/", "port": 8080})),
+        ("tcp", "tcpSocket", json!({"port": 8080})),
+    ];
     // It may not listen yet when it is probed first.
-    let pod = pod.container_with(
-        "startupProbe",
-        json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 30}),
-    );
-    a.apply(&pod.manifest())?;
-    a.wait_for(&[&format!("pod/{PROBED}")], "condition=Ready")?;
-    let since = || -> Result<String> {
-        let found = a.get(&["pod", PROBED])?;
+    let starts = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 30});
+    // With memory enough for a freeze that is no moment.
+    let ballast = json!({
+        "name": "ballast", "image": Image::Mem.reference(), "imagePullPolicy": "Never",
+        "command": ["memwriter", "--mib", "64"],
+    });
+    for (pod, kind, how) in &kinds {
+        let probe = every_second(kind, how.clone());
+        let pod = Pod::new(pod, Handler::Godwit, Image::Web, &[])
+            .on("a1")
+            .container_with("startupProbe", starts.clone())
+            .container_with("livenessProbe", probe.clone())
+            .container_with("readinessProbe", probe)
+            .beside(ballast.clone());
+        a.apply(&pod.manifest())?;
+    }
+    let since = |pod: &str| -> Result<String> {
+        let found = a.get(&["pod", pod])?;
         let all = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let ready = all.iter().find(|one| one["type"] == "Ready").context("a condition")?;
         ensure!(ready["status"] == "True", "{ready}");
         Ok(ready["lastTransitionTime"].as_str().unwrap_or_default().to_owned())
     };
-    let ready_since = since()?;
-    for _ in 0..12 {
-        let asked = format!("{}=now", names::CHECKPOINT);
-        a.kubectl(&["annotate", "pod", PROBED, &asked])?;
-        wait::until("the checkpoint to be made", SOON, || {
-            let found = a.get(&["pod", PROBED]).map_err(|error| error.to_string())?;
-            let asks = &found["metadata"]["annotations"][names::CHECKPOINT];
-            if asks.is_null() { Ok(()) } else { Err(events(a)) }
+    let pods = kinds.map(|(pod, ..)| pod);
+    let mut ready_since = vec![];
+    for pod in pods {
+        a.wait_for(&[&format!("pod/{pod}")], "condition=Ready")?;
+        ready_since.push(since(pod)?);
+    }
+    let asked = format!("{}=now", names::CHECKPOINT);
+    for _ in 0..ROUNDS {
+        a.kubectl(&[&["annotate", "pod"][..], &pods, &[&asked]].concat())?;
+        wait::until("the checkpoints to be made", SOON, || {
+            let found = a.get(&["pods"]).map_err(|error| error.to_string())?;
+            let all = found["items"].as_array().cloned().unwrap_or_default();
+            let asks = |pod: &Value| !pod["metadata"]["annotations"][names::CHECKPOINT].is_null();
+            if all.iter().any(asks) { Err(events(a)) } else { Ok(()) }
         })?;
     }
-    ensure!(restarts(a, PROBED)? == [0], "{}", events(a));
-    ensure!(since()? == ready_since, "{}", events(a));
     let all = events(a);
-    let completed = all.lines().filter(|line| line.contains("CheckpointCompleted")).count();
-    ensure!(completed == 12, "{all}");
-    ensure!(!all.contains("Unhealthy"), "{all}");
-    a.kubectl(&["delete", "pod", PROBED, "--timeout=90s"])?;
+    for (pod, before) in pods.into_iter().zip(ready_since) {
+        ensure!(restarts(a, pod)? == [0, 0] && since(pod)? == before, "{pod}: {all}");
+        let uid = a.get(&["pod", pod])?["metadata"]["uid"].as_str().context("a uid")?.to_owned();
+        let completed = count_events(a, &uid, "CheckpointCompleted")?;
+        ensure!(completed == ROUNDS, "{pod}: {completed} of {ROUNDS}: {all}");
+        ensure!(count_events(a, &uid, "Unhealthy")? == 0, "{pod}: {all}");
+        delete(a, &format!("pod/{pod}"))?;
+    }
     clusters.leave()
 }
 
