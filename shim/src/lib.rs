@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod container;
 pub mod error;
 pub mod events;
+pub mod exit_file;
 pub mod fence;
 pub mod freezer;
 pub mod hooks;

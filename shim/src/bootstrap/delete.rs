@@ -15,6 +15,7 @@ use crate::cgroup::Cgroup;
 use crate::container::{PID_FILE, ROOTFS, read_pid};
 use crate::error::{Error, Result};
 use crate::events::event::timestamp;
+use crate::exit_file;
 use crate::mounts;
 use crate::op::{Places, settle_orphaned};
 use crate::options::Options;
@@ -26,7 +27,7 @@ use crate::restore::{dead, place};
 use crate::runc::Runc;
 use crate::spec::Spec;
 
-/// 128 + SIGKILL: how a container ends whose shim has died.
+/// 128 + SIGKILL: how a container ends whose shim has died before it.
 const KILLED: u32 = 137;
 /// How long killed processes may take to vanish: containerd gives the whole clean-up five seconds.
 const DEATH: Duration = Duration::from_secs(2);
@@ -74,7 +75,7 @@ async fn clean_up(arguments: &Arguments) -> Result<DeleteResponse> {
         eprintln!("its pager has not ended yet; its cgroup is removed by the next restore");
     }
     reaping.abort();
-    let exit = Exit::now(KILLED);
+    let exit = exit_file::read(&bundle).unwrap_or_else(|| Exit::now(KILLED));
     Ok(DeleteResponse {
         pid,
         exit_status: exit.status,

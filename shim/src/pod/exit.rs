@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::Pod;
 use crate::container::Container;
 use crate::events::Event;
+use crate::exit_file;
 use crate::process::Process;
 use crate::reaper::{Child, Exit};
 use crate::state::Step;
@@ -60,6 +61,10 @@ impl Pod {
             warn!(container = container.id(), "executed processes outlive their container");
         }
         self.flush_oom(container);
+        // Before anybody is told: who is may kill this shim.
+        if let Err(why) = exit_file::write(container.bundle(), exit) {
+            warn!(container = container.id(), why = why.chain(), "keeping the exit status failed");
+        }
         container.init().set_exit(exit);
         self.tell_exit(container, container.init(), exit);
         info!(container = container.id(), status = exit.status, "container exited");

@@ -1,6 +1,7 @@
 //! `kill -9` of the shim: containerd calls `delete`, and everything is over and told.
 
 use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::events::Events;
 use godwit_lab::CgroupView;
 
 use super::kit::{Bed, kill};
@@ -40,4 +41,17 @@ fn a_killed_shim_takes_its_containers_with_it_on_each_version_of_cgroups() -> Re
     CgroupView::of_machine()?
         .into_iter()
         .try_for_each(|view| shim_dies(view).with_context(|| format!("on {view:?}")))
+}
+
+#[test]
+fn a_container_that_had_ended_when_its_shim_was_killed_keeps_its_exit_status() -> Result<()> {
+    let bed = Bed::new()?;
+    let events = Events::of(&bed.node)?;
+    bed.run(&["--detach"], "ended", &["bash", "-c", "exit 42"])?;
+    events.wait_for("/tasks/exit", "ended")?;
+    kill(&bed.node, bed.shims()?[0])?;
+    // containerd tells the end again, as it hears it from `delete`.
+    let told = events.wait_for("/tasks/exit", "ended")?;
+    ensure!(told["exit_status"] == 42, "{told}");
+    bed.wait_listed("ended", "ABSENT")
 }
