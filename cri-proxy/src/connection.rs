@@ -7,6 +7,7 @@ use h2::server::{Builder, Connection};
 use tokio::net::UnixStream;
 use tokio_util::task::TaskTracker;
 
+use crate::authority::Named;
 use crate::call::{self, Calls};
 use crate::containerd::{Containerd, Link};
 use crate::limits::{
@@ -22,13 +23,14 @@ pub(crate) async fn serve(
     calls: Arc<Calls>,
     tasks: TaskTracker,
 ) {
-    let mut connection = match tokio::time::timeout(PREFACE, builder().handshake(stream)).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            return tracing::debug!(error = %error, "a client that does not speak HTTP/2");
-        }
-        Err(_) => return tracing::debug!("a client that says nothing"),
-    };
+    let mut connection =
+        match tokio::time::timeout(PREFACE, builder().handshake(Named::new(stream))).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                return tracing::debug!(error = %error, "a client that does not speak HTTP/2");
+            }
+            Err(_) => return tracing::debug!("a client that says nothing"),
+        };
     let link = Arc::new(Link::new(containerd));
     let mut leaving = false;
     loop {
@@ -50,7 +52,7 @@ pub(crate) async fn serve(
 
 /// Takes a call; false at the end of the connection.
 async fn accept(
-    connection: &mut Connection<UnixStream, Bytes>,
+    connection: &mut Connection<Named<UnixStream>, Bytes>,
     link: &Arc<Link>,
     calls: &Arc<Calls>,
     tasks: &TaskTracker,

@@ -9,6 +9,7 @@
 //! | [`listener`] | where the listening socket comes from |
 //! | [`server`] | accepting, and how all of it ends |
 //! | `connection` | one client's connection |
+//! | `authority` | its name of the server, where the HTTP/2 library would refuse it |
 //! | `call` | one call, from its head to its trailers |
 //! | `ask`, `answer` | the two directions of a call |
 //! | `pump` | bytes in one direction, as fast as the other side takes them |
@@ -25,6 +26,7 @@
 pub mod agent;
 mod answer;
 mod ask;
+mod authority;
 mod call;
 mod connection;
 mod containerd;

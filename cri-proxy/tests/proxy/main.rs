@@ -6,6 +6,7 @@
 )]
 
 mod absent;
+mod authority;
 mod bed;
 mod bounds;
 mod client;
