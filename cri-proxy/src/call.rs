@@ -284,6 +284,9 @@ fn client_gone(broken: Broken) -> Early {
     }
 }
 
+/// gRPC's own words of a connection that ended, which clients look for who have to tell it from other reasons.
+const GONE: &str = "error reading from server: EOF";
+
 /// What the client is told when containerd gives a call up.
 fn containerd_gone(error: h2::Error, link: &Link) -> Early {
     match error.reason() {
@@ -293,7 +296,7 @@ fn containerd_gone(error: h2::Error, link: &Link) -> Early {
         _ => Early::Status(Status::new(
             GrpcCode::Unavailable,
             format!(
-                "containerd ({}) went away before it had answered ({error}); whether the call was carried out is not known",
+                "containerd ({}) went away before it had answered ({error}); whether the call was carried out is not known; {GONE}",
                 link.containerd().socket().display()
             ),
         )),

@@ -67,6 +67,8 @@ async fn calls_that_containerd_had_when_it_went_away_fail_and_the_next_ones_do_n
     let error = hanging.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error:?}");
     assert!(error.message().contains("whether the call was carried out is not known"), "{error:?}");
+    // gRPC's own words.
+    assert!(error.message().ends_with("error reading from server: EOF"), "{error:?}");
     let error = timeout(SOON, stream.next()).await.unwrap().unwrap().unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error:?}");
     let _runtime = bed.runtime();
