@@ -93,7 +93,7 @@ bench: release kubernetes ## Times of a 1 GiB and of a small container against r
 	cargo run --release --package godwit-e2e --bin pod-bench -- --mib 64
 	cargo run --release --package godwit-e2e --bin pod-bench -- --mib 1024 --raw target/bench/pods-1g.json
 
-conformance: build ## containerd's own client tests, and critest straight and through the CRI proxy, with our shim, compared with its runc shim (SUITE=client or critest for one of them; needs root; 40 minutes)
+conformance: build ## containerd's own client tests, its CRI tests through the CRI proxy, and critest straight and through it, with our shim, compared with its runc shim (SUITE=client, cri or critest for one of them; needs root; 50 minutes)
 	$(or $(CARGO_TARGET_DIR),target)/debug/conformance --suite $(SUITE)
 
 lab-up: deps ## Start two nodes with containerd, or two Kubernetes clusters with LAB=clusters (see docs/lab.md)

@@ -1,6 +1,7 @@
 //! containerd's own client tests, run with its runc shim and with ours in the same node: what passes with the one has to pass with the
 //! other. What fails with both is a matter of the lab, and is listed by name with the reason.
 
+pub mod cri;
 pub mod critest;
 mod known;
 mod outcome;

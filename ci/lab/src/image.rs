@@ -5,6 +5,7 @@ mod debian;
 mod node;
 mod oci;
 mod programs;
+mod suite;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::{places, rootfs};
 pub use cri::ensure_critest_images;
 pub use node::{NODE_IMAGE, write_node_image};
 use oci::{Config, Layer};
+pub use suite::ensure_suite_images;
 
 /// Raised when the way of making images changes, so that cached ones are made anew.
 const MAKING: &str = "1";

@@ -38,7 +38,9 @@ pub mod wait;
 pub use addresses::ClusterName;
 pub use cluster::Cluster;
 pub use error::{LabError, Result};
-pub use image::{Image, NODE_IMAGE, ensure_critest_images, of_checkpoint, write_node_image};
+pub use image::{
+    Image, NODE_IMAGE, ensure_critest_images, ensure_suite_images, of_checkpoint, write_node_image,
+};
 pub use install::{InstallOptions, StoreChoice, default_bin_dir};
 pub use lab::{Lab, LabOptions};
 pub use node::{AgentOptions, CgroupView, Node, PodNetwork, Role, Service, Spawned};

@@ -1,15 +1,16 @@
-//! `make conformance`: containerd's own client tests and `critest` with our shim, compared with its runc shim.
+//! `make conformance`: containerd's own client and CRI tests and `critest` with our shim, compared with its runc shim.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use godwit_e2e::conformance::{Daemon, Known, Verdict, critest, run};
+use godwit_e2e::conformance::{Daemon, Known, Verdict, cri, critest, run};
 
 /// Runs tests of others with both shims: containerd's client tests, and critest straight and through the CRI proxy, under containerd's
-/// newest version and under the distribution's. Ends with 1 if a test passes with runc's shim and not with ours, or if a list of known
-/// failures (ci/e2e/conformance/known.txt, critest.txt) is not true.
+/// newest version and under the distribution's; containerd's CRI tests under the newest, with ours through the proxy. Ends with 1 if a
+/// test passes with runc's shim and not with ours, or if a list of known failures (ci/e2e/conformance/known.txt, critest.txt, cri.txt)
+/// is not true.
 #[derive(Parser)]
 struct Arguments {
     /// Which tests.
@@ -25,12 +26,14 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Suite {
-    /// Both.
+    /// Each.
     All,
     /// containerd's client tests.
     Client,
     /// The tests of container runtimes for Kubernetes.
     Critest,
+    /// containerd's CRI tests.
+    Cri,
 }
 
 fn main() -> Result<ExitCode> {
@@ -38,10 +41,16 @@ fn main() -> Result<ExitCode> {
     let only = only.as_deref();
     let say = &mut |line: &str| eprintln!("• {line}");
     let mut good = true;
-    if suite != Suite::Critest {
+    let wanted = |one: Suite| [one, Suite::All].contains(&suite);
+    if wanted(Suite::Client) {
         good &= client(only, &logs, say)?;
     }
-    if suite != Suite::Client {
+    if wanted(Suite::Cri) {
+        let verdict = cri::run(only, &Known::of_cri()?, &logs, say)?;
+        show("containerd's CRI tests", &verdict);
+        good &= verdict.is_good();
+    }
+    if wanted(Suite::Critest) {
         for daemon in Daemon::ALL {
             let verdict = critest::run(daemon, only, &logs, say)?;
             show(&format!("critest, containerd: {}", daemon.name()), &verdict);
@@ -53,7 +62,7 @@ fn main() -> Result<ExitCode> {
 }
 
 fn client(only: Option<&str>, logs: &Path, say: &mut dyn FnMut(&str)) -> Result<bool> {
-    let known = Known::of_repository()?;
+    let known = Known::of_client()?;
     let mut good = true;
     for daemon in Daemon::ALL {
         let verdict = run(daemon, only, &known, logs, say)?;

@@ -14,12 +14,20 @@ pub struct Known {
 }
 
 impl Known {
-    /// The list of the repository.
+    /// The repository's list of client tests.
     ///
     /// # Errors
     /// With the line that cannot be read.
-    pub fn of_repository() -> Result<Self> {
+    pub fn of_client() -> Result<Self> {
         Self::parse(include_str!("../../conformance/known.txt"))
+    }
+
+    /// The repository's list of CRI tests.
+    ///
+    /// # Errors
+    /// With the line that cannot be read.
+    pub fn of_cri() -> Result<Self> {
+        Self::parse(include_str!("../../conformance/cri.txt"))
     }
 
     /// Reads lines `NAME own|debian|both|hangs REASON`; `#` begins a comment.
@@ -75,6 +83,8 @@ mod tests {
         for wrong in ["TestA", "TestA both", "TestA here because"] {
             assert!(Known::parse(wrong).is_err(), "{wrong}");
         }
-        assert!(!Known::of_repository().unwrap().of(Daemon::Own).is_empty());
+        for list in [Known::of_client(), Known::of_cri()] {
+            assert!(!list.unwrap().of(Daemon::Own).is_empty());
+        }
     }
 }

@@ -29,7 +29,9 @@ pub(super) fn parse(log: &str) -> Outcomes {
                 let outcome = match how {
                     "PASS:" => Outcome::Pass,
                     "SKIP:" => Outcome::Skip,
-                    _ => Outcome::Fail,
+                    "FAIL:" => Outcome::Fail,
+                    // Programs that a test runs begin lines with dashes, too.
+                    _ => continue,
                 };
                 all.insert(name.to_owned(), outcome);
             }
@@ -46,7 +48,8 @@ mod tests {
     #[test]
     fn what_go_prints_is_read() {
         let log = "=== RUN   TestA\n=== RUN   TestA/part\n    --- FAIL: TestA/part (0.0s)\n--- PASS: TestA (0.10s)\n\
-                   === RUN   TestB\n--- SKIP: TestB (0.00s)\n=== RUN   TestC\npanic: test timed out\n";
+                   === RUN   TestB\n--- SKIP: TestB (0.00s)\n--- SIGCHLD {si_signo=SIGCHLD} ---\n\
+                   === RUN   TestC\npanic: test timed out\n";
         let all = parse(log);
         assert_eq!(all.len(), 3);
         assert_eq!(all["TestA"], Outcome::Pass);

@@ -1,4 +1,4 @@
-//! containerd and its tests, and a registry, built from their Go modules.
+//! containerd, its tests, and a registry, built from their Go modules.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,19 @@ const CONTAINERD: &str = "v2.4.2";
 const MODULE: &str = "github.com/containerd/containerd/v2";
 /// As in `conformance/registry/go.mod`.
 const REGISTRY_VERSION: &str = "v3.1.2";
+/// A program of the CRI tests.
+const ALONE: &str = "loopback-v2";
 const REGISTRY: &str = "github.com/distribution/distribution/v3/cmd/registry";
 
 /// The directory with containerd, its tests and `testdata`.
 pub(super) fn ensure() -> Result<PathBuf> {
     let built = tools::ensure(&format!("conformance-{CONTAINERD}"), |to| build(&modules(), to));
     Ok(built?)
+}
+
+/// The directory with containerd's CRI tests, and the programs that fail for them.
+pub(super) fn ensure_cri() -> Result<PathBuf> {
+    Ok(tools::ensure(&format!("conformance-cri-{CONTAINERD}"), |to| build_cri(&modules(), to))?)
 }
 
 /// A registry of images.
@@ -43,8 +50,20 @@ fn build(modules: &Path, to: &Path) -> Result<(), LabError> {
     tools::shell(&suite, &copy, &[("TO", to)])
 }
 
+fn build_cri(modules: &Path, to: &Path) -> Result<(), LabError> {
+    let suite = modules.join("suite");
+    for program in ["cni-bridge-fp", "containerd-shim-runc-fp-v1", ALONE] {
+        compile(&suite, to, program, &format!("{MODULE}/integration/failpoint/cmd/{program}"))?;
+    }
+    let test = to.join("cri.test").display().to_string();
+    tools::go(&suite, &["test", "-c", "-o", &test, &format!("{MODULE}/integration")], &[])
+}
+
 fn compile(from: &Path, to: &Path, name: &str, package: &str) -> Result<(), LabError> {
     let flags = format!("-s -w -X {MODULE}/version.Version={CONTAINERD}");
     let program = to.join(name).display().to_string();
-    tools::go(from, &["build", "-trimpath", "-ldflags", &flags, "-o", &program, package], &[])
+    // One runs in containers that have no libraries.
+    let alone = [("CGO_ENABLED", Path::new("0"))];
+    let env = if name == ALONE { &alone[..] } else { &[] };
+    tools::go(from, &["build", "-trimpath", "-ldflags", &flags, "-o", &program, package], env)
 }

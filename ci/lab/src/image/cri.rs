@@ -30,18 +30,30 @@ const IPCS: &str = "#!/bin/sh\nexec cat /proc/sysvipc/shm\n";
 /// When packages cannot be read or programs built.
 pub fn ensure_critest_images() -> Result<(PathBuf, Vec<String>)> {
     let tree = rootfs::ensure()?;
-    let all = images();
+    let scripts = format!("{USERS}{GROUPS}{PGREP}{IPCS}{}", nginx(80));
+    archive_of(&tree, "critest", &images(), &scripts, || layers(&tree))
+}
+
+/// The archive of these images in the cache, made with these layers when it is not there, and the names in it. `told`: what it holds
+/// beside files of the tree, so that it is made anew when that changes.
+pub(super) fn archive_of(
+    tree: &Path,
+    name: &str,
+    all: &[(Vec<String>, Config)],
+    told: &str,
+    layers: impl FnOnce() -> Result<Vec<Layer>>,
+) -> Result<(PathBuf, Vec<String>)> {
     let names = all.iter().flat_map(|(names, _)| names.clone()).collect();
-    let told: Vec<String> =
+    let configs: Vec<String> =
         all.iter().map(|(names, config)| format!("{names:?}{config:?}")).collect();
     let mut contents = Sha256::new();
-    contents.update(format!("{MAKING} {} {USERS}{GROUPS}{PGREP}{IPCS} {told:?}", tree.display()));
+    contents.update(format!("{MAKING} {} {told} {configs:?}", tree.display()));
     let dir = places::cache().join("images");
-    let path = dir.join(format!("critest-{}.tar", &oci::hex(contents)[..12]));
+    let path = dir.join(format!("{name}-{}.tar", &oci::hex(contents)[..12]));
     if !path.exists() {
         let _lock = LabLock::take(&dir.join("lock"), "the cache of images", PATIENCE)?;
         let half = path.with_extension("half");
-        oci::write_all(&half, &all, &layers(&tree)?)?;
+        oci::write_all(&half, all, &layers()?)?;
         std::fs::rename(&half, &path).map_err(LabError::io("renaming", &half))?;
     }
     Ok((path, names))
@@ -54,7 +66,8 @@ fn images() -> Vec<(Vec<String>, Config)> {
     let mut add = |names: &[String], command: &[&str], user: &str| {
         let command = command.iter().map(|&word| word.to_owned()).collect();
         let name = names.first().cloned().unwrap_or_default();
-        let config = Config { command, user: user.to_owned(), env: vec![format!("IMAGE={name}")] };
+        let env = vec![format!("IMAGE={name}")];
+        let config = Config { command, user: user.to_owned(), env, ..Config::default() };
         all.push((names.to_vec(), config));
     };
     let e2e = |name: &str| [format!("{E2E}/{name}")];
@@ -131,15 +144,17 @@ fn layers(tree: &Path) -> Result<Vec<Layer>> {
     Ok(vec![base, debian::packages(tree, &["nginx"])?])
 }
 
-fn applets(tree: &Path) -> Result<Vec<String>> {
+/// The names of busybox's programs.
+pub(super) fn applets(tree: &Path) -> Result<Vec<String>> {
     let busybox = tree.join("usr/bin/busybox").display().to_string();
     let list = run(&mut host(&[&busybox, "--list"]))?;
     Ok(list.lines().filter(|name| *name != "busybox").map(str::to_owned).collect())
 }
 
-fn nginx(port: u16) -> String {
+/// nginx's configuration: all that it says goes to where containers' words go.
+pub(super) fn nginx(port: u16) -> String {
     format!(
-        "pid /run/nginx.pid;\nerror_log /dev/stderr;\nevents {{}}\n\
+        "pid /run/nginx.pid;\nerror_log /dev/stderr notice;\nevents {{}}\n\
          http {{\n\taccess_log off;\n\tserver {{ listen {port}; listen [::]:{port}; root /usr/share/nginx/html; }}\n}}\n"
     )
 }

@@ -22,6 +22,8 @@ pub(super) struct Config {
     pub(super) user: String,
     /// More than the usual environment.
     pub(super) env: Vec<String>,
+    /// Directories that each container gets a volume for.
+    pub(super) volumes: Vec<String>,
 }
 
 /// One layer in the making. Directories on the way to a file are added by themselves; the first entry of a path stays.
@@ -43,6 +45,17 @@ impl Layer {
             return Ok(());
         }
         self.append(path, EntryType::Directory, mode, &[])
+    }
+
+    /// A directory of this user and group.
+    pub(super) fn owned_dir(&mut self, path: &str, owner: (u64, u64)) -> Result<()> {
+        if !self.is_new(path)? {
+            return Ok(());
+        }
+        let mut header = header(EntryType::Directory, 0o755, 0);
+        header.set_uid(owner.0);
+        header.set_gid(owner.1);
+        self.tar.append_data(&mut header, path, &[][..]).map_err(failed(path))
     }
 
     /// A symbolic link.
@@ -207,6 +220,10 @@ fn configuration(config: &Config, diffs: &[&Value]) -> Value {
     });
     if !config.user.is_empty() {
         all["config"]["User"] = json!(config.user);
+    }
+    if !config.volumes.is_empty() {
+        let volumes = config.volumes.iter().map(|path| (path.clone(), json!({})));
+        all["config"]["Volumes"] = Value::Object(volumes.collect());
     }
     all
 }
