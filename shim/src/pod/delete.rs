@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::signal::KILL;
 use super::{Deleted, Pod};
 use crate::container::{Container, PID_FILE, ROOTFS};
 use crate::error::{Error, Result};
@@ -36,6 +37,11 @@ impl Pod {
     }
 
     async fn delete_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<Deleted> {
+        // containerd gives up a Start whose caller is gone like that: it sends no signal to what has no process yet. What is held was
+        // started.
+        if container.state() == State::Restoring && container.init().phase() != Phase::Running {
+            self.give_up(container, KILL).await?;
+        }
         // Asked before its turn: a restore may take long, and must be killed first anyway.
         container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
         let _turn = container.turn().await;
@@ -98,5 +104,48 @@ async fn delete_exec(container: &Container, exec_id: &str) -> Result<Deleted> {
 async fn finish_io(process: &Process) {
     if let Some(io) = process.take_io() {
         io.finish(LAST_WORDS).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::restoring;
+    use crate::op::{Operations, Places};
+    use crate::pod::tests::pod_with;
+    use crate::state::Step;
+
+    /// A delete of a container that is being restored, and whose Start then fails.
+    async fn deleted(phase: Phase) -> (Arc<Container>, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let [fences, shims, agent] =
+            ["fences", "shims", "agent.sock"].map(|name| dir.path().join(name));
+        let container = restoring("c");
+        container.init().set_phase(phase);
+        let pod = pod_with(&container, Arc::new(Operations::new(Places { fences, shims, agent })));
+        let turn = container.turn().await;
+        let delete = tokio::spawn(async move { pod.delete("c", "").await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        container.shift(Step::Failed).unwrap();
+        drop(turn);
+        (container, delete.await.unwrap().unwrap_err().to_string())
+    }
+
+    #[tokio::test]
+    async fn who_deletes_what_is_being_restored_gives_it_up() {
+        let (container, told) = deleted(Phase::Starting).await;
+        // There is no such runc.
+        assert!(told.contains("/nonexistent/runc"), "{told}");
+        assert_eq!(container.state(), State::Stopped);
+        assert_eq!(container.init().exit().unwrap().status, NEVER_RAN);
+    }
+
+    #[tokio::test]
+    async fn what_was_started_and_is_held_must_be_killed_first() {
+        let (container, told) = deleted(Phase::Running).await;
+        assert!(told.contains("kill it"), "{told}");
+        assert_eq!(container.init().exit(), None);
     }
 }

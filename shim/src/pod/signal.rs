@@ -14,7 +14,7 @@ use crate::reaper::Exit;
 use crate::state::{Refusal, State};
 
 /// SIGKILL's number.
-const KILL: u32 = 9;
+pub(super) const KILL: u32 = 9;
 /// What a shell adds to the signal that ended a process.
 const SIGNALLED: u32 = 128;
 /// Signals by which somebody wants a container to end: SIGINT, SIGQUIT, SIGKILL, SIGTERM.
@@ -84,11 +84,7 @@ impl Pod {
             State::Sealed => Err(given_away(container)),
             // Nothing has run here yet: giving up loses nothing, and Start says so.
             State::Restoring if ENDING.contains(&signal) => {
-                self.hooks().abort(self, container).await?;
-                // Start answers now; or it has, and the end of what was held is told.
-                wait_until(container, |state| state != State::Restoring).await;
-                let _turn = container.turn().await;
-                self.end_unstarted(container, signal).await;
+                self.give_up(container, signal).await?;
                 // Else it came too late to be given up: it runs, and is told like anyone that runs.
                 Ok(container.state() == State::Stopped)
             }
@@ -103,6 +99,20 @@ impl Pod {
             State::Frozen => wait_thawed(container).await.map(|()| false),
             _ => Ok(false),
         }
+    }
+
+    /// Gives up a restore in which nothing has run yet, if it is not too late: then it has ended as by this signal.
+    pub(super) async fn give_up(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: u32,
+    ) -> Result<()> {
+        self.hooks().abort(self, container).await?;
+        // Start answers now; or it has, and the end of what was held is told.
+        wait_until(container, |state| state != State::Restoring).await;
+        let _turn = container.turn().await;
+        self.end_unstarted(container, signal).await;
+        Ok(())
     }
 
     /// A restore that has no process (not started, refused, given up) ends as if it had: whoever waits for its end is told.
