@@ -46,6 +46,8 @@ impl Pod {
         container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
         let _turn = container.turn().await;
         container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
+        // Who is sending a signal is answered first: containerd closes this container's connection as soon as it is deleted.
+        drop(container.hold_signals().await);
         let removed = remove(container).await;
         let exit = wait_dead(container).await?;
         removed?;
@@ -110,10 +112,28 @@ async fn finish_io(process: &Process) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::tests::restoring;
+    use crate::container::tests::{restoring, running};
     use crate::op::{Operations, Places};
-    use crate::pod::tests::pod_with;
+    use crate::pod::tests::{pod_of, pod_with};
     use crate::state::Step;
+
+    #[tokio::test]
+    async fn a_container_is_deleted_after_the_signals_that_are_on_their_way_to_it() {
+        let container = running("c");
+        let pod = pod_of(&container);
+        container.init().set_exit(Exit::now(0));
+        container.shift(Step::Exit).unwrap();
+        let signal = container.send_signal().await;
+        let delete = tokio::spawn(async move { pod.delete("c", "").await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!delete.is_finished());
+        drop(signal);
+        // There is no such runc.
+        let tried = delete.await.unwrap().unwrap_err().to_string();
+        assert!(tried.contains("/nonexistent/runc"), "{tried}");
+    }
 
     /// A delete of a container that is being restored, and whose Start then fails.
     async fn deleted(phase: Phase) -> (Arc<Container>, String) {
