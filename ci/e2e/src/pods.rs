@@ -1,5 +1,6 @@
 //! Pods as their users write them, and two clusters with Godwit on every worker to run them in.
 
+mod life;
 mod shared;
 mod told;
 
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use crate::bed::{Store, log_level};
 use crate::container::{PROGRESS, SOON};
 
+pub use life::Life;
 pub use shared::{Shared, take_down};
 pub use told::{count_events, delete, event, events};
 
@@ -89,6 +91,13 @@ impl Pod {
             all.push(container);
         }
         self
+    }
+
+    /// That is to keep its memory when it ends, and has the time for that.
+    #[must_use]
+    pub fn that_keeps(self) -> Self {
+        self.annotated(names::CHECKPOINT_ON_STOP, "true")
+            .with("terminationGracePeriodSeconds", json!(30))
     }
 
     /// With this annotation.

@@ -9,7 +9,11 @@ mod clusters {
     mod evicted;
     mod keeps;
     mod killed;
+    mod limits;
+    mod looked_into;
+    mod mounts;
     mod moves;
+    mod never;
     mod on_stop;
     mod power;
     mod probes;

@@ -79,6 +79,14 @@ pub enum Refusal {
         /// Its name.
         command: String,
     },
+    /// A process of another user, of an agent that lacks a capability: CRIU may not ask the kernel for its limits (`prlimit(2)`).
+    #[error(
+        "process {pid} runs as another user or group than the agent, which lacks CAP_SYS_RESOURCE: without it CRIU may not read the limits of such a process; start the agent with this capability"
+    )]
+    AnotherUser {
+        /// The process.
+        pid: u32,
+    },
     /// A process in a namespace of its own.
     #[error(
         "process {pid} made a {kind} namespace of its own inside the container, which cannot be saved; end it first"
