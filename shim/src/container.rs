@@ -196,6 +196,14 @@ impl Container {
         self.init.pid().filter(|_| self.init.exit().is_none())
     }
 
+    /// Pid that stands for its init process while it has none: this shim's. containerd gives up the start of a task by a kill, and kills
+    /// none without a pid: it would wait for the task's end instead, when it is started anew for as long as the container lives.
+    #[must_use]
+    pub fn stand_in(&self) -> Option<u32> {
+        let waits = matches!(self.origin, Origin::Restore { .. }) && self.init.exit().is_none();
+        waits.then(std::process::id)
+    }
+
     /// Where it is in its life.
     #[must_use]
     pub fn state(&self) -> State {

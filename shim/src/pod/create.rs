@@ -88,8 +88,9 @@ impl Pod {
         if *container.origin() != Origin::Spec {
             container.keep_prepared(prepared, ends);
             container.shift(Step::Created)?;
-            self.tell_created(container, request, 0);
-            return Ok(0);
+            let pid = container.stand_in().unwrap_or_default();
+            self.tell_created(container, request, pid);
+            return Ok(pid);
         }
         let scope = self.reaper().scope();
         let pid_file = container.bundle().join(PID_FILE);

@@ -56,10 +56,11 @@ impl Pod {
             (None, Phase::Added | Phase::Starting) => State::Created,
             (None, Phase::Running | Phase::Stopped) => State::Running,
         };
+        let stand_in = container.stand_in().filter(|_| exec_id.is_empty());
         Ok(ProcessState {
             id: process.id().to_owned(),
             bundle: container.bundle().display().to_string(),
-            pid: process.pid().unwrap_or_default(),
+            pid: process.pid().or(stand_in).unwrap_or_default(),
             state,
             stdio: process.stdio().clone(),
             exit,
