@@ -1,5 +1,5 @@
-//! What takes minutes in a machine: power loss with a sealed and with a hydrating container, limits under both cgroup drivers, another
-//! release.
+//! What takes minutes in a machine: power loss with a sealed and with a hydrating container, limits under both cgroup drivers, a
+//! container that may do little, another release.
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::PROGRESS;
@@ -121,6 +121,72 @@ fn has_limits(bed: &Bed, web: &Counter) -> Result<String> {
     let told = bed.vm.sh(&look)?;
     ensure!(told.ends_with("268435456\n50000 100000\n"), "{told}");
     Ok(told)
+}
+
+/// What containerd gives to containers, which not even root of one needs to count.
+const DROPPED: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+#[test]
+#[ignore = "minutes: `make vm-test`"]
+fn a_container_that_may_do_little_may_do_no_more_after_a_move() -> Result<()> {
+    let bed = installed()?;
+    let dropped: Vec<&str> = DROPPED.iter().flat_map(|name| ["--cap-drop", *name]).collect();
+    // With threads of its own: a filter is each thread's.
+    let words = ["memwriter", "--mib", "4", "--threads", "3", "--pause-ms", "100"];
+    let words = [&words[..], &["--file", "/dev/shm/progress"]].concat();
+    let web = Counter::running("web", &words)
+        .with(&["--user", "1000:1000", "--read-only", "--seccomp"])
+        .with(&dropped);
+    web.run(&bed)?;
+    let at = web.wait_beyond(&bed, 1)?;
+    let before = rights(&bed, &web)?;
+    let strict = [
+        "Uid: 1000 1000 1000 1000",
+        "Gid: 1000 1000 1000 1000",
+        "CapPrm: 0000000000000000",
+        "CapBnd: 0000000000000000",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+    ];
+    for wanted in strict {
+        ensure!(before.iter().all(|thread| thread.contains(&format!("{wanted}\n"))), "{before:?}");
+    }
+    ensure!(before.len() > 3, "{before:?}");
+    let point = web.checkpoint(&bed, &["--stop"])?;
+    web.remove(&bed)?;
+    web.restore(&bed, &point)?;
+    web.wait_beyond(&bed, at)?;
+    let after = rights(&bed, &web)?;
+    ensure!(after == before, "{after:?}; before {before:?}");
+    web.remove(&bed)
+}
+
+/// What each thread of a container's first process may do.
+fn rights(bed: &Bed, of: &Counter) -> Result<Vec<String>> {
+    let names = "^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|Seccomp_filters):";
+    let look = format!(
+        "for thread in /proc/$({})/task/*; do echo; grep --extended-regexp '{names}' $thread/status; done",
+        of.pid_line()
+    );
+    let said = bed.vm.sh(&look)?;
+    let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    let thread = |part: &str| part.lines().map(line).collect::<String>();
+    Ok(said.trim().split("\n\n").map(thread).collect())
 }
 
 #[test]

@@ -150,7 +150,9 @@ impl Counter {
 
     /// How far it is: the first number in its file, read without starting anything in it.
     pub(crate) fn progress(&self, bed: &Bed) -> Result<u64> {
-        let line = format!("cat /proc/$({})/root{PROGRESS}", self.pid_line());
+        let mut words = self.words.iter().skip_while(|word| *word != "--file");
+        let file = words.nth(1).map_or(PROGRESS, String::as_str);
+        let line = format!("cat /proc/$({})/root{file}", self.pid_line());
         let text = bed.vm.sh(&line)?;
         let number = text.split_whitespace().find_map(|word| word.parse().ok());
         number.with_context(|| format!("no number in {text:?}"))

@@ -6,6 +6,7 @@
 
 mod eager;
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -96,6 +97,7 @@ impl Stage<'_> {
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();
         self.write_all_files().map_err(|half| RestoreError::HalfDone(Box::new(half)))?;
+        make_room(self.rootfs, self.spec)?;
         let (pager, fds) = self.pager_plan()?;
         // Zombies are in no cgroup, by which the shim finds its tasks.
         let vpids = tasks.iter().filter(|task| !task.zombie).map(|task| task.vpid).collect();
@@ -269,6 +271,21 @@ fn restore_options(spec: &Spec) -> RestoreOptions {
     }
 }
 
+/// CRIU puts the old root away into `tmp` of the new one (`cr_pivot_root` of `criu/mount.c`), or makes a directory for that, which a root
+/// that is mounted for reading does not allow: images with nothing but a program have no `tmp`. An empty one stays.
+fn make_room(rootfs: &Path, spec: &Spec) -> Result<(), RestoreError> {
+    if spec.root().as_ref().and_then(|root| root.readonly()) != Some(true) {
+        return Ok(());
+    }
+    let path = rootfs.join("tmp");
+    match std::fs::create_dir(&path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(RestoreError::Write { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn criu_space(space: Space) -> pagemap::Space {
     match space {
         Space::Task(vpid) => pagemap::Space::Task(vpid),
@@ -312,6 +329,23 @@ mod tests {
         assert_eq!((one.vpid, one.hot_length, seven.vpid), (1, 0, 7));
         let hot = decode_recent(part(seven.hot_offset, seven.hot_length));
         assert_eq!(hot, Ok(vec![range(1, 2), range(8, 1)]));
+    }
+
+    #[test]
+    fn a_root_for_reading_has_a_directory_for_criu() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = |readonly| {
+            let json =
+                format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r","readonly":{readonly}}}}}"#);
+            serde_json::from_str(&json).unwrap()
+        };
+        make_room(dir.path(), &spec(false)).unwrap();
+        assert!(!dir.path().join("tmp").exists());
+        for _ in 0..2 {
+            make_room(dir.path(), &spec(true)).unwrap();
+            assert!(dir.path().join("tmp").is_dir());
+        }
+        assert!(make_room(&dir.path().join("none"), &spec(true)).is_err());
     }
 
     #[test]
