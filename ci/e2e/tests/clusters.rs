@@ -20,5 +20,6 @@ mod clusters {
     mod race;
     mod redis;
     mod run;
+    mod secure;
     mod stage;
 }
