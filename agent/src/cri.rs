@@ -15,7 +15,7 @@ use godwit_engine::journal::Journal;
 use godwit_engine::pods_of::{self, PodOf};
 use godwit_engine::restore::ahead;
 use godwit_engine::shim::Shim;
-use godwit_engine::{EngineError, Node};
+use godwit_engine::{EngineError, Node, containerd};
 use godwit_types::{Code, Outcome, PodKey, names};
 use godwit_wire::api::{CheckpointRequest, CriCall, CriVerdict};
 use godwit_wire::shim_op::PodState;
@@ -29,6 +29,9 @@ use crate::kubernetes::{self, Api, Ends};
 const AGAIN: Duration = Duration::from_millis(250);
 /// For the checkpoint that a kubelet's own waits for: it gives both two minutes (`runtimeRequestTimeout`).
 const BESIDE: Duration = Duration::from_secs(45);
+/// What a container of `kubectl debug` has of its pod's grace period, at most: process 1 of such a container is a shell, as a rule, and
+/// heeds no SIGTERM. The rest is for the checkpoint that waits for its end.
+const LOOKS_ON: Duration = Duration::from_secs(5);
 
 /// From its grace period's end until nothing of a pod that ends is left to stop: a pod that is stopped later has not ended.
 const KUBELET_ENDS: Duration = Duration::from_secs(150);
@@ -150,12 +153,30 @@ impl Desk {
             return;
         }
         let Some(cluster) = &self.cluster else { return };
-        // No checkpoint is made while it runs.
+        // No checkpoint is made while it runs. Its own stop goes its way meanwhile.
         if cluster.is_ephemeral(pod.key.as_str(), &pod.container_name) {
+            let desk = Arc::clone(self);
+            tokio::spawn(async move { desk.end_onlooker(&pod, grace).await });
             return;
         }
         if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await == Ends::ForGood {
             self.stop_once(pod, grace).within(grace).await;
+        }
+    }
+
+    /// A container of `kubectl debug` in a pod that ends ends in time for the others' checkpoint.
+    async fn end_onlooker(&self, pod: &PodOf, grace: Duration) {
+        let Some(cluster) = &self.cluster else { return };
+        if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await != Ends::ForGood {
+            return;
+        }
+        tokio::time::sleep(LOOKS_ON.min(grace / 4)).await;
+        let socket = &self.node.containerd;
+        match containerd::kill(socket, names::CRI_NAMESPACE, &pod.container).await {
+            Err(error) if error.code() != Code::NotFound => {
+                tracing::warn!(pod = %pod.key, container = pod.container_name, %error, "an ephemeral container could not be ended");
+            }
+            _ => {}
         }
     }
 

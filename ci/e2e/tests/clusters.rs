@@ -6,6 +6,7 @@ mod clusters {
     mod annotations;
     mod daemons;
     mod daemonset;
+    mod ephemeral;
     mod evicted;
     mod keeps;
     mod killed;

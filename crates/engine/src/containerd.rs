@@ -1,4 +1,4 @@
-//! What containerd knows and the shim does not: which image a container was made from.
+//! What containerd knows and the shim does not: which image a container was made from. And what is asked of it in the kubelet's place.
 //!
 //! A name may mean another image tomorrow, and a manifest's digest changes with the compression of its layers. What must be
 //! the same on another node are the files below the writable layer: their identity is the chain id (OCI image
@@ -11,7 +11,7 @@ use std::time::Duration;
 use containerd_client::Client;
 use containerd_client::services::v1::snapshots::StatSnapshotRequest;
 use containerd_client::services::v1::{
-    self, GetContainerRequest, ListContainersRequest, ListTasksRequest,
+    self, GetContainerRequest, KillRequest, ListContainersRequest, ListTasksRequest,
 };
 use containerd_client::tonic::{self, Request, Status, metadata::MetadataValue};
 use containerd_client::types::v1::Status as TaskStatus;
@@ -20,6 +20,8 @@ use oci_spec::runtime::Spec;
 
 /// For both questions; containerd answers from a local database.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// `signal(7)`.
+const SIGKILL: u32 = 9;
 /// Label that the kubelet gives to all that it makes for a pod: the pod's uid.
 pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
 
@@ -188,6 +190,30 @@ async fn of_kubelet(
         Ok(listed.containers.into_iter().map(of).collect())
     };
     tokio::time::timeout(PATIENCE, asked).await.map_err(away)?
+}
+
+/// Has a container killed, all of it. One that has ended is none: [`Code::NotFound`].
+///
+/// # Errors
+/// [`ContainerdError`].
+pub async fn kill(socket: &Path, namespace: &str, container: &str) -> Result<(), ContainerdError> {
+    let away = |_| ContainerdError::Away { socket: socket.to_owned(), source: None };
+    let told = |status: Status| ContainerdError::Told {
+        container: container.to_owned(),
+        status: Box::new(status),
+    };
+    let killed = async {
+        let client = connect(socket).await?;
+        let kill = KillRequest {
+            container_id: container.to_owned(),
+            signal: SIGKILL,
+            all: true,
+            ..KillRequest::default()
+        };
+        let request = within(namespace, kill).map_err(told)?;
+        client.tasks().kill(request).await.map(drop).map_err(told)
+    };
+    tokio::time::timeout(PATIENCE, killed).await.map_err(away)?
 }
 
 async fn all_of(

@@ -1,0 +1,82 @@
+//! People debug pods that move: ephemeral containers.
+
+use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::container::SOON;
+use godwit_e2e::pods::{Clusters, Handler, Life, Pod, events};
+use godwit_lab::{Cluster, Image, wait};
+use godwit_types::names;
+
+const COUNT: &str = "/count";
+const NAME: &str = "debugged";
+const POD: &str = "debugged-0";
+/// Runs until it is told to end.
+const LOOKS: &str = "until test -e /tmp/end; do sleep 0.1; done";
+
+/// A debugging container of this name in the pod.
+fn debug(cluster: &Cluster, by: &str) -> Result<()> {
+    let (image, name) = (Image::Shell.reference(), format!("--container={by}"));
+    let image = format!("--image={image}");
+    let words = ["debug", POD, &image, "--image-pull-policy=Never", &name, "--profile=general"];
+    cluster.kubectl(&[&words[..], &["--", "sh", "-c", LOOKS]].concat())?;
+    state(cluster, by, "running")
+}
+
+/// Waits for a debugging container to be so.
+fn state(cluster: &Cluster, by: &str, wanted: &str) -> Result<()> {
+    Ok(wait::until(&format!("{by} to be {wanted}"), SOON, || {
+        let found = cluster.get(&["pod", POD]).map_err(|error| error.to_string())?;
+        let all = found["status"]["ephemeralContainerStatuses"].as_array().cloned();
+        let all = all.unwrap_or_default();
+        let one = all.iter().find(|one| one["name"] == by);
+        match one {
+            Some(one) if !one["state"][wanted].is_null() => Ok(()),
+            _ => Err(format!("{all:?} {}", events(cluster))),
+        }
+    })?)
+}
+
+#[test]
+fn a_pod_that_is_debugged_is_checkpointed_when_nobody_looks_into_it_any_more() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let a = &clusters.a;
+    let words = ["counter", "--every-ms", "20", "--file", COUNT];
+    let set = Pod::new(NAME, Handler::Godwit, Image::Mem, &words).that_keeps();
+    let first = Life::begin(a, &set.owned_by("StatefulSet", 1), POD)?;
+    debug(a, "looks")?;
+    a.kubectl(&["annotate", "pod", POD, &format!("{}=now", names::CHECKPOINT)])?;
+    let failed = first.event("CheckpointFailed")?;
+    ensure!(failed.contains("EphemeralContainer: looks of `kubectl debug` runs in it"), "{failed}");
+    ensure!(first.annotation(names::LAST_CHECKPOINT)?.is_none(), "{}", events(a));
+    // The request stands until that may have passed.
+    first.exec_in("looks", &["touch", "/tmp/end"])?;
+    state(a, "looks", "terminated")?;
+    wait::until("the checkpoint to be made", SOON, || {
+        let asks = first.annotation(names::CHECKPOINT).map_err(|error| format!("{error:#}"))?;
+        if asks.is_none() { Ok(()) } else { Err(events(a)) }
+    })?;
+    first.event("CheckpointCompleted")?;
+    ensure!(first.annotation(names::LAST_CHECKPOINT)?.is_some(), "{}", events(a));
+
+    // Its end keeps its memory, whoever looks into it: a shell that is process 1 heeds no SIGTERM.
+    debug(a, "looks-again")?;
+    let asked_for = first.annotation(names::LAST_CHECKPOINT)?;
+    let last = first.number(COUNT)?;
+    a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+    let second = Life::wait(a, POD, Some(&first))?;
+    second.went_on(COUNT, last).context("the pod that was being debugged")?;
+    let from = second.annotation(names::RESTORED_FROM)?;
+    ensure!(from != asked_for, "not from its end: {}", events(a));
+
+    // One that goes on can be looked into as well.
+    debug(a, "looks")?;
+    let last = second.number(COUNT)?;
+    second.goes_beyond(COUNT, last)?;
+    second.exec_in("looks", &["touch", "/tmp/end"])?;
+    state(a, "looks", "terminated")?;
+    let last = second.number(COUNT)?;
+    a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+    let third = Life::wait(a, POD, Some(&second))?;
+    third.went_on(COUNT, last).context("the pod after one that was debugged")?;
+    third.delete(&format!("statefulset/{NAME}"))?;
+    clusters.leave()
+}
