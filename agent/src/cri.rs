@@ -156,7 +156,7 @@ impl Desk {
         // No checkpoint is made while it runs. Its own stop goes its way meanwhile.
         if cluster.is_ephemeral(pod.key.as_str(), &pod.container_name) {
             let desk = Arc::clone(self);
-            tokio::spawn(async move { desk.end_onlooker(&pod, grace).await });
+            self.tasks.spawn(async move { desk.end_onlooker(&pod, grace).await });
             return;
         }
         if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await == Ends::ForGood {
