@@ -57,6 +57,13 @@ pub fn configured(key: &str) -> Option<String> {
     Some(table.get(key)?.as_str()?.to_owned())
 }
 
+/// Whether the configuration that is there says of which cluster the node is.
+#[must_use]
+pub fn is_of_a_cluster() -> bool {
+    let text = fs::read_to_string(names::AGENT_CONFIG).unwrap_or_default();
+    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("kubernetes"))
+}
+
 /// Process of the agent that serves a socket.
 #[must_use]
 pub fn pid(socket: &Path) -> Option<u32> {

@@ -19,6 +19,9 @@ use crate::{Error, Result, agent, containerd, kubelet, programs, proxy, systemd}
 /// For an agent that was started to answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// What a person does whose agent cannot.
+const TAKE_OFF: &str = "`kubectl label node NAME godwit.dev/ready-`";
+
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -74,7 +77,7 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
         Ok(containerd) => {
             refuse_in_use(settings, &containerd.containers)?;
             take_pods(&mut session, false);
-            // One that was on its way is here now.
+            // One that was on its way may be here now.
             let again = look().and_then(|now| refuse_in_use(settings, &now.containers));
             if let Err(why) = again {
                 take_pods(&mut session, true);
@@ -82,7 +85,10 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
             }
             Some(containerd.daemon)
         }
-        Err(_) if settings.force => None,
+        Err(_) if settings.force => {
+            take_pods(&mut session, false);
+            None
+        }
         Err(why) => return Err(why),
     };
     // First: whatever happens afterwards, the kubelet has a runtime.
@@ -196,20 +202,22 @@ fn verify_agent(session: &mut Session) -> Result<()> {
 fn take_pods(session: &mut Session, takes: bool) {
     let socket = Path::new(names::AGENT_API_SOCKET);
     if agent::pid(socket).is_none() {
+        if !takes && agent::is_of_a_cluster() {
+            session.say(
+                Stage::Agent,
+                &format!("does not run: take the node's label off yourself, by {TAKE_OFF}"),
+            );
+        }
         return;
     }
     let what =
-        format!("tell the cluster that {} pods may come here", if takes { "" } else { "no" });
+        format!("tell the cluster that {} may come here", if takes { "pods" } else { "no pod" });
     session.say(Stage::Agent, &what);
     if session.settings.dry_run {
         return;
     }
     if let Err(why) = agent::take_pods(socket, takes) {
-        let label = names::READY;
-        session.say(
-            Stage::Agent,
-            &format!("cannot: {why}. The label {label} of the node stays as it is: `kubectl label node NAME {label}-` takes it off"),
-        );
+        session.say(Stage::Agent, &format!("cannot: {why}. {TAKE_OFF} takes the node's label off"));
     }
 }
 

@@ -25,6 +25,8 @@ pub const PID_FILE: &str = "init.pid";
 
 /// Where in a bundle containerd wants the root file system to be mounted.
 pub const ROOTFS: &str = "rootfs";
+/// No process has this pid: it is beyond PID_MAX_LIMIT (`include/linux/threads.h`). Whoever looks for it finds nothing.
+const NOBODY: u32 = (4 << 20) + 1;
 
 /// Where a container's processes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,12 +198,12 @@ impl Container {
         self.init.pid().filter(|_| self.init.exit().is_none())
     }
 
-    /// Pid that stands for its init process while it has none: this shim's. containerd gives up the start of a task by a kill, and kills
-    /// none without a pid: it would wait for the task's end instead, when it is started anew for as long as the container lives.
+    /// What is told as the pid of its init process while it waits for its restore and has none. containerd gives up the start of a task by
+    /// a kill, and kills none of pid 0: one that was started anew would wait for the task's end instead, as long as the container lives.
     #[must_use]
     pub fn stand_in(&self) -> Option<u32> {
         let waits = matches!(self.origin, Origin::Restore { .. }) && self.init.exit().is_none();
-        waits.then(std::process::id)
+        waits.then_some(NOBODY)
     }
 
     /// Where it is in its life.

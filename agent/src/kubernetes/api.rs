@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
+use tokio::sync::{Mutex as Turn, MutexGuard};
+use tokio::time::timeout;
 
 /// Who writes: field manager and reporting controller.
 const ME: &str = "godwit-agent";
@@ -35,6 +37,8 @@ pub(crate) struct Api {
     away_since: Mutex<Option<Timestamp>>,
     /// Pods may come to the node.
     takes_pods: AtomicBool,
+    /// Who writes into the node's object.
+    node_writer: Turn<()>,
 }
 
 /// What users read about a pod.
@@ -53,7 +57,13 @@ impl Api {
         let recorder = Recorder::new(client.clone(), reporter);
         let away_since = Mutex::default();
         let takes_pods = AtomicBool::new(true);
-        Self { client, node, recorder, pods: OnceLock::new(), away_since, takes_pods }
+        let (pods, node_writer) = (OnceLock::new(), Turn::new(()));
+        Self { client, node, recorder, pods, away_since, takes_pods, node_writer }
+    }
+
+    /// For who writes into the node's object what was true when its turn came.
+    pub(super) async fn write_node(&self) -> MutexGuard<'_, ()> {
+        self.node_writer.lock().await
     }
 
     /// Whether pods may come to the node.
@@ -79,6 +89,16 @@ impl Api {
     pub(super) fn is_away(&self, away: bool) {
         let mut since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
         *since = if away { since.or(Some(Timestamp::now())) } else { None };
+    }
+
+    /// Whether it answers now: a watch that has come back says nothing before something happens.
+    pub(super) async fn answers(&self) -> bool {
+        let one = ListParams::default().fields(&format!("spec.nodeName={}", self.node)).limit(1);
+        let answers = matches!(timeout(LATE, self.all_pods().list(&one)).await, Ok(Ok(_)));
+        if answers {
+            self.is_away(false);
+        }
+        answers
     }
 
     /// The pods of all namespaces.
@@ -152,7 +172,7 @@ impl Api {
     /// The same, and takes an annotation away: only if its value is the pod's still, for another one asks for something else.
     ///
     /// # Errors
-    /// As [`Self::annotate`].
+    /// As [`Self::annotate`], and a conflict with who wrote in between.
     pub(super) async fn acknowledge(
         &self,
         pod: &Pod,
@@ -160,25 +180,16 @@ impl Api {
         mut all: Annotations,
     ) -> kube::Result<()> {
         let pods = self.pods_beside(pod);
-        loop {
-            let Some(now) = pods.get_opt(&pod.name_any()).await? else { return Ok(()) };
-            if now.uid() != pod.uid() {
-                return Ok(());
-            }
-            let is_the_same = now.annotations().get(name) == pod.annotations().get(name);
-            if is_the_same {
-                all.insert(name, None);
-            } else {
-                all.remove(name);
-            }
-            let version = now.resource_version();
-            let body = json!({"metadata": {"resourceVersion": version, "annotations": all}});
-            match pods.patch(&pod.name_any(), &by_me(), &Patch::Merge(body)).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-                // Somebody wrote in between.
-                Err(kube::Error::Api(status)) if status.is_conflict() => {}
-                other => return other.map(drop),
-            }
+        let now = pods.get_opt(&pod.name_any()).await?;
+        let Some(now) = now.filter(|now| now.uid() == pod.uid()) else { return Ok(()) };
+        if now.annotations().get(name) == pod.annotations().get(name) {
+            all.insert(name, None);
+        }
+        let version = now.resource_version();
+        let body = json!({"metadata": {"resourceVersion": version, "annotations": all}});
+        match pods.patch(&pod.name_any(), &by_me(), &Patch::Merge(body)).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            other => other.map(drop),
         }
     }
 

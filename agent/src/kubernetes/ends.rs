@@ -14,7 +14,7 @@ use crate::logind;
 const HEARS: Duration = Duration::from_secs(1);
 /// From one look at what the watch has told to the next, and from one question to the next.
 const LOOKS: Duration = Duration::from_millis(50);
-const ASKS: Duration = Duration::from_millis(200);
+const ASKS: Duration = Duration::from_millis(400);
 /// Why a kubelet ends a pod whose object says so only when all of it has ended (`pkg/kubelet/eviction`, `pkg/kubelet/preemption`).
 const EVICTS: [&str; 2] = ["Evicted", "Preempting"];
 
@@ -32,6 +32,7 @@ impl Api {
     pub(crate) async fn ends(&self, uid: &str, namespace: &str, name: &str) -> Ends {
         let heard = async {
             tokio::select! {
+                biased;
                 () = self.hears_of_its_end(uid) => {}
                 () = self.hears_of_its_eviction(uid, namespace) => {}
                 () = node_shuts_down() => {}
@@ -56,7 +57,7 @@ impl Api {
         let of_it = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
         loop {
             match events.list(&of_it).await {
-                Ok(found) if found.items.iter().any(is_eviction) => return,
+                Ok(found) if found.items.iter().any(|one| is_eviction(one, self.node())) => return,
                 Ok(_) => {}
                 Err(error) => tracing::info!(uid, %error, "whether a pod is evicted is not known"),
             }
@@ -92,10 +93,46 @@ fn is_over(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some() || conditions.into_iter().flatten().any(disrupted)
 }
 
-fn is_eviction(event: &Event) -> bool {
+/// Told by the kubelet of this node. Who may write events into a pod's namespace can pretend to be it, and has that pod stopped at a
+/// checkpoint where it would have been killed.
+fn is_eviction(event: &Event, node: &str) -> bool {
     let says = |word: &Option<String>, one: &str| word.as_deref() == Some(one);
-    let teller = event.source.as_ref().map(|source| &source.component);
-    let by_kubelet = says(&event.reporting_component, "kubelet")
-        || teller.is_some_and(|teller| says(teller, "kubelet"));
-    by_kubelet && EVICTS.iter().any(|reason| says(&event.reason, reason))
+    let ours = event
+        .source
+        .as_ref()
+        .is_some_and(|source| says(&source.component, "kubelet") && says(&source.host, node));
+    ours && EVICTS.iter().any(|reason| says(&event.reason, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_over_when_it_is_deleted_or_disrupted() {
+        let over = |pod: Value| is_over(&from_value(pod).unwrap());
+        let condition = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
+        assert!(over(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})));
+        assert!(over(condition("DisruptionTarget", "True")));
+        assert!(!over(condition("DisruptionTarget", "False")));
+        assert!(!over(condition("Ready", "False")));
+        assert!(!over(json!({})));
+    }
+
+    #[test]
+    fn an_eviction_is_told_by_the_kubelet_of_the_pods_node() {
+        let told = |reason: &str, component: &str, host: &str| {
+            let event = json!({
+                "metadata": {}, "involvedObject": {}, "reason": reason,
+                "source": {"component": component, "host": host},
+            });
+            is_eviction(&from_value(event).unwrap(), "n1")
+        };
+        assert!(told("Evicted", "kubelet", "n1") && told("Preempting", "kubelet", "n1"));
+        assert!(!told("Killing", "kubelet", "n1"));
+        assert!(!told("Evicted", "kubelet", "n2"));
+        assert!(!told("Evicted", "somebody", "n1"));
+    }
 }

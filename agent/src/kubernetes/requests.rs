@@ -1,6 +1,6 @@
 //! Annotations that ask for a checkpoint. A request stands until it is taken away: an agent that dies in between does it again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,23 +32,33 @@ pub(super) async fn forever(
 ) {
     // By their values: another one is another request.
     let mut served: HashMap<String, String> = HashMap::new();
-    let mut works = JoinSet::new();
+    let mut at_work: HashSet<String> = HashSet::new();
+    let mut works: JoinSet<String> = JoinSet::new();
     loop {
         let pods = tokio::select! {
             pods = watch::next(api, &mut changes) => pods,
-            Some(_) = works.join_next() => continue,
+            // It may ask for something else by now.
+            Some(Ok(uid)) = works.join_next() => {
+                at_work.remove(&uid);
+                Some(api.pod(&uid).into_iter().collect())
+            }
         };
         let Some(pods) = pods else { return };
         served.retain(|uid, _| api.pod(uid).is_some());
         for pod in pods {
             let uid = kubelets_uid(&pod).unwrap_or_default().to_owned();
-            let Some(value) = annotation(&pod, names::CHECKPOINT).map(str::to_owned) else {
+            let Some(value) = annotation(&pod, names::CHECKPOINT) else {
                 served.remove(&uid);
                 continue;
             };
-            if may_be_served(&pod) && served.insert(uid, value.clone()) != Some(value) {
+            let is_new = served.get(&uid).is_none_or(|served| served != value);
+            if is_new && may_be_served(&pod) && at_work.insert(uid.clone()) {
+                served.insert(uid.clone(), value.to_owned());
                 let (node, api) = (Arc::clone(node), Arc::clone(api));
-                works.spawn(async move { carry_out(&node, &api, &pod).await });
+                works.spawn(async move {
+                    carry_out(&node, &api, &pod).await;
+                    uid
+                });
             }
         }
     }
@@ -68,13 +78,13 @@ async fn carry_out(node: &Node, api: &Api, pod: &Pod) {
         Ok(None) => {}
         Err(refused) => told = Some(refused),
     }
-    let acknowledged = tells::persist(api, || async {
-        if let Some(told) = &told {
-            api.tell(pod, told.clone()).await?;
-        }
-        api.acknowledge(pod, names::CHECKPOINT, written.clone()).await
-    });
-    if let Err(error) = acknowledged.await {
+    if let Some(told) = &told
+        && let Err(error) = tells::persist(api, TRIES, || api.tell(pod, told.clone())).await
+    {
+        tracing::warn!(pod = pod.name_any(), %error, "who asked could not be told why not");
+    }
+    let taken = || api.acknowledge(pod, names::CHECKPOINT, written.clone());
+    if let Err(error) = tells::persist(api, TRIES, taken).await {
         tracing::warn!(pod = pod.name_any(), %error, "a request that was carried out cannot be taken away");
     }
 }

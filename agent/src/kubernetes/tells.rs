@@ -15,7 +15,8 @@ use super::api::{Annotations, Api, Told};
 /// Between tries: 1 s, 2 s, … .
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-const TRIES: u32 = 8;
+/// Of what others wait behind.
+const TRIES: u32 = 3;
 
 /// Tells for ever, in order.
 pub(super) async fn forever(api: &Api, mut news: broadcast::Receiver<News>) {
@@ -37,7 +38,7 @@ async fn tell(api: &Api, News { pod, what }: News) {
     }
     let Some(pod) = found(api, &pod).await else { return };
     let (written, event) = (annotations(&what), event(&what));
-    let told = persist(api, || async {
+    let told = persist(api, TRIES, || async {
         if !written.is_empty() {
             api.annotate(&pod, &written).await?;
         }
@@ -48,28 +49,33 @@ async fn tell(api: &Api, News { pod, what }: News) {
     }
 }
 
-/// The pod of this uid; one that an API server which is away may know is waited for.
+/// The pod of this uid; one that only an API server which is away may know is waited for.
 async fn found(api: &Api, uid: &str) -> Option<Arc<Pod>> {
     loop {
-        match api.pod_soon(uid).await {
-            None if api.away_since().is_some() => {}
-            found => return found,
+        let found = api.pod_soon(uid).await;
+        if found.is_some() || api.away_since().is_none() {
+            return found;
+        }
+        // All were listed once, and it answers: there is no such pod.
+        if api.pods().is_some() && api.answers().await {
+            return api.pod_soon(uid).await;
         }
     }
 }
 
-/// Does it again until the API server has answered: for as long as it is away, and a little more than two minutes where it only looks so.
-pub(super) async fn persist<F>(api: &Api, act: impl Fn() -> F) -> kube::Result<()>
+/// Does it again until the API server has answered: for as long as it is away, and so many times while it is not.
+pub(super) async fn persist<F>(api: &Api, tries: u32, act: impl Fn() -> F) -> kube::Result<()>
 where
     F: Future<Output = kube::Result<()>>,
 {
-    let (mut wait, mut left) = (FIRST_WAIT, TRIES);
+    let (mut wait, mut left) = (FIRST_WAIT, tries);
     loop {
         let error = match act().await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        left = if api.away_since().is_some() { TRIES } else { left.saturating_sub(1) };
+        let is_away = api.away_since().is_some() && !api.answers().await;
+        left = if is_away { tries } else { left.saturating_sub(1) };
         if left == 0 || is_an_answer(&error) {
             return Err(error);
         }
@@ -79,9 +85,10 @@ where
     }
 }
 
-/// It would be the same another time.
+/// It would be the same another time: not one of too many requests, nor of somebody who wrote in between.
 fn is_an_answer(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+    let kube::Error::Api(status) = error else { return false };
+    (400..500).contains(&status.code) && ![409, 429].contains(&status.code)
 }
 
 /// What a pod's annotations say after a checkpoint of it.

@@ -35,6 +35,7 @@ pub(super) async fn forever(node: &Node, api: &Api) {
     loop {
         ticks.tick().await;
         age += 1;
+        let _turn = api.write_node().await;
         let state = of(node, api.takes_pods());
         if written.as_ref() == Some(&state) && age < HEARTBEATS {
             continue;
@@ -57,7 +58,12 @@ pub(super) async fn forever(node: &Node, api: &Api) {
 /// The API server is away, or does not permit it.
 pub(crate) async fn take_pods(node: &Node, api: &Api, takes: bool) -> Result<(), String> {
     api.take_pods(takes);
-    match timeout(PATIENCE, write(node, api, &of(node, takes))).await {
+    let written = async {
+        // Nobody writes afterwards what was true before.
+        let _turn = api.write_node().await;
+        write(node, api, &of(node, api.takes_pods())).await
+    };
+    match timeout(PATIENCE, written).await {
         Ok(written) => written.map_err(|error| sentence(&error)),
         Err(_) => Err(format!("no answer of the API server within {PATIENCE:?}")),
     }

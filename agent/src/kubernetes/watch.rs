@@ -36,13 +36,15 @@ pub(super) async fn forever(api: &Api, changes: broadcast::Sender<Change>) {
     let events = watcher(api.all_pods(), mine).default_backoff().reflect(writer);
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
+        if event.is_ok() {
+            api.is_away(false);
+        }
         let change = match event {
             Ok(Event::Apply(pod)) => Change::Pod(Arc::new(pod)),
             Ok(Event::Delete(_)) => Change::Gone,
             Ok(Event::InitDone) => {
                 api.keep(store.clone());
                 tracing::info!(pods = store.len(), "this node's pods are known");
-                api.is_away(false);
                 Change::Listed
             }
             Ok(Event::Init | Event::InitApply(_)) => continue,

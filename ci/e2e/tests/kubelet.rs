@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Clusters, Handler, Pod, instance};
 use godwit_lab::{Cluster, Image, Node, Service, default_bin_dir, wait};
-use serde_json::json;
+use godwit_types::names;
+use serde_json::{Value, json};
 
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 const OURS: &str = "unix:///run/godwit/cri.sock";
@@ -150,6 +151,14 @@ fn a_revert_gives_the_kubelet_its_endpoint_before_it_takes_the_proxy() -> Result
     cluster.apply(&pod.manifest())?;
     cluster.wait_for(&["pod/stays"], "condition=Ready")?;
     let before = instance(cluster, "stays")?;
+
+    // First no pod comes any more.
+    revert()?;
+    let found = cluster.get(&["node", "a2"])?;
+    ensure!(found["metadata"]["labels"][names::READY].is_null(), "{found}");
+    let conditions = found["status"]["conditions"].as_array().context("conditions")?;
+    let leaves = |one: &Value| one["type"] == names::CONDITION && one["reason"] == "Leaves";
+    ensure!(conditions.iter().any(leaves), "{found}");
 
     node.kill(Service::Agent)?;
     let said = String::from_utf8_lossy(&revert()?.stdout).into_owned();

@@ -36,7 +36,7 @@ pub struct CreateRequest {
 }
 
 impl Pod {
-    /// Creates a container. A restore makes no process yet: that happens in Start. Returns the pid of its init, or 0.
+    /// Creates a container. A restore makes no process yet: that happens in Start. Returns the pid of its init, or what stands for it.
     ///
     /// # Errors
     /// Nothing of the container is left then.

@@ -47,7 +47,7 @@ impl Pod {
         let _turn = container.turn().await;
         container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
         // Who is sending a signal is answered first: containerd closes this container's connection as soon as it is deleted.
-        drop(container.hold_signals().await);
+        let _ = tokio::time::timeout(DEATH, container.hold_signals()).await;
         let removed = remove(container).await;
         let exit = wait_dead(container).await?;
         removed?;

@@ -1,6 +1,9 @@
 //! State, Pids and the like: from memory or from the kernel's small files, never behind a request that takes its time.
 
+use std::sync::Arc;
+
 use super::Pod;
+use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::io::Stdio;
 use crate::process::Phase;
@@ -98,10 +101,11 @@ impl Pod {
         Ok(cgroup.stats())
     }
 
-    /// Pid of a container's init process; 0 while there is none, or no such container.
+    /// Pid of a container's init process, or what stands for it; 0 while there is none, or no such container.
     #[must_use]
     pub fn task_pid(&self, id: &str) -> u32 {
-        self.container(id).ok().and_then(|container| container.init().pid()).unwrap_or_default()
+        let pid = |container: Arc<Container>| container.init().pid().or(container.stand_in());
+        self.container(id).ok().and_then(pid).unwrap_or_default()
     }
 
     /// Waits for the end of a process.

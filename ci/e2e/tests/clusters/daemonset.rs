@@ -185,12 +185,8 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
         says(&a, "godwit-revert", "in use by pod default/web")?;
         a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
         says(&a, "godwit-revert", "left to you   stop godwit-agent")?;
-        // No pod comes to a node without the runtime.
-        let found = a.get(&["node", "a1"])?;
-        ensure!(found["metadata"]["labels"][names::READY].is_null(), "{found}");
-        let conditions = found["status"]["conditions"].as_array().context("conditions")?;
-        let leaves = |one: &Value| one["type"] == names::CONDITION && one["reason"] == "Leaves";
-        ensure!(conditions.iter().any(leaves), "{found}");
+        // The agent's token was that of the pod that had installed it.
+        says(&a, "godwit-revert", "`kubectl label node NAME godwit.dev/ready-`")?;
         node.kill_agent()?;
         node.stop(Service::CriProxy)?;
         done(&a, "godwit-revert")

@@ -31,7 +31,7 @@ fn program() -> PathBuf {
     let program = std::env::var_os("GODWIT_S3_SERVER").map_or(built, PathBuf::from);
     assert!(
         program.exists(),
-        "there is no S3 server at {}: build it with `make s3-server`, or name one in GODWIT_S3_SERVER",
+        "there is no S3 server at {}: build it with `lab s3 build`, or name one in GODWIT_S3_SERVER",
         program.display()
     );
     program

@@ -234,7 +234,7 @@ impl Actor {
         let why = format!(
             "{missing} of the checkpoint did not start within {minutes} minutes: a pod continues when all of its containers are there"
         );
-        starting.head.sentence = Some(godwit_wire::Refusal::new(Code::NotFound, why));
+        starting.head.sentence = Some(godwit_wire::Refusal::new(Code::Unavailable, why));
         self.feed(Event::Kill).await;
     }
 }
