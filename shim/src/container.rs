@@ -443,6 +443,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::reaper::Exit;
 
     /// In a state of life only: it has no processes, and its runc is none.
     pub(crate) fn running(id: &str) -> Arc<Container> {
@@ -486,6 +487,17 @@ pub(crate) mod tests {
         let fork = Origin::Restore { kind: RestoreKind::Fork, from: "X".into() };
         assert_eq!(*container(spec).origin(), fork);
         assert_eq!(*container("{}").origin(), Origin::Spec);
+    }
+
+    #[test]
+    fn what_waits_for_its_restore_has_a_pid_that_no_process_has() {
+        let waiting = container(r#"{"annotations":{"godwit.dev/restore-from":"X"}}"#);
+        let told = waiting.stand_in().unwrap();
+        let most: u32 = 1 << 22;
+        assert!(told > most);
+        waiting.init().set_exit(Exit::now(137));
+        assert_eq!(waiting.stand_in(), None);
+        assert_eq!(container("{}").stand_in(), None);
     }
 
     #[test]
