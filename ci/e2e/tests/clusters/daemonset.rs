@@ -185,8 +185,14 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
         says(&a, "godwit-revert", "in use by pod default/web")?;
         a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
         says(&a, "godwit-revert", "left to you   stop godwit-agent")?;
-        // The agent's token was that of the pod that had installed it.
-        says(&a, "godwit-revert", "`kubectl label node NAME godwit.dev/ready-`")?;
+        // The agent's token was that of the pod that had installed it, which is gone, or about to.
+        wait::until("the label to be off, or left to a person", SOON, || {
+            let found = a.get(&["node", "a1"]).map_err(|error| error.to_string())?;
+            let is_off = found["metadata"]["labels"][names::READY].is_null();
+            let said = log(&a, "godwit-revert")?;
+            let is_told = said.contains("`kubectl label node NAME godwit.dev/ready-`");
+            if is_off || is_told { Ok(()) } else { Err(said) }
+        })?;
         node.kill_agent()?;
         node.stop(Service::CriProxy)?;
         done(&a, "godwit-revert")

@@ -3,7 +3,6 @@
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Clusters, Handler, Pod, delete, event, events};
 use godwit_lab::{Cluster, Image, wait};
@@ -94,10 +93,8 @@ fn no_half_of_a_pod(clusters: &Clusters) -> Result<()> {
     let words = ["exec", POD, "--container", "first", "--", "sleep", "300"];
     // It is killed with its container, and says so.
     let mut session = a.kubectl_command(&words)?.stderr(Stdio::null()).spawn()?;
-    wait::until("the session to be open", SOON, || match clean::processes(&node, "sleep") {
-        Ok(1..) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })?;
+    // The node's own first process sleeps, too.
+    wait::until("the session to be open", SOON, || node.sh("pgrep --full --exact 'sleep 300'"))?;
     delete(a, "pod/busy")?;
     session.wait()?;
     ensure!(event(a, &uid, "CheckpointFailed")?.contains("exec session"), "{}", events(a));
