@@ -1,7 +1,6 @@
 //! This node's pods as the API server last told them, and what is written to them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use kube::runtime::reflector::Store;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex as Turn, MutexGuard};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Who writes: field manager and reporting controller.
 const ME: &str = "godwit-agent";
@@ -23,6 +22,10 @@ const NOTE: usize = 1000;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// For the watch to hear of a pod that the kubelet has heard of.
 const LATE: Duration = Duration::from_secs(10);
+/// From one look at what the watch has told to the next.
+const LOOKS: Duration = Duration::from_millis(50);
+/// For the API server to answer.
+const ANSWERS: Duration = Duration::from_secs(10);
 
 /// Annotations to be written; `None` takes one away.
 pub(super) type Annotations = BTreeMap<&'static str, Option<String>>;
@@ -35,10 +38,8 @@ pub(crate) struct Api {
     pods: OnceLock<Store<Pod>>,
     /// Since when it does not tell of pods.
     away_since: Mutex<Option<Timestamp>>,
-    /// Pods may come to the node.
-    takes_pods: AtomicBool,
-    /// Who writes into the node's object.
-    node_writer: Turn<()>,
+    /// Pods may come to the node. Who writes into the node's object holds it meanwhile: nobody writes what was true before.
+    takes_pods: Turn<bool>,
 }
 
 /// What users read about a pod.
@@ -56,24 +57,13 @@ impl Api {
         let reporter = Reporter { controller: ME.to_owned(), instance: Some(node.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
         let away_since = Mutex::default();
-        let takes_pods = AtomicBool::new(true);
-        let (pods, node_writer) = (OnceLock::new(), Turn::new(()));
-        Self { client, node, recorder, pods, away_since, takes_pods, node_writer }
+        let takes_pods = Turn::new(true);
+        Self { client, node, recorder, pods: OnceLock::new(), away_since, takes_pods }
     }
 
-    /// For who writes into the node's object what was true when its turn came.
-    pub(super) async fn write_node(&self) -> MutexGuard<'_, ()> {
-        self.node_writer.lock().await
-    }
-
-    /// Whether pods may come to the node.
-    pub(super) fn takes_pods(&self) -> bool {
-        self.takes_pods.load(Ordering::Relaxed)
-    }
-
-    /// From now on they may, or may not.
-    pub(super) fn take_pods(&self, takes: bool) {
-        self.takes_pods.store(takes, Ordering::Relaxed);
+    /// Whether pods may come to the node, for who writes that into its object.
+    pub(super) async fn takes_pods(&self) -> MutexGuard<'_, bool> {
+        self.takes_pods.lock().await
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -94,7 +84,7 @@ impl Api {
     /// Whether it answers now: a watch that has come back says nothing before something happens.
     pub(super) async fn answers(&self) -> bool {
         let one = ListParams::default().fields(&format!("spec.nodeName={}", self.node)).limit(1);
-        let answers = matches!(timeout(LATE, self.all_pods().list(&one)).await, Ok(Ok(_)));
+        let answers = matches!(timeout(ANSWERS, self.all_pods().list(&one)).await, Ok(Ok(_)));
         if answers {
             self.is_away(false);
         }
@@ -132,25 +122,27 @@ impl Api {
         known.or_else(|| pods.find(|pod| kubelets_uid(pod) == Some(uid)))
     }
 
+    /// The same, of which somebody else has heard already.
+    pub(super) async fn pod_soon(&self, uid: &str) -> Option<Arc<Pod>> {
+        timeout(LATE, self.heard_of(uid, |_| true)).await.ok()
+    }
+
+    /// Waits for as long as it takes until the watch has told of such a pod of this uid.
+    pub(super) async fn heard_of(&self, uid: &str, is_such: impl Fn(&Pod) -> bool) -> Arc<Pod> {
+        loop {
+            if let Some(pod) = self.pod(uid).filter(|pod| is_such(pod)) {
+                return pod;
+            }
+            sleep(LOOKS).await;
+        }
+    }
+
     /// Whether a container of a pod is one of `kubectl debug`.
     pub(crate) fn is_ephemeral(&self, uid: &str, container: &str) -> bool {
         let pod = self.pod(uid);
         let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
         let all = spec.and_then(|spec| spec.ephemeral_containers.as_ref());
         all.into_iter().flatten().any(|one| one.name == container)
-    }
-
-    /// The same, of which somebody else has heard already.
-    pub(super) async fn pod_soon(&self, uid: &str) -> Option<Arc<Pod>> {
-        let found = async {
-            loop {
-                if let Some(pod) = self.pod(uid) {
-                    return pod;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::time::timeout(LATE, found).await.ok()
     }
 
     /// Writes annotations of this very pod, not of one that came after it.

@@ -12,8 +12,7 @@ use crate::logind;
 
 /// For an end that the kubelet knows of to be heard of.
 const HEARS: Duration = Duration::from_secs(1);
-/// From one look at what the watch has told to the next, and from one question to the next.
-const LOOKS: Duration = Duration::from_millis(50);
+/// From one question to the next.
 const ASKS: Duration = Duration::from_millis(400);
 /// Why a kubelet ends a pod whose object says so only when all of it has ended (`pkg/kubelet/eviction`, `pkg/kubelet/preemption`).
 const EVICTS: [&str; 2] = ["Evicted", "Preempting"];
@@ -33,7 +32,7 @@ impl Api {
         let heard = async {
             tokio::select! {
                 biased;
-                () = self.hears_of_its_end(uid) => {}
+                _ = self.heard_of(uid, is_over) => {}
                 () = self.hears_of_its_eviction(uid, namespace) => {}
                 () = node_shuts_down() => {}
             }
@@ -44,12 +43,6 @@ impl Api {
         // One that is not there was deleted by force, or was never heard of.
         let is_gone = self.pod(uid).is_none() && self.is_gone(uid, namespace, name).await;
         if is_gone { Ends::ForGood } else { Ends::NotKnown }
-    }
-
-    async fn hears_of_its_end(&self, uid: &str) {
-        while !self.pod(uid).is_some_and(|pod| is_over(&pod)) {
-            sleep(LOOKS).await;
-        }
     }
 
     async fn hears_of_its_eviction(&self, uid: &str, namespace: &str) {

@@ -35,8 +35,8 @@ pub(super) async fn forever(node: &Node, api: &Api) {
     loop {
         ticks.tick().await;
         age += 1;
-        let _turn = api.write_node().await;
-        let state = of(node, api.takes_pods());
+        let takes = api.takes_pods().await;
+        let state = of(node, *takes);
         if written.as_ref() == Some(&state) && age < HEARTBEATS {
             continue;
         }
@@ -57,11 +57,10 @@ pub(super) async fn forever(node: &Node, api: &Api) {
 /// # Errors
 /// The API server is away, or does not permit it.
 pub(crate) async fn take_pods(node: &Node, api: &Api, takes: bool) -> Result<(), String> {
-    api.take_pods(takes);
     let written = async {
-        // Nobody writes afterwards what was true before.
-        let _turn = api.write_node().await;
-        write(node, api, &of(node, api.takes_pods())).await
+        let mut now = api.takes_pods().await;
+        *now = takes;
+        write(node, api, &of(node, takes)).await
     };
     match timeout(PATIENCE, written).await {
         Ok(written) => written.map_err(|error| sentence(&error)),

@@ -3,14 +3,14 @@
 //! containers were never started again lost nothing between them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_lab::{Cluster, Image, wait};
-use godwit_types::names;
 use serde_json::{Value, json};
 
 use crate::container::SOON;
-use crate::pods::{Handler, Pod, address, event, events};
+use crate::pods::{Handler, Life, Pod, address, events};
 use crate::redis::PORT;
 
 /// What the sidecar does.
@@ -52,16 +52,14 @@ pub fn pod(name: &str) -> Pod {
 
 /// One that runs.
 #[derive(Debug, Clone)]
-pub struct Running<'c> {
-    cluster: &'c Cluster,
-    /// Its name.
-    pub name: String,
-    /// Of the object.
-    pub uid: String,
-    /// Where it runs.
-    pub node: String,
-    /// Where it is reached.
-    pub address: IpAddr,
+pub struct Running<'c>(Life<'c>);
+
+impl<'c> Deref for Running<'c> {
+    type Target = Life<'c>;
+
+    fn deref(&self) -> &Life<'c> {
+        &self.0
+    }
 }
 
 impl<'c> Running<'c> {
@@ -91,14 +89,7 @@ impl<'c> Running<'c> {
         if containers.is_none_or(|all| Some(all.len()) != wanted || !all.iter().all(is_ready)) {
             return Ok(None);
         }
-        let text = |value: &Value| value.as_str().map(str::to_owned).context("a text");
-        Ok(Some(Self {
-            cluster,
-            name: text(&pod["metadata"]["name"])?,
-            uid: text(&pod["metadata"]["uid"])?,
-            node: text(&pod["spec"]["nodeName"])?,
-            address: text(&pod["status"]["podIP"])?.parse()?,
-        }))
+        Ok(Some(Self(Life::of(cluster, pod)?)))
     }
 
     /// Where Redis is reached.
@@ -112,11 +103,10 @@ impl<'c> Running<'c> {
     /// # Errors
     /// The kubelet does not tell, or there is none.
     pub fn beats(&self) -> Result<u64> {
-        let words =
-            ["exec", &self.name, "--container", CONTAINERS[0], "--", "cat", "/shared/beats"];
         // It may be being written.
         Ok(wait::until("the sidecar's number", SOON, || {
-            let text = self.cluster.kubectl(&words).map_err(|error| error.to_string())?;
+            let text = self.exec_in(CONTAINERS[0], &["cat", "/shared/beats"]);
+            let text = text.map_err(|error| format!("{error:#}"))?;
             text.trim().parse().map_err(|_| format!("{text:?}"))
         })?)
     }
@@ -128,51 +118,10 @@ impl<'c> Running<'c> {
     pub fn goes_on(&self, beyond: u64) -> Result<u64> {
         let now = wait::until("the sidecar to get on", SOON, || match self.beats() {
             Ok(now) if now > beyond => Ok(now),
-            other => Err(format!("{other:?} after {beyond}; {}", events(self.cluster))),
+            other => Err(format!("{other:?} after {beyond}; {}", events(self.cluster()))),
         })?;
-        let object = self.cluster.get(&["pod", &self.name])?;
-        let all = object["status"]["containerStatuses"].as_array().context("its containers")?;
-        let restarts: Vec<_> = all.iter().map(|one| one["restartCount"].as_u64()).collect();
-        ensure!(restarts == [Some(0), Some(0)], "{restarts:?}: {}", events(self.cluster));
+        self.was_started_once()?;
         Ok(now)
-    }
-
-    /// Has a checkpoint made that leaves it running; its id.
-    ///
-    /// # Errors
-    /// It was not made.
-    pub fn checkpoint(&self) -> Result<String> {
-        let before = self.annotation(names::LAST_CHECKPOINT)?;
-        let annotate = format!("{}=now", names::CHECKPOINT);
-        self.cluster.kubectl(&["annotate", "pod", &self.name, &annotate])?;
-        Ok(wait::until("the checkpoint to be made", SOON, || {
-            let said = |error: anyhow::Error| format!("{error:#}");
-            let asks = self.annotation(names::CHECKPOINT).map_err(said)?;
-            let made = self.annotation(names::LAST_CHECKPOINT).map_err(said)?;
-            made.filter(|made| asks.is_none() && before.as_ref() != Some(made))
-                .ok_or_else(|| events(self.cluster))
-        })?)
-    }
-
-    /// What an annotation of it says now.
-    ///
-    /// # Errors
-    /// The API server does not tell.
-    pub fn annotation(&self, name: &str) -> Result<Option<String>> {
-        let object = self.cluster.get(&["pod", &self.name])?;
-        Ok(object["metadata"]["annotations"][name].as_str().map(str::to_owned))
-    }
-
-    /// Which checkpoint it was stopped at, once its object is gone.
-    ///
-    /// # Errors
-    /// None was told.
-    pub fn stopped_at(&self) -> Result<String> {
-        let gone = format!("pod/{}", self.name);
-        self.cluster.kubectl(&["wait", "--for=delete", &gone, "--timeout=90s"])?;
-        let note = event(self.cluster, &self.uid, "CheckpointCompleted")?;
-        let id = note.split_whitespace().nth(1).with_context(|| note.clone())?;
-        Ok(id.to_owned())
     }
 }
 

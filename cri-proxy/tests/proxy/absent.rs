@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use h2::Ping;
 use http::Response;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
@@ -10,26 +11,32 @@ use tonic::Code;
 
 use crate::bed::Bed;
 use crate::client::SOON;
-use crate::frames::{Peer, connect, request};
+use crate::frames::{Peer, connect, connect_and_ping, request};
 
 #[tokio::test]
 async fn a_call_waits_for_a_containerd_that_is_about_to_come() {
+    const CALLS: usize = 10;
     let bed = Bed::without_runtime(None);
-    let client = bed.client();
-    let calls: Vec<_> = (0..10)
-        .map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { client.unary("Echo", "early").await })
-        })
-        .collect();
-    // Until the calls have reached the proxy.
-    let socket = bed.containerd();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(!socket.exists());
-    let _runtime = bed.runtime();
-    for call in calls {
-        assert_eq!(call.await.unwrap().unwrap(), "early");
+    let (mut client, mut pings) = connect_and_ping(&bed.socket()).await;
+    let mut calls = vec![];
+    for _ in 0..CALLS {
+        client = client.ready().await.unwrap();
+        calls.push(client.send_request(request("/a.B/Early"), true).unwrap().0);
     }
+    // The proxy has them.
+    timeout(SOON, pings.ping(Ping::opaque())).await.unwrap().unwrap();
+    let listener = UnixListener::bind(bed.containerd()).unwrap();
+    let mut runtime = Peer::accept(&listener).await;
+    for _ in 0..CALLS {
+        let (asked, mut answer) = runtime.call().await;
+        assert_eq!(asked.uri().path(), "/a.B/Early");
+        answer.send_response(Response::new(()), true).unwrap();
+    }
+    let living = runtime.live();
+    for call in calls {
+        assert_eq!(timeout(SOON, call).await.unwrap().unwrap().status(), 200);
+    }
+    living.abort();
 }
 
 #[tokio::test]

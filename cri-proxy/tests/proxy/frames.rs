@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, client, server};
+use h2::{PingPong, Reason, RecvStream, client, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -40,12 +40,18 @@ impl Peer {
 
 /// kubelet's side of one connection.
 pub(crate) async fn connect(socket: &Path) -> client::SendRequest<Bytes> {
+    connect_and_ping(socket).await.0
+}
+
+/// The same, and pings on it: who answers one has read all that was said before.
+pub(crate) async fn connect_and_ping(socket: &Path) -> (client::SendRequest<Bytes>, PingPong) {
     let stream = UnixStream::connect(socket).await.unwrap();
-    let (sender, connection) = client::handshake(stream).await.unwrap();
+    let (sender, mut connection) = client::handshake(stream).await.unwrap();
+    let pings = connection.ping_pong().unwrap();
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    sender.ready().await.unwrap()
+    (sender.ready().await.unwrap(), pings)
 }
 
 /// A proxy, a client's side, and containerd's listener.

@@ -49,14 +49,28 @@ impl<'c> Life<'c> {
             let is_ready = all.is_some_and(|all| all.iter().all(|one| one["ready"] == true));
             if is_new && is_ready { Ok(found) } else { Err(events(cluster)) }
         })?;
+        Self::of(cluster, &found)
+    }
+
+    /// The pod of this object, which runs.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn of(cluster: &'c Cluster, object: &Value) -> Result<Self> {
         let text = |value: &Value| value.as_str().map(str::to_owned).context("a text");
         Ok(Self {
             cluster,
-            name: name.to_owned(),
-            uid: text(&found["metadata"]["uid"])?,
-            node: text(&found["spec"]["nodeName"])?,
-            address: text(&found["status"]["podIP"])?.parse()?,
+            name: text(&object["metadata"]["name"])?,
+            uid: text(&object["metadata"]["uid"])?,
+            node: text(&object["spec"]["nodeName"])?,
+            address: text(&object["status"]["podIP"])?.parse()?,
         })
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub fn cluster(&self) -> &'c Cluster {
+        self.cluster
     }
 
     /// What its object says now.
@@ -134,6 +148,14 @@ impl<'c> Life<'c> {
         self.goes_beyond(file, last)?;
         let from = self.annotation(names::RESTORED_FROM)?;
         ensure!(from.is_some(), "{}", events(self.cluster));
+        self.was_started_once()
+    }
+
+    /// None of its containers was started twice.
+    ///
+    /// # Errors
+    /// One was.
+    pub fn was_started_once(&self) -> Result<()> {
         let object = self.object()?;
         let all = object["status"]["containerStatuses"].as_array().context("its containers")?;
         ensure!(all.iter().all(|one| one["restartCount"] == 0), "{}", events(self.cluster));
@@ -151,6 +173,17 @@ impl<'c> Life<'c> {
             _ => Err(events(self.cluster)),
         })?;
         Ok(())
+    }
+
+    /// The same, and it is made; its id.
+    ///
+    /// # Errors
+    /// It was not made.
+    pub fn checkpoint(&self) -> Result<String> {
+        let before = self.annotation(names::LAST_CHECKPOINT)?;
+        self.ask_for_checkpoint()?;
+        let made = self.annotation(names::LAST_CHECKPOINT)?;
+        made.filter(|made| before.as_ref() != Some(made)).with_context(|| events(self.cluster))
     }
 
     /// Has an administrator of its node stop it at a checkpoint.
@@ -171,6 +204,10 @@ impl<'c> Life<'c> {
     /// It does not go in time.
     pub fn delete(&self, object: &str) -> Result<()> {
         super::delete(self.cluster, object)?;
+        self.wait_gone()
+    }
+
+    fn wait_gone(&self) -> Result<()> {
         let pod = format!("pod/{}", self.name);
         Ok(self.cluster.wait_for(&[&pod], "delete")?)
     }
@@ -180,7 +217,16 @@ impl<'c> Life<'c> {
     /// # Errors
     /// It does not go in time, or kept nothing.
     pub fn stop(&self) -> Result<String> {
-        self.delete(&format!("pod/{}", self.name))?;
+        super::delete(self.cluster, &format!("pod/{}", self.name))?;
+        self.stopped_at()
+    }
+
+    /// Which checkpoint it was stopped at, once its object is gone.
+    ///
+    /// # Errors
+    /// It does not go in time, or none was told.
+    pub fn stopped_at(&self) -> Result<String> {
+        self.wait_gone()?;
         let note = self.event("CheckpointCompleted")?;
         let id = note.split_whitespace().nth(1).with_context(|| note.clone())?;
         Ok(id.to_owned())
