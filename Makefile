@@ -69,12 +69,12 @@ test-full: tested-tools ## What `test` leaves out: long searches, and known defe
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 	cargo test $(TESTED) --test churn -- --ignored
 	cargo test $(TESTED) --test clusters -- --ignored --test-threads=1
-	cargo test $(TESTED) --test vm -- --ignored --test-threads=1
+	cargo test $(TESTED) --test install --test vm -- --ignored --test-threads=1
 
 test-e2e: tested-tools ## Tests on real nodes, one after the other (needs root)
-	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test churn --test cri_proxy --test cgroup_v2 --test clusters --test kubelet --test install --test vm -- --test-threads=1
+	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test connections --test churn --test cri_proxy --test cgroup_v2 --test clusters --test kubelet --test install --test vm -- --test-threads=1
 
-vm-test: build ## A stock Debian in a virtual machine: install, move, power loss, both cgroup drivers, another release (a quarter of an hour)
+vm-test: build ## A stock Debian in a virtual machine: install, also when it dies at any step, move, power loss, both cgroup drivers, another release (three quarters of an hour)
 	cargo test $(TESTED) --test vm -- --include-ignored --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
@@ -86,9 +86,10 @@ demo: release ## The main job: Redis moves under load, with a report (STORE=s3, 
 demo-pods: release kubernetes ## The main job for pods: Redis and a sidecar move under load from one Kubernetes cluster to another, with a report (STORE=s3 or file)
 	cargo run --release --package godwit-e2e --bin demo-pods -- --store $(STORE)
 
-bench: release kubernetes ## Times of a 1 GiB and of a small container against runc alone, of CRI calls against containerd alone, of restored pods against the kubelet's own checkpoints, as ratios (docs/performance.md)
+bench: release kubernetes ## Times of a 1 GiB and of a small container against runc alone, of shims against containerd's, of CRI calls against containerd alone, of restored pods against the kubelet's own checkpoints, as ratios (docs/performance.md)
 	cargo run --release --package godwit-e2e --bin bench
 	cargo run --release --package godwit-e2e --bin bench -- --mib 1 --raw target/bench/small.json
+	cargo run --release --package godwit-e2e --bin shim-bench
 	cargo run --release --package godwit-e2e --bin proxy-bench
 	cargo run --release --package godwit-e2e --bin pod-bench -- --mib 64
 	cargo run --release --package godwit-e2e --bin pod-bench -- --mib 1024 --raw target/bench/pods-1g.json

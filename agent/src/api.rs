@@ -60,6 +60,8 @@ pub(crate) async fn serve(
             }
         }
     }
+    // Who connects from now on is told at once that nobody listens, and does not wait for what is in progress.
+    drop(listener);
     tasks.close();
     tasks.wait().await;
     Ok(())

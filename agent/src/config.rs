@@ -125,6 +125,25 @@ impl Config {
         }
     }
 
+    /// With this kubeconfig, if one was named, in the place of the file's.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for a node of which the file at `path` says no cluster.
+    pub(crate) fn reached_by(
+        mut self,
+        path: &Path,
+        kubeconfig: Option<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let Some(kubeconfig) = kubeconfig else { return Ok(self) };
+        let Some(kubernetes) = &mut self.kubernetes else {
+            let what = "--kubeconfig is for a node of a cluster, whose name lineage logs need: say `cluster = \"NAME\"` in the section \
+                        [kubernetes]";
+            return Err(ConfigError::Invalid { path: path.to_owned(), what: what.to_owned() });
+        };
+        kubernetes.kubeconfig = Some(kubeconfig);
+        Ok(self)
+    }
+
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
@@ -239,6 +258,21 @@ mod tests {
         assert_eq!(config.stores.len(), 2);
         assert_eq!(config.stores["main"].horizon_seconds, Some(86_400));
         assert_eq!(config.stores["main"].max_requests, Some(64));
+    }
+
+    #[test]
+    fn the_kubeconfig_of_the_command_line_goes_before_the_files() {
+        let path = Path::new("agent.toml");
+        let text = "[kubernetes]\ncluster = \"a\"\nkubeconfig = \"/file\"";
+        let with = |text: &str, named: Option<&str>| {
+            parse(text).unwrap().reached_by(path, named.map(PathBuf::from))
+        };
+        let kubeconfig = |config: Config| config.kubernetes.unwrap().kubeconfig.unwrap();
+        assert_eq!(kubeconfig(with(text, None).unwrap()), Path::new("/file"));
+        assert_eq!(kubeconfig(with(text, Some("/line")).unwrap()), Path::new("/line"));
+        let alone = with("", Some("/line")).unwrap_err().to_string();
+        assert!(alone.contains("agent.toml") && alone.contains("cluster = \"NAME\""), "{alone}");
+        assert!(with("", None).unwrap().kubernetes.is_none());
     }
 
     #[test]

@@ -18,13 +18,15 @@ use godwit_engine::shim::Shim;
 use godwit_engine::{EngineError, Node, containerd};
 use godwit_types::{Code, Outcome, PodKey, names};
 use godwit_wire::api::{CheckpointRequest, CriCall, CriVerdict};
-use godwit_wire::shim_op::PodState;
+use godwit_wire::shim_op::{PodState, Status};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::kubernetes::{self, Api, Ends};
 
+/// For the API server to say what a stop means, at least.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// Between tries of a stop.
 const AGAIN: Duration = Duration::from_millis(250);
 /// For the checkpoint that a kubelet's own waits for: it gives both two minutes (`runtimeRequestTimeout`).
@@ -45,9 +47,37 @@ struct Stop {
     over: Shared<BoxFuture<'static, ()>>,
     /// Once it is sealed nothing is cancelled.
     cancel: CancellationToken,
+    /// Of a pod that runs on when it is over.
+    runs_on: Option<Whole>,
+}
+
+/// A pod of which one container is stopped.
+#[derive(Debug, Clone)]
+struct Whole {
+    stopped: String,
+    alive: Alive,
+}
+
+/// The names in their pod of containers that live, by their ids.
+type Alive = BTreeMap<String, String>;
+
+impl Whole {
+    /// What was stopped is gone, and another one runs in its place, beside all others: the pod has not ended then.
+    fn is_again(&self, now: &Alive) -> bool {
+        let runs = |name: &String| now.values().any(|other| other == name);
+        // What had ended before it was stopped says nothing.
+        self.alive.contains_key(&self.stopped)
+            && !now.contains_key(&self.stopped)
+            && self.alive.values().all(runs)
+    }
 }
 
 impl Stop {
+    /// It was for a stop that the pod has outlived.
+    fn is_outlived(&self, alive: &Alive) -> bool {
+        self.over.peek().is_some() && self.runs_on.as_ref().is_some_and(|was| was.is_again(alive))
+    }
+
     fn counts(&self) -> bool {
         let now = Instant::now();
         self.over.peek().is_none() || self.until.is_none_or(|until| now < until)
@@ -118,7 +148,7 @@ impl Desk {
             }
             CriCall::Exec { container } => {
                 if let Some(pod) = of(&container).await? {
-                    return Ok(exec(&pod.key).await);
+                    return Ok(exec(state(&pod.key).await));
                 }
             }
             CriCall::Checkpoint { container } => {
@@ -159,15 +189,39 @@ impl Desk {
             self.tasks.spawn(async move { desk.end_onlooker(&pod, grace).await });
             return;
         }
-        if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await == Ends::ForGood {
-            self.stop_once(pod, grace).within(grace).await;
+        let begun = Instant::now();
+        let outcome = match ends(cluster, &pod, grace).await {
+            Ends::No => return,
+            Ends::ForGood => Outcome::Stop,
+            // It can run on then, and be continued.
+            Ends::NotKnown => {
+                tracing::warn!(pod = %pod.key, "the API server does not say whether it ends: it is stopped as any pod is, after a checkpoint");
+                Outcome::Run
+            }
+        };
+        let alive = self.alive(&pod.key).await;
+        let left = grace.saturating_sub(begun.elapsed());
+        self.once(pod, outcome, alive, left).within(left).await;
+    }
+
+    /// Containers of it that live; none, if one of them cannot be told.
+    async fn alive(&self, key: &PodKey) -> Alive {
+        let all = status(key).await.map(|status| status.containers).unwrap_or_default();
+        let mut alive = Alive::new();
+        for one in all.into_iter().filter(|one| one.pid > 0 && !one.exited) {
+            match pods_of::find(&self.node, &one.id).await {
+                Ok(Some(pod)) => drop(alive.insert(one.id, pod.container_name)),
+                _ => return Alive::new(),
+            }
         }
+        alive
     }
 
     /// A container of `kubectl debug` in a pod that ends ends in time for the others' checkpoint.
     async fn end_onlooker(&self, pod: &PodOf, grace: Duration) {
         let Some(cluster) = &self.cluster else { return };
-        if cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name).await != Ends::ForGood {
+        // Kubelets stop such a container only with its pod.
+        if ends(cluster, pod, grace).await == Ends::No {
             return;
         }
         tokio::time::sleep(LOOKS_ON.min(grace / 4)).await;
@@ -180,21 +234,28 @@ impl Desk {
         }
     }
 
-    fn stop_once(self: &Arc<Self>, pod: PodOf, grace: Duration) -> Stop {
+    /// One checkpoint for all containers that a kubelet stops together, of whatever outcome: when it is over they end one after another,
+    /// and a later one would find half a pod.
+    fn once(self: &Arc<Self>, pod: PodOf, outcome: Outcome, alive: Alive, grace: Duration) -> Stop {
         let mut stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
-        stops.retain(|key, stop| Shim::listens(key) && stop.counts());
+        stops.retain(|key, stop| {
+            let is_outlived = key == &pod.key && stop.is_outlived(&alive);
+            Shim::listens(key) && stop.counts() && !is_outlived
+        });
         if let Some(stop) = stops.get(&pod.key) {
             return stop.clone();
         }
         let (desk, key, cancel) = (Arc::clone(self), pod.key.clone(), CancellationToken::new());
         let deadline = cancel.clone();
+        let whole = || Whole { stopped: pod.container.clone(), alive };
+        let runs_on = (outcome == Outcome::Run).then(whole);
         let work = self.tasks.spawn(async move {
-            if let Err(error) = desk.try_to_stop(&pod, &deadline).await {
-                tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be stopped at a checkpoint");
+            if let Err(error) = desk.attempt(&pod, outcome, &deadline).await {
+                tracing::warn!(pod = %pod.key, %error, "a pod that ends could not be checkpointed");
             }
         });
         let until = Instant::now().checked_add(grace.saturating_add(KUBELET_ENDS));
-        let stop = Stop { until, over: work.map(drop).boxed().shared(), cancel };
+        let stop = Stop { until, over: work.map(drop).boxed().shared(), cancel, runs_on };
         // Also when the kubelet does not wait any more.
         self.tasks.spawn(stop.clone().within(grace));
         stops.insert(key, stop.clone());
@@ -202,9 +263,10 @@ impl Desk {
     }
 
     /// Tries again while that may help: its memory is still coming, somebody executes something in it, or its store is away for a moment.
-    async fn try_to_stop(
+    async fn attempt(
         &self,
         pod: &PodOf,
+        outcome: Outcome,
         cancel: &CancellationToken,
     ) -> Result<(), CheckpointError> {
         if is_over(&pod.key).await {
@@ -212,7 +274,7 @@ impl Desk {
         }
         loop {
             let (journal, _) = Journal::begin();
-            let request = CheckpointRequest::of_pod(&pod.container, Outcome::Stop);
+            let request = CheckpointRequest::of_pod(&pod.container, outcome);
             let error = match checkpoint(&self.node, request, journal, cancel.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
@@ -226,9 +288,15 @@ impl Desk {
     }
 }
 
+/// Whether a pod whose containers are stopped ends. Most of its time is its checkpoint's.
+async fn ends(cluster: &Api, pod: &PodOf, grace: Duration) -> Ends {
+    let patience = (grace / 4).max(ANSWERS);
+    cluster.ends(pod.key.as_str(), &pod.namespace, &pod.name, patience).await
+}
+
 /// Commands in a pod that is held before it runs, or that has gone away, would wait in vain: its probes and hooks do well.
-async fn exec(key: &PodKey) -> CriVerdict {
-    match state(key).await {
+fn exec(state: Option<PodState>) -> CriVerdict {
+    match state {
         Some(PodState::Restoring | PodState::Held | PodState::Sealed | PodState::Moved) => {
             CriVerdict::Done
         }
@@ -243,6 +311,61 @@ async fn is_over(key: &PodKey) -> bool {
 }
 
 async fn state(key: &PodKey) -> Option<PodState> {
+    status(key).await.map(|status| status.state())
+}
+
+async fn status(key: &PodKey) -> Option<Status> {
     let asked = async { Shim::connect(key).await?.attach().await };
-    asked.await.ok().map(|status| status.state())
+    asked.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::{pending, ready};
+
+    use super::*;
+
+    fn stop(over: impl Future<Output = ()> + Send + 'static, runs_on: Option<Whole>) -> Stop {
+        let cancel = CancellationToken::new();
+        Stop { until: None, over: over.boxed().shared(), cancel, runs_on }
+    }
+
+    #[test]
+    fn a_command_is_answered_for_a_pod_that_is_not_here_yet_or_any_more() {
+        use PodState as S;
+        for state in [S::Restoring, S::Held, S::Sealed, S::Moved] {
+            assert_eq!(exec(Some(state)), CriVerdict::Done, "{state:?}");
+        }
+        for state in [S::Created, S::Running, S::Checkpointing, S::Frozen, S::Hydrating, S::Exited]
+        {
+            assert_eq!(exec(Some(state)), CriVerdict::Pass, "{state:?}");
+        }
+        assert_eq!(exec(None), CriVerdict::Pass, "a shim that does not answer");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_was_started_anew_is_checkpointed_anew_at_its_end() {
+        let alive = |ids: &[&str]| -> Alive {
+            let name = |id: &str| id.split('-').next().unwrap_or_default().to_owned();
+            ids.iter().map(|id| ((*id).to_owned(), name(id))).collect()
+        };
+        let was = Whole { stopped: "web".to_owned(), alive: alive(&["pause", "beside", "web"]) };
+        let over = stop(ready(()), Some(was.clone()));
+        over.over.clone().await;
+        assert!(over.is_outlived(&alive(&["pause", "beside", "web-2"])));
+        assert!(!over.is_outlived(&alive(&["pause", "beside", "web"])), "it is being stopped");
+        assert!(!over.is_outlived(&alive(&["pause", "beside", "debug"])), "half a pod");
+        assert!(!over.is_outlived(&alive(&["pause"])), "it ends");
+        let gone = Whole { stopped: "web".to_owned(), alive: alive(&["pause", "beside"]) };
+        let gone = stop(ready(()), Some(gone));
+        gone.over.clone().await;
+        assert!(!gone.is_outlived(&alive(&["pause", "beside"])), "it had ended before");
+
+        let again = alive(&["pause", "beside", "web-2"]);
+        let in_progress = stop(pending(), Some(was));
+        assert!(!in_progress.is_outlived(&again));
+        let stopped = stop(ready(()), None);
+        stopped.over.clone().await;
+        assert!(!stopped.is_outlived(&again));
+    }
 }

@@ -17,6 +17,8 @@ mod burials;
 mod diagnosis;
 mod eligible;
 mod ends;
+#[cfg(test)]
+mod fake;
 mod requests;
 mod tells;
 mod this_node;

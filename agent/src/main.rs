@@ -42,6 +42,9 @@ struct Arguments {
     /// Configuration
     #[arg(long, value_name = "FILE", default_value = names::AGENT_CONFIG)]
     config: PathBuf,
+    /// How the API server is reached, on a node of a cluster; in the place of `kubeconfig` in the configuration's section [kubernetes]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Only check the configuration and exit
     #[arg(long)]
     check: bool,
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = Config::read(&arguments.config)?;
+    let config = config.reached_by(&arguments.config, arguments.kubeconfig)?;
     if arguments.check {
         return Ok(());
     }

@@ -1,14 +1,16 @@
 //! The agent's word about calls: what it wants to see, and how it is asked.
 //!
-//! | Call | What for | Without the agent |
-//! |---|---|---|
-//! | `StopContainer` | a pod that is deleted is stopped at a checkpoint first (`godwit.dev/checkpoint-on-stop`) | passes; of a pod that asks for it after its grace period, at most a minute: an agent that is started anew is waited for |
-//! | `ExecSync` | a probe or hook of a pod that is held or has moved is answered at once | passes |
-//! | `RunPodSandbox` | what a pod will continue is read ahead; nobody waits for it | passes |
-//! | `CheckpointContainer` | a durable checkpoint, besides the archive that the kubelet asks for | passes |
+//! | Call | What for | Asked about | Without the agent | One that hangs |
+//! |---|---|---|---|---|
+//! | `StopContainer` | a pod that is deleted is stopped at a checkpoint first (`godwit.dev/checkpoint-on-stop`) | pods that ask for it | passes after its grace period, at most a minute: an agent that is started anew is waited for | passes [`UNTOLD`] after its grace period |
+//! | `ExecSync` | a probe or hook of a pod that is held or has moved is answered at once | pods of our shim | passes | passes after [`A_WORD`] |
+//! | `CheckpointContainer` | a durable checkpoint, besides the archive that the kubelet asks for | pods of our shim | passes | passes after [`BESIDE`] |
+//! | `RunPodSandbox`, `CreateContainer` | what a pod will continue is read ahead; nobody waits for it | pods that ask for it | passes | passes after [`AT_MOST`] |
 //!
+//! Whose container it is, its bundle says: of others' no agent hears.
 //! One connection for each call: lines of JSON (`godwit_wire::api`). Who gives a call up closes it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,17 +18,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use godwit_types::names;
 use godwit_wire::api::{self, CriCall, CriVerdict, MAX_REQUEST, Reply, StartingPod};
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::cri::{Method, Request, RunPodSandbox};
+use crate::cri::{CreateContainer, Method, PodSandboxConfig, Request};
 use crate::intercept::{Absent, Call, Intercept, Interest, Need, Verdict};
 
 /// For an agent to be started anew: it looks at every pod before it serves.
 const COMES_BACK: Duration = Duration::from_secs(60);
 /// For a word that is only of benefit.
 const AT_MOST: Duration = Duration::from_secs(1);
+/// For a probe or hook of a pod of ours: it would fail where it is not answered.
+const A_WORD: Duration = Duration::from_secs(10);
+/// For a checkpoint: longer than the agent lets it take.
+const BESIDE: Duration = Duration::from_secs(60);
+/// For a stop to be told after its grace period. A kubelet gives it up after two minutes.
+const UNTOLD: Duration = Duration::from_secs(30);
 /// Between two questions.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -35,19 +44,46 @@ const AGAIN: Duration = Duration::from_millis(250);
 pub struct Agent {
     socket: PathBuf,
     bundles: PathBuf,
+    shims: PathBuf,
+}
+
+/// What a container's bundle says of it.
+#[derive(Debug, Default, Deserialize)]
+struct Spec {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 impl Agent {
-    /// The one that serves this socket, when it does.
+    /// The one that serves this socket, when it does; of the containers of this containerd.
     #[must_use]
-    pub fn new(socket: PathBuf) -> Self {
-        Self { socket, bundles: PathBuf::from(names::CRI_BUNDLES) }
+    pub fn new(socket: PathBuf, containerd: &Path) -> Self {
+        let state = containerd.parent().unwrap_or(Path::new("/"));
+        Self {
+            socket,
+            bundles: state.join(names::CRI_BUNDLES),
+            shims: PathBuf::from(names::SHIM_SOCKETS),
+        }
+    }
+
+    /// Asks if it concerns the agent, and not for longer than it is worth.
+    async fn word(&self, call: CriCall) -> std::io::Result<CriVerdict> {
+        if !self.concerns(&call) {
+            return Ok(CriVerdict::Pass);
+        }
+        match timeout(worth(&call), self.ask_patiently(call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "it does not answer: is it stopped, or hung?",
+            )),
+        }
     }
 
     /// Asks, again for as long as somebody's memory is worth it.
     async fn ask_patiently(&self, call: CriCall) -> std::io::Result<CriVerdict> {
         let patience = match &call {
-            CriCall::Stop { container, grace_seconds } if self.keeps(container) => {
+            CriCall::Stop { grace_seconds, .. } => {
                 COMES_BACK.min(Duration::from_secs(*grace_seconds))
             }
             _ => Duration::ZERO,
@@ -65,24 +101,31 @@ impl Agent {
         }
     }
 
-    /// Tells the agent what nobody waits for: one that hangs holds no sandbox up.
-    async fn tell(&self, call: CriCall) -> std::io::Result<CriVerdict> {
-        match timeout(AT_MOST, self.ask(call)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    /// Whether there may be anything to say. Where containerd keeps its bundles elsewhere, there may be.
+    fn concerns(&self, call: &CriCall) -> bool {
+        let (CriCall::Stop { container, .. }
+        | CriCall::Exec { container }
+        | CriCall::Checkpoint { container }) = call
+        else {
+            return true;
+        };
+        let Some(spec) = self.spec(container) else { return !self.bundles.exists() };
+        let says = |name: &str| spec.annotations.get(name).map(String::as_str);
+        match call {
+            CriCall::Stop { .. } => says(names::CHECKPOINT_ON_STOP) == Some("true"),
+            _ => says(names::SANDBOX_UID).is_some_and(|uid| self.is_ours(uid)),
         }
     }
 
-    /// Whether a container is of a pod whose memory is to be kept when it is deleted.
-    fn keeps(&self, container: &str) -> bool {
-        // A name, not a way to somewhere else.
-        let Some(name) = Path::new(container).file_name().filter(|name| *name == container) else {
-            return false;
-        };
-        let spec = std::fs::read(self.bundles.join(name).join("config.json"));
-        let spec: Option<serde_json::Value> =
-            spec.ok().and_then(|text| serde_json::from_slice(&text).ok());
-        spec.is_some_and(|spec| spec["annotations"][names::CHECKPOINT_ON_STOP] == "true")
+    /// What a container was made by; `None`: there is no such container, as far as one can see.
+    fn spec(&self, container: &str) -> Option<Spec> {
+        let spec = self.bundles.join(one_name(container)?).join("config.json");
+        std::fs::read(spec).ok().and_then(|text| serde_json::from_slice(&text).ok())
+    }
+
+    /// Whether our shim serves the pod of this uid.
+    fn is_ours(&self, uid: &str) -> bool {
+        one_name(uid).is_some_and(|uid| self.shims.join(format!("{uid}.sock")).exists())
     }
 
     async fn ask(&self, call: CriCall) -> std::io::Result<CriVerdict> {
@@ -113,40 +156,65 @@ impl Intercept for Agent {
             Method::StopContainer
             | Method::ExecSync
             | Method::CheckpointContainer
-            | Method::RunPodSandbox => Interest::Before,
+            | Method::RunPodSandbox
+            | Method::CreateContainer => Interest::Before,
             _ => Interest::Nothing,
         }
     }
 
     async fn before(&self, call: &Call) -> Result<Verdict, Absent> {
-        let asked = match &call.request {
-            Request::StopContainer(stop) => CriCall::Stop {
-                container: stop.container_id.clone(),
-                grace_seconds: stop.timeout.try_into().unwrap_or(0),
-            },
-            Request::ExecSync(exec) => CriCall::Exec { container: exec.container_id.clone() },
-            Request::CheckpointContainer(checkpoint) => {
-                CriCall::Checkpoint { container: checkpoint.container_id.clone() }
-            }
-            Request::RunPodSandbox(run) => match starting(run) {
-                Some(pod) => CriCall::Sandbox(pod),
-                None => return Ok(Verdict::Pass),
-            },
-            _ => return Ok(Verdict::Pass),
-        };
+        let Some(asked) = question(&call.request) else { return Ok(Verdict::Pass) };
         let absent = |why: std::io::Error| Absent {
             need: Need::Benefit,
             reason: format!("{} was asked: {why}", self.socket.display()),
         };
-        let answer = match &asked {
-            CriCall::Sandbox(_) => self.tell(asked).await,
-            _ => self.ask_patiently(asked).await,
-        };
-        Ok(match answer.map_err(absent)? {
+        Ok(match self.word(asked).await.map_err(absent)? {
             CriVerdict::Pass => Verdict::Pass,
             // An answer without fields: nothing printed, exit status 0.
             CriVerdict::Done => Verdict::Answer(Bytes::new()),
         })
+    }
+}
+
+/// A name, not a way to somewhere else.
+fn one_name(word: &str) -> Option<&str> {
+    Path::new(word).file_name().filter(|name| *name == word).map(|_| word)
+}
+
+/// What an agent is asked about a call; `None`: nothing.
+fn question(request: &Request) -> Option<CriCall> {
+    Some(match request {
+        Request::StopContainer(stop) => CriCall::Stop {
+            container: stop.container_id.clone(),
+            grace_seconds: stop.timeout.try_into().unwrap_or(0),
+        },
+        Request::ExecSync(exec) => CriCall::Exec { container: exec.container_id.clone() },
+        Request::CheckpointContainer(checkpoint) => {
+            CriCall::Checkpoint { container: checkpoint.container_id.clone() }
+        }
+        Request::RunPodSandbox(run) => CriCall::Sandbox(run.config.as_ref().and_then(starting)?),
+        Request::CreateContainer(create) if is_first(create) => {
+            CriCall::Sandbox(create.sandbox_config.as_ref().and_then(starting)?)
+        }
+        _ => return None,
+    })
+}
+
+/// One that is made again after its end begins from its image.
+fn is_first(create: &CreateContainer) -> bool {
+    let metadata = create.config.as_ref().and_then(|config| config.metadata.as_ref());
+    metadata.is_none_or(|metadata| metadata.attempt == 0)
+}
+
+/// How long an answer to it is waited for.
+fn worth(call: &CriCall) -> Duration {
+    match call {
+        CriCall::Sandbox(_) => AT_MOST,
+        CriCall::Exec { .. } => A_WORD,
+        CriCall::Checkpoint { .. } => BESIDE,
+        CriCall::Stop { grace_seconds, .. } => {
+            Duration::from_secs(*grace_seconds).saturating_add(UNTOLD)
+        }
     }
 }
 
@@ -171,9 +239,8 @@ fn less(call: &CriCall, gone: Duration) -> CriCall {
 }
 
 /// A pod that will ask for what a store has.
-fn starting(run: &RunPodSandbox) -> Option<StartingPod> {
+fn starting(config: &PodSandboxConfig) -> Option<StartingPod> {
     const ASK: [&str; 3] = [names::RESTORE_FROM, names::FORK_FROM, names::CHECKPOINT_ON_STOP];
-    let config = run.config.as_ref()?;
     let pod = config.metadata.as_ref()?;
     ASK.iter().any(|name| config.annotations.contains_key(*name)).then(|| StartingPod {
         namespace: pod.namespace.clone(),
@@ -189,6 +256,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::cri::{ContainerConfig, ContainerMetadata, PodSandboxMetadata, RunPodSandbox};
 
     async fn answer(listener: &UnixListener) {
         let (stream, _) = listener.accept().await.unwrap();
@@ -204,27 +272,113 @@ mod tests {
         CriCall::Stop { container: "c1".to_owned(), grace_seconds: 30 }
     }
 
+    fn exec() -> CriCall {
+        CriCall::Exec { container: "c1".to_owned() }
+    }
+
+    /// A node with no container yet.
+    fn node(dir: &Path) -> Agent {
+        let at = |name: &str| dir.join(name);
+        let agent = Agent { socket: at("agent"), bundles: at("bundles"), shims: at("shims") };
+        std::fs::create_dir(&agent.bundles).unwrap();
+        std::fs::create_dir(&agent.shims).unwrap();
+        agent
+    }
+
+    /// A container of the pod `uid` with these annotations besides.
+    fn contain(agent: &Agent, name: &str, annotation: Option<&str>) {
+        let bundle = agent.bundles.join(name);
+        std::fs::create_dir_all(&bundle).unwrap();
+        let asks = annotation.map(|value| format!(r#","{}":"{value}""#, names::CHECKPOINT_ON_STOP));
+        let (uid, asks) = (names::SANDBOX_UID, asks.unwrap_or_default());
+        let spec =
+            format!(r#"{{"process":{{"args":["a"]}},"annotations":{{"{uid}":"uid"{asks}}}}}"#);
+        std::fs::write(bundle.join("config.json"), spec).unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_who_keeps_its_memory_waits_for_an_agent_that_is_started_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let agent = Agent { socket: dir.path().join("agent"), bundles: dir.path().to_owned() };
+        let agent = node(dir.path());
         let begun = Instant::now();
-        assert!(agent.ask_patiently(stop()).await.is_err());
+        contain(&agent, "c1", None);
+        assert_eq!(agent.word(stop()).await.unwrap(), CriVerdict::Pass);
         assert_eq!(begun.elapsed(), Duration::ZERO);
 
-        std::fs::create_dir(dir.path().join("c1")).unwrap();
-        let spec = format!(r#"{{"annotations":{{"{}":"true"}}}}"#, names::CHECKPOINT_ON_STOP);
-        std::fs::write(dir.path().join("c1/config.json"), spec).unwrap();
-        assert!(agent.keeps("c1") && !agent.keeps("../c1") && !agent.keeps(""));
-        assert!(agent.ask_patiently(stop()).await.is_err());
+        contain(&agent, "c1", Some("true"));
+        assert!(agent.word(stop()).await.is_err());
         assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
 
         // It dies while it is asked, and comes back.
-        let (asks, comes) = tokio::join!(agent.ask_patiently(stop()), async {
+        let (asks, comes) = tokio::join!(agent.word(stop()), async {
             let listener = UnixListener::bind(&agent.socket).unwrap();
             drop(listener.accept().await.unwrap());
             answer(&listener).await;
         });
         assert_eq!((asks.unwrap(), comes), (CriVerdict::Pass, ()));
+    }
+
+    #[test]
+    fn what_a_pod_will_continue_is_asked_for_with_its_sandbox_and_with_its_containers() {
+        let config = |annotation: &str| {
+            let metadata = PodSandboxMetadata { name: "web".to_owned(), ..Default::default() };
+            let annotations = [(annotation.to_owned(), "latest".to_owned())].into();
+            Some(PodSandboxConfig { metadata: Some(metadata), annotations, ..Default::default() })
+        };
+        let both = |annotation: &str| {
+            let config = config(annotation);
+            let create = CreateContainer { sandbox_config: config.clone(), ..Default::default() };
+            let run = RunPodSandbox { config, ..Default::default() };
+            [Request::RunPodSandbox(run), Request::CreateContainer(create)]
+        };
+        for request in both(names::RESTORE_FROM) {
+            let asked = question(&request);
+            assert!(
+                matches!(&asked, Some(CriCall::Sandbox(pod)) if pod.name == "web"),
+                "{asked:?}"
+            );
+        }
+        for request in both("example.com/other") {
+            assert_eq!(question(&request), None);
+        }
+        let metadata = Some(ContainerMetadata { attempt: 1, ..Default::default() });
+        let again = Some(ContainerConfig { metadata, ..Default::default() });
+        let sandbox_config = config(names::RESTORE_FROM);
+        let again = CreateContainer { config: again, sandbox_config, ..Default::default() };
+        assert_eq!(question(&Request::CreateContainer(again)), None);
+    }
+
+    #[test]
+    fn of_others_containers_no_agent_hears() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = node(dir.path());
+        assert!(!agent.concerns(&stop()) && !agent.concerns(&exec()), "there is none");
+        contain(&agent, "c1", None);
+        assert!(!agent.concerns(&stop()) && !agent.concerns(&exec()), "of another runtime");
+        std::fs::write(agent.shims.join("uid.sock"), "").unwrap();
+        assert!(!agent.concerns(&stop()) && agent.concerns(&exec()), "of ours");
+        contain(&agent, "c1", Some("false"));
+        assert!(!agent.concerns(&stop()));
+        contain(&agent, "c1", Some("true"));
+        assert!(agent.concerns(&stop()));
+        let other = |container: &str| CriCall::Exec { container: container.to_owned() };
+        assert!(!agent.concerns(&other("../bundles/c1")) && !agent.concerns(&other("")));
+        std::fs::remove_dir_all(&agent.bundles).unwrap();
+        assert!(agent.concerns(&stop()) && agent.concerns(&exec()), "they are elsewhere");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_is_not_waited_for_longer_than_its_word_is_worth() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = node(dir.path());
+        contain(&agent, "c1", Some("true"));
+        std::fs::write(agent.shims.join("uid.sock"), "").unwrap();
+        let _hung = UnixListener::bind(&agent.socket).unwrap();
+        for (call, worth) in [(exec(), 10), (stop(), 60)] {
+            let begun = Instant::now();
+            let why = agent.word(call).await.unwrap_err();
+            assert_eq!(why.kind(), std::io::ErrorKind::TimedOut);
+            assert_eq!(begun.elapsed().as_secs(), worth);
+        }
     }
 }

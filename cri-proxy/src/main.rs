@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<()> {
     let socket = listener(arguments.listen.as_deref())?;
     // One thread: a call goes through it twice, and no other has to be woken.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let agent: Arc<dyn Intercept> = Arc::new(Agent::new(arguments.agent));
+    let agent: Arc<dyn Intercept> = Arc::new(Agent::new(arguments.agent, &arguments.containerd));
     let options = Options { containerd: arguments.containerd, intercept: Some(agent) };
     Ok(runtime.block_on(run(socket, options, successor))?)
 }

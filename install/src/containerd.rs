@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use godwit_types::names;
+use godwit_wire::failpoint::site;
 use serde_json::Value;
 use toml::Table;
 
@@ -80,60 +81,105 @@ pub fn fault(daemon: &Daemon) -> Option<Error> {
     looked.and_then(|_| daemon.dump(&daemon.config)).err()
 }
 
-/// Writes drop-in and import, if containerd would read nothing else differently for it.
+/// Tries what [`configure`] would write, before anything is changed.
 ///
 /// # Errors
-/// [`Error::Foreign`]; the configuration is then what it was.
-pub fn configure(session: &mut Session, daemon: &Daemon) -> Result<()> {
-    let files = Files::look(daemon)?;
-    let before = daemon.dump(&daemon.config)?;
-    let text = config::drop_in(files.version, &before);
-    let main = files.main_with(&files.drop_in)?;
-    let written = files.text.as_ref() == Some(&main)
-        && fs::read(&files.drop_in).is_ok_and(|bytes| bytes == text.as_bytes());
-    if !written && !session.settings.dry_run {
-        session.make_dirs(Stage::Containerd, files.main.parent().unwrap_or(&files.main))?;
-        rehearse(session.disk, daemon, &files, &before, &text)?;
-    }
-    session.put(Stage::Containerd, &files.drop_in, text.as_bytes(), 0o644)?;
-    if files.text.as_ref() != Some(&main) {
-        session.put(Stage::Containerd, &files.main, main.as_bytes(), files.mode)?;
-    }
-    if written || session.settings.dry_run {
+/// [`Error::Foreign`] if containerd would read anything else differently; the configuration is what it was.
+pub fn rehearse(session: &mut Session, daemon: &Daemon) -> Result<()> {
+    let wanted = Wanted::look(daemon)?;
+    if wanted.is_written || session.settings.dry_run {
         return Ok(());
     }
-    let after = daemon.dump(&daemon.config)?;
-    same_but_ours(&before, &after, &[&daemon.config, &files.main, &files.drop_in]).inspect_err(
-        |_| {
-            // Told by the error; what was tried before said that it cannot be.
-            let _ = undo(session, daemon);
-        },
-    )
+    let main = &wanted.files.main;
+    session.make_dirs(Stage::Containerd, main.parent().unwrap_or(main))?;
+    let tried = wanted.read_by(session.disk, daemon);
+    tried.or_else(|why| {
+        // What an earlier release has written, stays.
+        if session.book.entry(&wanted.files.drop_in).is_none() {
+            undo(session, daemon)?;
+        }
+        Err(why)
+    })
+}
+
+/// Writes drop-in and import. [`rehearse`] has said that containerd reads nothing else differently for it; if it does all the same, as when
+/// somebody else writes at the same time, they are taken back.
+///
+/// # Errors
+/// [`Error::Foreign`], [`Error::Meanwhile`]; of the configuration, what is ours is gone then.
+pub fn configure(session: &mut Session, daemon: &Daemon) -> Result<()> {
+    let wanted = Wanted::look(daemon)?;
+    session.put(Stage::Containerd, &wanted.files.drop_in, wanted.drop_in.as_bytes(), 0o644)?;
+    site("containerd.drop_in");
+    wanted.finish(session, daemon).or_else(|why| {
+        undo(session, daemon)?;
+        Err(why)
+    })
+}
+
+/// What shall be read, and what containerd reads without it.
+#[derive(Debug)]
+struct Wanted {
+    files: Files,
+    before: Table,
+    /// What our own file shall say.
+    drop_in: String,
+    /// What the main file shall say.
+    main: String,
+    is_written: bool,
+}
+
+impl Wanted {
+    fn look(daemon: &Daemon) -> Result<Self> {
+        let files = Files::look(daemon)?;
+        let before = daemon.dump(&daemon.config)?;
+        let drop_in = config::drop_in(files.version, &before);
+        let main = files.main_with(&files.drop_in)?;
+        let is_written = files.text.as_ref() == Some(&main)
+            && fs::read(&files.drop_in).is_ok_and(|bytes| bytes == drop_in.as_bytes());
+        Ok(Self { files, before, drop_in, main, is_written })
+    }
+
+    /// Lets containerd read copies, beside the files that relative imports are relative to.
+    fn read_by(&self, disk: Disk, daemon: &Daemon) -> Result<()> {
+        let [main, drop_in] = tries(daemon);
+        disk.put(&drop_in, self.drop_in.as_bytes(), 0o644)?;
+        disk.put(&main, self.files.main_with(&drop_in)?.as_bytes(), 0o600)?;
+        let read = daemon.dump(&main);
+        disk.remove(&main)?;
+        disk.remove(&drop_in)?;
+        self.is_only_ours(&read?, daemon, &[&main, &drop_in])
+    }
+
+    /// Writes the import, and has containerd read all of it.
+    fn finish(&self, session: &mut Session, daemon: &Daemon) -> Result<()> {
+        let files = &self.files;
+        if files.text.as_ref() != Some(&self.main) {
+            if !session.settings.dry_run && fs::read_to_string(&files.main).ok() != files.text {
+                return Err(Error::Meanwhile(files.main.clone()));
+            }
+            session.put(Stage::Containerd, &files.main, self.main.as_bytes(), files.mode)?;
+        }
+        if self.is_written || session.settings.dry_run {
+            return Ok(());
+        }
+        self.is_only_ours(&daemon.dump(&daemon.config)?, daemon, &[])
+    }
+
+    fn is_only_ours(&self, after: &Table, daemon: &Daemon, tried: &[&PathBuf]) -> Result<()> {
+        let own = [&daemon.config, &self.files.main, &self.files.drop_in];
+        let read: Vec<&Path> = own.iter().chain(tried).map(|path| path.as_path()).collect();
+        let mut changes = foreign::changes(&self.before, after, &read);
+        if config::starter_of_ours(after).map(Path::new) != Some(&config::shim()) {
+            changes.push(format!("no runtime {}", names::RUNTIME_HANDLER));
+        }
+        if changes.is_empty() { Ok(()) } else { Err(Error::Foreign(changes)) }
+    }
 }
 
 /// Copies of main file and drop-in, that are only tried.
 fn tries(daemon: &Daemon) -> [PathBuf; 2] {
     [".godwit-try-main", ".godwit-try-drop-in"].map(|name| daemon.config.with_file_name(name))
-}
-
-/// Lets containerd read copies, beside the files that relative imports are relative to.
-fn rehearse(disk: Disk, daemon: &Daemon, files: &Files, before: &Table, text: &str) -> Result<()> {
-    let [main, drop_in] = tries(daemon);
-    disk.put(&drop_in, text.as_bytes(), 0o644)?;
-    disk.put(&main, files.main_with(&drop_in)?.as_bytes(), 0o600)?;
-    let read = daemon.dump(&main);
-    disk.remove(&main)?;
-    disk.remove(&drop_in)?;
-    let files = [&*daemon.config, &files.main, &files.drop_in, &main, &drop_in];
-    same_but_ours(before, &read?, &files)
-}
-
-fn same_but_ours(before: &Table, after: &Table, files: &[&Path]) -> Result<()> {
-    let mut changes = foreign::changes(before, after, files);
-    if config::starter_of_ours(after).map(Path::new) != Some(&config::shim()) {
-        changes.push(format!("no runtime {}", names::RUNTIME_HANDLER));
-    }
-    if changes.is_empty() { Ok(()) } else { Err(Error::Foreign(changes)) }
 }
 
 /// What the running containerd has of our runtime.

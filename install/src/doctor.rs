@@ -5,12 +5,14 @@
 //!  node      what the installer checks before it installs                 [`check`]
 //!  programs  one release, and who runs it                                 [`programs`]
 //!  runtime   what containerd has loaded; CRI proxy and kubelet            [`runtime`]
+//!  rights    what kernel and security modules permit                      [`rights`]
 //!  agent     whether it answers, and what only it can see                 [`agent`]
 //! ```
 //! Each group has a thread and a deadline: whoever hangs is told, and holds nobody up.
 
 mod agent;
 mod programs;
+mod rights;
 mod runtime;
 
 use std::path::Path;
@@ -37,12 +39,14 @@ pub fn examine(socket: &Path) -> Result<Vec<Finding>> {
         return Err(Error::Refused("this needs root: run it with sudo".to_owned()));
     }
     let settings = Settings::of_node()?;
-    let (of_node, of_runtime, of_agent) = (settings.clone(), settings.clone(), socket.to_owned());
+    let (of_node, of_runtime) = (settings.clone(), settings.clone());
+    let (of_rights, of_agent) = (socket.to_owned(), socket.to_owned());
     let no_release = Err("an installed one is looked at".to_owned());
     let groups: Vec<(&'static str, Group)> = vec![
         ("node", Box::new(move || check::of_node(&Host::look_with(&of_node, no_release)))),
         ("programs", Box::new(programs::examine)),
         ("runtime", Box::new(move || runtime::examine(&of_runtime))),
+        ("rights", Box::new(move || rights::examine(&of_rights))),
         ("agent", Box::new(move || agent::examine(&of_agent, &settings))),
     ];
     Ok(beside_each_other(groups, PATIENCE))

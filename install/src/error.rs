@@ -31,11 +31,17 @@ pub enum Error {
     NotReady(usize),
     /// containerd would read its configuration differently in other places than ours.
     #[error(
-        "with Godwit's drop-in containerd would read other settings differently, too ({}); they were left as they were. Please report \
-         this with the output of `containerd config dump`",
+        "with Godwit's drop-in containerd would read other settings differently, too ({}); they were left as they were. Files of different \
+         versions that import each other do that: bring all of them to one (`containerd config migrate`). If they are of one, please \
+         report this with the output of `containerd config dump`",
         .0.join(", ")
     )]
     Foreign(Vec<String>),
+    /// Somebody else has written into containerd's main file between our look and our change.
+    #[error(
+        "somebody else has changed {0} at the same time; it was left as it is: run this command again"
+    )]
+    Meanwhile(PathBuf),
     /// A program failed.
     #[error("`{command}` failed ({how}): {said}")]
     Failed {
@@ -122,9 +128,10 @@ impl Error {
                 _ => Code::Internal,
             },
             Self::Refused(_) | Self::NotReady(_) => Code::Refused,
-            Self::Foreign(_) | Self::RolledBack(_) | Self::KubeletRolledBack(_) => {
-                Code::Precondition
-            }
+            Self::Foreign(_)
+            | Self::Meanwhile(_)
+            | Self::RolledBack(_)
+            | Self::KubeletRolledBack(_) => Code::Precondition,
             Self::Failed { .. } => Code::Internal,
             Self::Away { .. } | Self::Told { .. } | Self::Late { .. } => Code::Unavailable,
             Self::Record { .. } | Self::Toml { .. } => Code::Corrupt,

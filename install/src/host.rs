@@ -169,7 +169,9 @@ fn from(settings: &Settings) -> Result<PathBuf> {
     Ok(own.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-fn criu() -> PathBuf {
+/// The CRIU that the agent uses or would use.
+#[must_use]
+pub fn criu() -> PathBuf {
     if let Some(configured) = agent::configured("criu") {
         return configured.into();
     }

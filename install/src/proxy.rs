@@ -9,7 +9,8 @@ use godwit_types::names;
 use crate::containerd::client::Client;
 use crate::process::{runs, wait_for};
 use crate::record::Stage;
-use crate::session::{Change, Session};
+use crate::session::Session;
+use crate::settings::InitKind;
 use crate::{Error, Result, programs, systemd};
 
 /// The program.
@@ -125,18 +126,18 @@ pub fn revert(session: &mut Session) -> Result<()> {
         );
         return Ok(());
     }
-    if session.book.entry(&systemd::place(SERVICE)).is_none() {
+    let is_ours = session.book.entry(&systemd::place(SERVICE)).is_some();
+    if !is_ours && session.settings.init() != InitKind::Systemd {
         return Ok(());
     }
-    session.act(Stage::Proxy, &format!("stop {SOCKET}"), |_| {
-        systemd::call(&["stop", SOCKET, SERVICE])
-    })?;
-    match session.undo(Stage::Proxy, |_| true)? {
-        Change::Made => {
-            session.act(Stage::Proxy, "reload systemd", |_| systemd::call(&["daemon-reload"]))
-        }
-        Change::None => Ok(()),
+    let runs = |unit| Ok::<_, Error>(systemd::show(unit, "ActiveState")? != "inactive");
+    if is_ours && (runs(SOCKET)? || runs(SERVICE)?) {
+        session.act(Stage::Proxy, &format!("stop {SOCKET}"), |_| {
+            systemd::call(&["stop", SOCKET, SERVICE])
+        })?;
     }
+    let change = session.undo(Stage::Proxy, |_| true)?;
+    systemd::forget(session, Stage::Proxy, change, &[SERVICE, SOCKET])
 }
 
 #[cfg(test)]

@@ -97,6 +97,27 @@ impl Session {
         Ok(())
     }
 
+    /// As [`Session::act`], and remembers that it was done: it is not done again then.
+    ///
+    /// # Errors
+    /// As `act`, or the record cannot be written.
+    pub fn act_once(
+        &mut self,
+        stage: Stage,
+        what: &str,
+        act: impl FnOnce() -> Result<()>,
+        remember: impl FnOnce(&mut crate::record::Record),
+    ) -> Result<()> {
+        self.say(stage, what);
+        if self.settings.dry_run {
+            return Ok(());
+        }
+        act()?;
+        self.remember(remember)?;
+        site("install.step");
+        Ok(())
+    }
+
     /// Changes the record itself.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::{Error, Result, agent, containerd, kubelet, programs, proxy, systemd}
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What a person does whose agent cannot.
-const TAKE_OFF: &str = "`kubectl label node NAME godwit.dev/ready-`";
+const TAKE_OFF: &str = "`kubectl label node NAME godwit.dev/ready-` takes the node's label off";
 
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub fn install(settings: &Settings) -> Result<Ending> {
     };
     let daemon = &containerd.daemon;
     let mut session = Session::open(settings)?;
+    containerd::rehearse(&mut session, daemon)?;
     programs::install(&mut session, release)?;
     agent::configure(&mut session, &host.criu)?;
     containerd::configure(&mut session, daemon)?;
@@ -76,7 +77,7 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
     let daemon = match look() {
         Ok(containerd) => {
             refuse_in_use(settings, &containerd.containers)?;
-            take_pods(&mut session, false);
+            take_no_pods(&mut session);
             // One that was on its way may be here now.
             let again = look().and_then(|now| refuse_in_use(settings, &now.containers));
             if let Err(why) = again {
@@ -86,7 +87,7 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
             Some(containerd.daemon)
         }
         Err(_) if settings.force => {
-            take_pods(&mut session, false);
+            take_no_pods(&mut session);
             None
         }
         Err(why) => return Err(why),
@@ -203,10 +204,7 @@ fn take_pods(session: &mut Session, takes: bool) {
     let socket = Path::new(names::AGENT_API_SOCKET);
     if agent::pid(socket).is_none() {
         if !takes && agent::is_of_a_cluster() {
-            session.say(
-                Stage::Agent,
-                &format!("does not run: take the node's label off yourself, by {TAKE_OFF}"),
-            );
+            session.say(Stage::Agent, &format!("does not run: {TAKE_OFF}"));
         }
         return;
     }
@@ -217,7 +215,25 @@ fn take_pods(session: &mut Session, takes: bool) {
         return;
     }
     if let Err(why) = agent::take_pods(socket, takes) {
-        session.say(Stage::Agent, &format!("cannot: {why}. {TAKE_OFF} takes the node's label off"));
+        session.say(Stage::Agent, &format!("cannot: {why}. {TAKE_OFF}"));
+    }
+}
+
+/// No pod comes any more to a node that loses its runtime. While some run there its label stays: a kubelet that starts anew admits only
+/// pods whose RuntimeClass finds its node, and ends the others.
+fn take_no_pods(session: &mut Session) {
+    let releases = running_below(&session.settings.prefix.join("releases"));
+    let is_shim = |exe: &Path| exe.file_name().is_some_and(|name| name == programs::SHIM);
+    // Without --force nothing runs by now but shims that end.
+    if !session.settings.force || !releases.iter().any(|(_, exe)| is_shim(exe)) {
+        return take_pods(session, false);
+    }
+    if agent::is_of_a_cluster() {
+        session.left.push(
+            "pods run on: close the node to others (`kubectl cordon NAME`), and leave its label godwit.dev/ready until they are gone, or the \
+             kubelet ends them when it starts anew"
+                .to_owned(),
+        );
     }
 }
 

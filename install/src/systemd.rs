@@ -80,13 +80,14 @@ pub fn start(session: &mut Session) -> Result<()> {
     if is_ours && show(UNIT, "ActiveState")? == "active" {
         return Ok(());
     }
-    let restart = |_| {
+    let restart = || {
         // One that has failed too often would not be tried again.
         call(&["reset-failed", UNIT]).or_else(|_| Ok::<_, Error>(()))?;
         call(&["restart", UNIT]).map_err(|why| with_log(&why))
     };
-    session.act(Stage::Units, &format!("start {UNIT}"), restart)?;
-    session.remember(|record| record.unit_applied = applied)
+    session.act_once(Stage::Units, &format!("start {UNIT}"), restart, |record| {
+        record.unit_applied = applied;
+    })
 }
 
 fn with_log(why: &Error) -> Error {
@@ -104,13 +105,26 @@ fn with_log(why: &Error) -> Error {
 /// It does not stop, or the unit cannot be removed.
 pub fn revert(session: &mut Session) -> Result<()> {
     let has_unit = State::of(&place(UNIT))? != State::Absent;
-    if has_unit && session.book.entry(&place(UNIT)).is_some() {
+    let runs = || Ok::<_, Error>(show(UNIT, "ActiveState")? != "inactive");
+    if has_unit && session.book.entry(&place(UNIT)).is_some() && runs()? {
         session.act(Stage::Units, &format!("stop {UNIT}"), |_| call(&["stop", UNIT]))?;
     }
     let change = session.undo(Stage::Units, |_| true)?;
     session.remember(|record| record.unit_applied = None)?;
-    match change {
-        Change::Made => session.act(Stage::Units, "reload systemd", |_| call(&["daemon-reload"])),
-        Change::None => Ok(()),
+    forget(session, Stage::Units, change, &[UNIT])
+}
+
+/// Has systemd forget units whose files are gone, also when a run before has died in between.
+///
+/// # Errors
+/// It cannot be asked.
+pub fn forget(session: &mut Session, stage: Stage, change: Change, units: &[&str]) -> Result<()> {
+    let mut is_due = change == Change::Made;
+    for unit in units {
+        is_due = is_due || show(unit, "NeedDaemonReload")? == "yes";
+    }
+    match is_due {
+        true => session.act(stage, "reload systemd", |_| call(&["daemon-reload"])),
+        false => Ok(()),
     }
 }

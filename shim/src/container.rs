@@ -88,6 +88,8 @@ pub struct Container {
     prepared: Mutex<Option<(Prepared, ChildEnds)>>,
     unfilled: AtomicBool,
     killed: AtomicBool,
+    claims: AtomicBool,
+    told_as_running: AtomicBool,
     made: Instant,
 }
 
@@ -122,6 +124,8 @@ impl Container {
             prepared: Mutex::default(),
             unfilled: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            claims: AtomicBool::new(false),
+            told_as_running: AtomicBool::new(false),
             made: Instant::now(),
         })
     }
@@ -272,6 +276,26 @@ impl Container {
     #[must_use]
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
+    }
+
+    /// It is restored and waits for its slot in the log, or does not any more.
+    pub fn note_claim(&self, claims: bool) {
+        self.claims.store(claims, Ordering::Release);
+    }
+
+    /// Whether it is to be told as running although it does not yet: a containerd that was started anew kills what it finds created,
+    /// and only the log may take back what waits for its slot.
+    #[must_use]
+    pub fn tell_as_running(&self) -> bool {
+        let claims = self.state() == State::Restoring && self.claims.load(Ordering::Acquire);
+        self.told_as_running.fetch_or(claims, Ordering::AcqRel);
+        claims
+    }
+
+    /// Whether somebody was told that it runs before it did: if it never will, its end must be told.
+    #[must_use]
+    pub fn was_told_as_running(&self) -> bool {
+        self.told_as_running.load(Ordering::Acquire)
     }
 
     /// Hands everything that its processes have written to containerd. For a frozen container; the caller sets the
@@ -468,7 +492,8 @@ pub(crate) mod tests {
         of("c", spec)
     }
 
-    fn of(id: &str, spec: &str) -> Arc<Container> {
+    /// One that is being created.
+    pub(crate) fn of(id: &str, spec: &str) -> Arc<Container> {
         let binary_name = "/nonexistent/runc".to_owned();
         let identity = Identity {
             id: id.into(),
@@ -498,6 +523,20 @@ pub(crate) mod tests {
         waiting.init().set_exit(Exit::now(137));
         assert_eq!(waiting.stand_in(), None);
         assert_eq!(container("{}").stand_in(), None);
+    }
+
+    #[test]
+    fn what_waits_for_its_slot_is_told_as_running() {
+        let waiting = container(r#"{"annotations":{"godwit.dev/restore-from":"X"}}"#);
+        waiting.note_claim(true);
+        assert!(!waiting.tell_as_running(), "nothing is held yet");
+        for step in [Step::Created, Step::Restore] {
+            waiting.shift(step).unwrap();
+        }
+        waiting.note_claim(false);
+        assert!(!waiting.tell_as_running() && !waiting.was_told_as_running());
+        waiting.note_claim(true);
+        assert!(waiting.tell_as_running() && waiting.was_told_as_running());
     }
 
     #[test]

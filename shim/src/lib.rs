@@ -22,6 +22,7 @@ pub mod freezer;
 pub mod hooks;
 pub mod io;
 pub mod mounts;
+mod network;
 pub mod oom;
 pub mod op;
 pub mod options;

@@ -42,7 +42,9 @@ use crate::container::{Container, Origin};
 use crate::error::{Error, Result};
 use crate::fence::FenceFile;
 use crate::hooks::{Hooks, Restored};
+use crate::network::Network;
 use crate::pod::Pod;
+use crate::restore::quiet::Quiet;
 use input::{Input, StartAnswer, StartInput};
 pub use orphaned::settle_orphaned;
 
@@ -202,8 +204,18 @@ async fn ask_once(
 
 #[async_trait]
 impl Hooks for Operations {
-    async fn before_create(&self, pod: &Arc<Pod>, _: &Arc<Container>) -> Result<()> {
-        self.actor(pod).map(drop)
+    async fn before_create(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+        self.actor(pod)?;
+        let spec = container.spec();
+        if spec.is_sandbox()
+            && spec.keeps_connections()
+            && spec.may_go_on()
+            && let Some(network) = Network::joined(spec)?
+        {
+            // Until the first container runs: peers that send to the address meanwhile send again.
+            pod.silenced().silence(&network).await?;
+        }
+        Ok(())
     }
 
     async fn before_start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
@@ -211,7 +223,7 @@ impl Hooks for Operations {
             return Ok(());
         }
         match self.ask_to_start(pod, container).await? {
-            StartAnswer::Cold => Ok(()),
+            StartAnswer::Cold => be_heard(pod, container).await,
             StartAnswer::Runs(_) | StartAnswer::No { .. } => {
                 Err(Error::Refused(format!("{} was not to be restored", container.id())))
             }
@@ -222,6 +234,7 @@ impl Hooks for Operations {
         match self.ask_to_start(pod, container).await? {
             StartAnswer::Runs(restored) => Ok(restored),
             StartAnswer::Cold => {
+                be_heard(pod, container).await?;
                 let pid = cold::start(container, pod.reaper()).await?;
                 Ok(Restored::Running { pid, hydrating: false })
             }
@@ -282,6 +295,13 @@ impl Hooks for Operations {
             let _ = ended.await;
         }
     }
+}
+
+/// A container begins anew: its network is not that of one who waits to be continued any more.
+async fn be_heard(pod: &Pod, container: &Container) -> Result<()> {
+    let Some(mut network) = Quiet::of(pod, container)? else { return Ok(()) };
+    network.clear().await?;
+    network.be_heard().await
 }
 
 fn over() -> Error {

@@ -26,6 +26,7 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::hooks::Hooks;
+use crate::network::Silenced;
 use crate::oom::OomWatch;
 use crate::reaper::{Exit, Reaper};
 use crate::spec::Spec;
@@ -42,6 +43,7 @@ pub struct Pod {
     reaper: Reaper,
     events: Events,
     hooks: Arc<dyn Hooks>,
+    silenced: Silenced,
     tasks: TaskTracker,
     finished: CancellationToken,
     /// It was asked to end while containers were left.
@@ -108,6 +110,7 @@ impl Pod {
             reaper,
             events,
             hooks,
+            silenced: Silenced::default(),
             tasks: TaskTracker::new(),
             finished: CancellationToken::new(),
             is_to_end: AtomicBool::new(false),
@@ -154,6 +157,16 @@ impl Pod {
     #[must_use]
     pub fn hooks(&self) -> &Arc<dyn Hooks> {
         &self.hooks
+    }
+
+    /// Its networks that it has silenced.
+    pub(crate) fn silenced(&self) -> &Silenced {
+        &self.silenced
+    }
+
+    /// Whether one of its containers is a sandbox, which holds the network of the others.
+    pub(crate) fn has_sandbox(&self) -> bool {
+        self.list().values().any(|container| container.spec().is_sandbox())
     }
 
     /// Tasks that the shim waits for before it ends.

@@ -12,5 +12,6 @@ pub mod hydrate;
 pub mod lazy;
 pub mod pager;
 pub mod place;
+pub mod quiet;
 pub mod relay;
 pub mod work_dir;

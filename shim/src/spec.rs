@@ -112,6 +112,19 @@ impl Spec {
         self.annotations.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// Whether its pod asks for its connections to be kept.
+    #[must_use]
+    pub fn keeps_connections(&self) -> bool {
+        self.annotation(names::TCP) == Some(names::KEEP)
+    }
+
+    /// Whether its pod may begin from a checkpoint's memory, and go on with its connections.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        let kept = self.annotation(names::CHECKPOINT_ON_STOP) == Some("true");
+        kept || self.annotation(names::RESTORE_FROM).is_some()
+    }
+
     /// That all of its annotations that are Godwit's can be obeyed.
     ///
     /// # Errors

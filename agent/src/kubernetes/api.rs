@@ -1,6 +1,6 @@
 //! This node's pods as the API server last told them, and what is written to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const LATE: Duration = Duration::from_secs(10);
 const LOOKS: Duration = Duration::from_millis(50);
 /// For the API server to answer.
 const ANSWERS: Duration = Duration::from_secs(10);
+/// Writes in a row that somebody else is ahead of.
+const CONFLICTS: u32 = 4;
 
 /// Annotations to be written; `None` takes one away.
 pub(super) type Annotations = BTreeMap<&'static str, Option<String>>;
@@ -91,6 +93,13 @@ impl Api {
         answers
     }
 
+    /// The uids, as the kubelet knows them, of all pods of the node at this moment; `None`: it does not answer.
+    pub(super) async fn uids(&self) -> Option<BTreeSet<String>> {
+        let ours = ListParams::default().fields(&format!("spec.nodeName={}", self.node));
+        let listed = timeout(ANSWERS, self.all_pods().list(&ours)).await.ok()?.ok()?;
+        Some(listed.iter().filter_map(kubelets_uid).map(str::to_owned).collect())
+    }
+
     /// The pods of all namespaces.
     pub(super) fn all_pods(&self) -> kube::Api<Pod> {
         kube::Api::all(self.client.clone())
@@ -150,10 +159,9 @@ impl Api {
     /// # Errors
     /// The API server is away, or does not permit it. A pod that is gone is none.
     pub(super) async fn annotate(&self, pod: &Pod, all: &Annotations) -> kube::Result<()> {
-        let body = json!({"metadata": {"uid": pod.uid(), "annotations": all}});
-        let pods = self.pods_beside(pod);
-        let patched = pods.patch(&pod.name_any(), &by_me(), &Patch::Merge(body)).await;
-        match patched {
+        let body = Patch::Merge(json!({"metadata": {"uid": pod.uid(), "annotations": all}}));
+        let (pods, name) = (self.pods_beside(pod), pod.name_any());
+        match in_time(pods.patch(&name, &by_me(), &body)).await {
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                 Ok(())
             }
@@ -161,28 +169,46 @@ impl Api {
         }
     }
 
-    /// The same, and takes an annotation away: only if its value is the pod's still, for another one asks for something else.
+    /// The same, and takes an annotation away: only if its value is the pod's still, for another one asks for something else. The
+    /// pod without it, if so.
     ///
     /// # Errors
-    /// As [`Self::annotate`], and a conflict with who wrote in between.
+    /// As [`Self::annotate`], and a conflict with who writes in between again and again.
     pub(super) async fn acknowledge(
         &self,
         pod: &Pod,
         name: &'static str,
+        all: Annotations,
+    ) -> kube::Result<Option<Pod>> {
+        let mut tries = CONFLICTS;
+        loop {
+            tries -= 1;
+            match self.acknowledge_once(pod, name, all.clone()).await {
+                Err(kube::Error::Api(status)) if status.is_conflict() && tries > 0 => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
+                other => return other,
+            }
+        }
+    }
+
+    async fn acknowledge_once(
+        &self,
+        pod: &Pod,
+        name: &'static str,
         mut all: Annotations,
-    ) -> kube::Result<()> {
-        let pods = self.pods_beside(pod);
-        let now = pods.get_opt(&pod.name_any()).await?;
-        let Some(now) = now.filter(|now| now.uid() == pod.uid()) else { return Ok(()) };
-        if now.annotations().get(name) == pod.annotations().get(name) {
+    ) -> kube::Result<Option<Pod>> {
+        let (pods, its_name) = (self.pods_beside(pod), pod.name_any());
+        let now = in_time(pods.get_opt(&its_name)).await?;
+        let Some(now) = now.filter(|now| now.uid() == pod.uid()) else { return Ok(None) };
+        let is_served = now.annotations().get(name) == pod.annotations().get(name);
+        if is_served {
             all.insert(name, None);
         }
         let version = now.resource_version();
-        let body = json!({"metadata": {"resourceVersion": version, "annotations": all}});
-        match pods.patch(&pod.name_any(), &by_me(), &Patch::Merge(body)).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            other => other.map(drop),
-        }
+        let body =
+            Patch::Merge(json!({"metadata": {"resourceVersion": version, "annotations": all}}));
+        let patched = in_time(pods.patch(&its_name, &by_me(), &body)).await?;
+        Ok(Some(patched).filter(|_| is_served))
     }
 
     /// The pods of its namespace.
@@ -202,7 +228,7 @@ impl Api {
             action: told.action,
             secondary: None,
         };
-        self.recorder.publish(&event, &pod.object_ref(&())).await
+        in_time(self.recorder.publish(&event, &pod.object_ref(&()))).await
     }
 
     /// Merges this into the node's object, or into its status.
@@ -213,8 +239,11 @@ impl Api {
         let nodes = self.nodes();
         match status {
             // Conditions are a map by type only to this kind of patch.
-            true => nodes.patch_status(&self.node, &by_me(), &Patch::Strategic(body)).await,
-            false => nodes.patch(&self.node, &by_me(), &Patch::Merge(body)).await,
+            true => {
+                let body = Patch::Strategic(body);
+                in_time(nodes.patch_status(&self.node, &by_me(), &body)).await
+            }
+            false => in_time(nodes.patch(&self.node, &by_me(), &Patch::Merge(body))).await,
         }
     }
 }
@@ -224,6 +253,12 @@ pub(super) fn kubelets_uid(pod: &Pod) -> Option<&str> {
     let by_its_node = pod.owner_references().iter().any(|owner| owner.kind == "Node");
     let mirrored = pod.annotations().get(MIRROR).filter(|_| by_its_node).map(String::as_str);
     mirrored.or(pod.metadata.uid.as_deref())
+}
+
+/// An API server that has vanished answers nothing, and kube waits for ever.
+async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let silent = |_| Err(kube::Error::Service("the API server does not answer".into()));
+    timeout(ANSWERS, asked).await.unwrap_or_else(silent)
 }
 
 fn by_me() -> PatchParams {
@@ -242,6 +277,13 @@ fn cut(mut note: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_says_nothing_is_not_waited_for() {
+        let silent = in_time(std::future::pending::<kube::Result<()>>()).await;
+        assert!(matches!(silent, Err(kube::Error::Service(_))), "{silent:?}");
+        assert!(in_time(std::future::ready(Ok(()))).await.is_ok());
+    }
 
     #[test]
     fn a_note_is_no_longer_than_an_api_server_takes() {

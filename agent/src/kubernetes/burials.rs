@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use godwit_engine::{Node, gone};
+use async_trait::async_trait;
+use godwit_engine::Node;
+use godwit_engine::gone::{self, Pods};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
@@ -11,12 +13,14 @@ use super::watch::{self, Change};
 
 /// While something is left: the kubelet still ends its containers, or its store is away.
 const SOON: Duration = Duration::from_secs(1);
+/// So many times, if nothing comes of it.
+const SOON_AT_MOST: u32 = 60;
 /// While nothing is known to be.
 const LATER: Duration = Duration::from_secs(60);
 
 /// Looks for ever at what deleted pods have left.
 pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Receiver<Change>) {
-    let mut patience = LATER;
+    let (mut patience, mut left, mut vain) = (LATER, 0, 0);
     loop {
         // Many changes are one look.
         if let Ok(None) = timeout(patience, watch::next(api, &mut changes)).await {
@@ -26,7 +30,23 @@ pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Rece
         if api.pods().is_none() {
             continue;
         }
-        let left = gone::bury(node, |uid| api.pod(uid).is_some()).await;
-        patience = if left == 0 { LATER } else { SOON };
+        let before = std::mem::replace(&mut left, gone::bury(node, &Known(api)).await);
+        vain = if left == before { vain + 1 } else { 0 };
+        // Each look asks the API server: not for ever as often.
+        patience = if left == 0 || vain > SOON_AT_MOST { LATER } else { SOON };
+    }
+}
+
+/// The pods of the node: by the API server's own word where one is gone, for a watch that is interrupted has not heard of the newest.
+struct Known<'a>(&'a Api);
+
+#[async_trait]
+impl Pods for Known<'_> {
+    fn is_known(&self, uid: &str) -> bool {
+        self.0.pod(uid).is_some()
+    }
+
+    async fn is_gone(&self, uid: &str) -> bool {
+        self.0.uids().await.is_some_and(|there| !there.contains(uid))
     }
 }

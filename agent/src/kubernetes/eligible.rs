@@ -18,18 +18,26 @@ use super::watch::{self, Change, annotation, running};
 
 /// What processes do changes: each pod is looked at again so often.
 const AGAIN: Duration = Duration::from_secs(120);
+/// One that could not be looked at, as somebody is at work for it, or its store is away; then after twice as long.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Looks at pods for ever: when their containers change, and now and then.
 pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Receiver<Change>) {
     // What was running when a pod was looked at last.
     let mut looked: HashMap<String, Vec<String>> = HashMap::new();
-    let mut again = Instant::now() + AGAIN;
+    let mut all = Instant::now() + AGAIN;
+    let (mut next, mut soon) = (all, SOON);
     loop {
         let pods = tokio::select! {
             pods = watch::next(api, &mut changes) => pods,
-            () = sleep_until(again) => {
-                again = Instant::now() + AGAIN;
-                looked.clear();
+            () = sleep_until(next) => {
+                let now = Instant::now();
+                if now >= all {
+                    all = now + AGAIN;
+                    looked.clear();
+                }
+                soon = if next < all { (soon * 2).min(AGAIN) } else { SOON };
+                next = all;
                 Some(api.pods().map(|pods| pods.state()).unwrap_or_default())
             }
         };
@@ -41,8 +49,9 @@ pub(super) async fn forever(node: &Node, api: &Api, mut changes: broadcast::Rece
             if runs.is_empty() || !is_ours || looked.get(&uid) == Some(&runs) {
                 continue;
             }
-            if look(node, api, &pod, &runs).await {
-                looked.insert(uid, runs);
+            match look(node, api, &pod, &runs).await {
+                true => drop(looked.insert(uid, runs)),
+                false => next = next.min(Instant::now() + soon),
             }
         }
     }

@@ -22,13 +22,22 @@ const EVICTS: [&str; 2] = ["Evicted", "Preempting"];
 pub(crate) enum Ends {
     /// It is deleted, or must leave its node: nothing starts under its uid any more.
     ForGood,
-    /// As far as is known the kubelet starts them anew.
+    /// The pod is there, and stays: the kubelet starts them anew.
+    No,
+    /// The API server does not answer, or did not a moment ago.
     NotKnown,
 }
 
 impl Api {
-    /// What it means that its containers are stopped. The kubelet may have heard of it a moment earlier.
-    pub(crate) async fn ends(&self, uid: &str, namespace: &str, name: &str) -> Ends {
+    /// What it means that its containers are stopped. The kubelet may have heard of it a moment earlier, or long before a watch that
+    /// was interrupted: who hears nothing asks, for as long as `patience`.
+    pub(crate) async fn ends(
+        &self,
+        uid: &str,
+        namespace: &str,
+        name: &str,
+        patience: Duration,
+    ) -> Ends {
         let heard = async {
             tokio::select! {
                 biased;
@@ -37,12 +46,27 @@ impl Api {
                 () = node_shuts_down() => {}
             }
         };
-        if timeout(HEARS, heard).await.is_ok() {
-            return Ends::ForGood;
-        }
-        // One that is not there was deleted by force, or was never heard of.
-        let is_gone = self.pod(uid).is_none() && self.is_gone(uid, namespace, name).await;
-        if is_gone { Ends::ForGood } else { Ends::NotKnown }
+        let told = async {
+            sleep(HEARS).await;
+            // A kubelet's eviction may still be on its way to an API server that was away.
+            let mut was_away = self.away_since().is_some();
+            loop {
+                match self.told(uid, namespace, name).await {
+                    Some(Ends::No) if was_away => return Ends::NotKnown,
+                    Some(ends) => return ends,
+                    None => was_away = true,
+                }
+                sleep(ASKS).await;
+            }
+        };
+        let known = async {
+            tokio::select! {
+                biased;
+                () = heard => Ends::ForGood,
+                ends = told => ends,
+            }
+        };
+        timeout(HEARS + patience, known).await.unwrap_or(Ends::NotKnown)
     }
 
     async fn hears_of_its_eviction(&self, uid: &str, namespace: &str) {
@@ -58,16 +82,19 @@ impl Api {
         }
     }
 
-    /// Whether there is no such pod, by the API server's own word.
-    async fn is_gone(&self, uid: &str, namespace: &str, name: &str) -> bool {
+    /// By the API server's own word of now, if it has one. A pod that is not there was deleted by force.
+    async fn told(&self, uid: &str, namespace: &str, name: &str) -> Option<Ends> {
         let pods: kube::Api<Pod> = kube::Api::namespaced(self.client().clone(), namespace);
         match timeout(HEARS, pods.get_opt(name)).await {
-            Ok(Ok(found)) => found.is_none_or(|pod| kubelets_uid(&pod) != Some(uid)),
-            Ok(Err(error)) => {
-                tracing::info!(name, %error, "whether a pod is gone is not known");
-                false
+            Ok(Ok(Some(pod))) if kubelets_uid(&pod) == Some(uid) && !is_over(&pod) => {
+                Some(Ends::No)
             }
-            Err(_) => false,
+            Ok(Ok(_)) => Some(Ends::ForGood),
+            Ok(Err(error)) => {
+                tracing::info!(name, %error, "whether a pod ends is not known");
+                None
+            }
+            Err(_) => None,
         }
     }
 }

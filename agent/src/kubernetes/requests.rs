@@ -30,38 +30,87 @@ pub(super) async fn forever(
     api: &Arc<Api>,
     mut changes: broadcast::Receiver<Change>,
 ) {
-    // By their values: another one is another request.
-    let mut served: HashMap<String, String> = HashMap::new();
-    let mut at_work: HashSet<String> = HashSet::new();
-    let mut works: JoinSet<String> = JoinSet::new();
+    let mut requests = Requests::default();
+    let mut works: JoinSet<(String, Option<u64>)> = JoinSet::new();
     loop {
         let pods = tokio::select! {
             pods = watch::next(api, &mut changes) => pods,
             // It may ask for something else by now.
-            Some(Ok(uid)) = works.join_next() => {
-                at_work.remove(&uid);
+            Some(Ok((uid, taken_at))) = works.join_next() => {
+                requests.ended(&uid, taken_at);
                 Some(api.pod(&uid).into_iter().collect())
             }
         };
         let Some(pods) = pods else { return };
-        served.retain(|uid, _| api.pod(uid).is_some());
+        requests.forget(|uid| api.pod(uid).is_none());
         for pod in pods {
-            let uid = kubelets_uid(&pod).unwrap_or_default().to_owned();
-            let Some(value) = annotation(&pod, names::CHECKPOINT) else {
-                served.remove(&uid);
-                continue;
-            };
-            let is_new = served.get(&uid).is_none_or(|served| served != value);
-            if is_new && may_be_served(&pod) && at_work.insert(uid.clone()) {
-                served.insert(uid.clone(), value.to_owned());
-                let (node, api) = (Arc::clone(node), Arc::clone(api));
-                works.spawn(async move {
-                    carry_out(&node, &api, &pod).await;
-                    uid
-                });
-            }
+            let Some(uid) = requests.begin(&pod) else { continue };
+            let (node, api) = (Arc::clone(node), Arc::clone(api));
+            works.spawn(async move {
+                let taken_at = carry_out(&node, &api, &pod).await;
+                (uid, taken_at)
+            });
         }
     }
+}
+
+/// Which requests were begun, by the pods' uids.
+#[derive(Debug, Default)]
+struct Requests {
+    served: HashMap<String, Served>,
+    at_work: HashSet<String>,
+}
+
+impl Requests {
+    /// The uid of a pod that asks for what nobody has begun: it is begun now.
+    fn begin(&mut self, pod: &Pod) -> Option<String> {
+        let uid = kubelets_uid(pod).unwrap_or_default();
+        let Some(value) = annotation(pod, names::CHECKPOINT) else {
+            self.served.remove(uid);
+            return None;
+        };
+        let is_new = self.served.get(uid).is_none_or(|served| !served.is(value, version(pod)));
+        if !is_new || !may_be_served(pod) || !self.at_work.insert(uid.to_owned()) {
+            return None;
+        }
+        let served = Served { value: value.to_owned(), taken_at: None };
+        self.served.insert(uid.to_owned(), served);
+        Some(uid.to_owned())
+    }
+
+    /// Nobody is at work for it any more; it was taken away in this version of the pod, if it was.
+    fn ended(&mut self, uid: &str, taken_at: Option<u64>) {
+        self.at_work.remove(uid);
+        if let Some(served) = self.served.get_mut(uid) {
+            served.taken_at = taken_at;
+        }
+    }
+
+    /// Pods that are not there any more ask for nothing.
+    fn forget(&mut self, is_gone: impl Fn(&str) -> bool) {
+        self.served.retain(|uid, _| !is_gone(uid));
+    }
+}
+
+/// A request that was carried out.
+#[derive(Debug)]
+struct Served {
+    value: String,
+    /// The pod's version when it was taken away, if it was.
+    taken_at: Option<u64>,
+}
+
+impl Served {
+    /// Whether a pod of this version that asks for this asks for it still. What was told before it was taken away comes late.
+    fn is(&self, value: &str, version: Option<u64>) -> bool {
+        let asks_again = self.taken_at.is_some_and(|taken_at| version > Some(taken_at));
+        self.value == value && !asks_again
+    }
+}
+
+/// Versions of one resource are comparable (KEP-5504), and numbers.
+fn version(pod: &Pod) -> Option<u64> {
+    pod.metadata.resource_version.as_deref()?.parse().ok()
 }
 
 /// Something of it runs, and it is to stay.
@@ -69,7 +118,8 @@ fn may_be_served(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !running(pod).is_empty()
 }
 
-async fn carry_out(node: &Node, api: &Api, pod: &Pod) {
+/// The pod's version after the request was taken away, if it was.
+async fn carry_out(node: &Node, api: &Api, pod: &Pod) -> Option<u64> {
     let mut written = Annotations::new();
     let mut told = None;
     match made(node, pod).await {
@@ -84,8 +134,12 @@ async fn carry_out(node: &Node, api: &Api, pod: &Pod) {
         tracing::warn!(pod = pod.name_any(), %error, "who asked could not be told why not");
     }
     let taken = || api.acknowledge(pod, names::CHECKPOINT, written.clone());
-    if let Err(error) = tells::persist(api, TRIES, taken).await {
-        tracing::warn!(pod = pod.name_any(), %error, "a request that was carried out cannot be taken away");
+    match tells::persist(api, TRIES, taken).await {
+        Ok(now) => now.as_ref().and_then(version),
+        Err(error) => {
+            tracing::warn!(pod = pod.name_any(), %error, "a request that was carried out cannot be taken away");
+            None
+        }
     }
 }
 
@@ -141,3 +195,6 @@ fn refused(note: String) -> Told {
         note,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,45 +4,73 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
 use godwit_engine::news::{News, What, Why};
 use godwit_types::{CheckpointReport, names};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
 
 use super::api::{Annotations, Api, Told};
 
 /// Between tries: 1 s, 2 s, … .
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// News that wait to be told.
+const WAIT: usize = 256;
 /// Of what others wait behind.
 const TRIES: u32 = 3;
 
-/// Tells for ever, in order.
-pub(super) async fn forever(api: &Api, mut news: broadcast::Receiver<News>) {
+/// Tells for ever, in order. Whose news it is is looked up when it comes, unless very many wait: its pod may be gone when its turn is.
+pub(super) async fn forever(api: &Api, news: broadcast::Receiver<News>) {
+    let (seen, mut all) = mpsc::channel::<(Arc<Pod>, What)>(WAIT);
+    let tells = async {
+        while let Some((pod, what)) = all.recv().await {
+            tell(api, &pod, what).await;
+        }
+    };
+    tokio::join!(look_up(api, news, seen), tells);
+}
+
+async fn look_up(
+    api: &Api,
+    mut news: broadcast::Receiver<News>,
+    seen: mpsc::Sender<(Arc<Pod>, What)>,
+) {
+    let mut looked_up = FuturesOrdered::new();
+    let mut is_over = false;
     loop {
-        match news.recv().await {
-            Ok(one) => tell(api, one).await,
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "too much happened at once: not everything is told");
+        tokio::select! {
+            one = news.recv(), if !is_over && looked_up.len() < WAIT => match one {
+                // Containers without Kubernetes are nobody's pod.
+                Ok(News { pod, .. }) if pod.contains('+') => {}
+                Ok(News { pod, what }) => looked_up.push_back(async move {
+                    found(api, &pod).await.map(|pod| (pod, what))
+                }),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "too much happened at once: not everything is told");
+                }
+                Err(RecvError::Closed) => is_over = true,
+            },
+            Some(found) = looked_up.next() => {
+                if let Some(one) = found && seen.send(one).await.is_err() {
+                    return;
+                }
             }
-            Err(RecvError::Closed) => return,
+            else => return,
         }
     }
 }
 
-async fn tell(api: &Api, News { pod, what }: News) {
-    // Containers without Kubernetes are nobody's pod.
-    if pod.contains('+') {
-        return;
-    }
-    let Some(pod) = found(api, &pod).await else { return };
+async fn tell(api: &Api, pod: &Pod, what: What) {
     let (written, event) = (annotations(&what), event(&what));
     let told = persist(api, TRIES, || async {
         if !written.is_empty() {
-            api.annotate(&pod, &written).await?;
+            api.annotate(pod, &written).await?;
         }
-        api.tell(&pod, event.clone()).await
+        api.tell(pod, event.clone()).await
     });
     if let Err(error) = told.await {
         tracing::warn!(pod = pod.name_any(), event = event.reason, %error, "a pod's users could not be told");
@@ -64,17 +92,19 @@ async fn found(api: &Api, uid: &str) -> Option<Arc<Pod>> {
 }
 
 /// Does it again until the API server has answered: for as long as it is away, and so many times while it is not.
-pub(super) async fn persist<F>(api: &Api, tries: u32, act: impl Fn() -> F) -> kube::Result<()>
+pub(super) async fn persist<T, F>(api: &Api, tries: u32, act: impl Fn() -> F) -> kube::Result<T>
 where
-    F: Future<Output = kube::Result<()>>,
+    F: Future<Output = kube::Result<T>>,
 {
     let (mut wait, mut left) = (FIRST_WAIT, tries);
     loop {
         let error = match act().await {
-            Ok(()) => return Ok(()),
+            Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let is_away = api.away_since().is_some() && !api.answers().await;
+        // Of one that has vanished the watch hears minutes later.
+        let says_nothing = !matches!(error, kube::Error::Api(_));
+        let is_away = (says_nothing || api.away_since().is_some()) && !api.answers().await;
         left = if is_away { tries } else { left.saturating_sub(1) };
         if left == 0 || is_an_answer(&error) {
             return Err(error);

@@ -32,8 +32,7 @@ pub(super) fn channel() -> (broadcast::Sender<Change>, broadcast::Receiver<Chang
 /// Watches for ever; an API server that is away is asked again.
 pub(super) async fn forever(api: &Api, changes: broadcast::Sender<Change>) {
     let (store, writer) = reflector::store();
-    let mine = Config::default().fields(&format!("spec.nodeName={}", api.node()));
-    let events = watcher(api.all_pods(), mine).default_backoff().reflect(writer);
+    let events = watcher(api.all_pods(), of_node(api.node())).default_backoff().reflect(writer);
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         if event.is_ok() {
@@ -59,6 +58,11 @@ pub(super) async fn forever(api: &Api, changes: broadcast::Sender<Change>) {
         // Whoever listens is there as long as this.
         let _ = changes.send(change);
     }
+}
+
+/// The pods of this node, and no others.
+fn of_node(node: &str) -> Config {
+    Config::default().fields(&format!("spec.nodeName={node}"))
 }
 
 /// The next pods to look at: those that changed, or all after some were missed. `None`: nothing follows.
@@ -87,4 +91,16 @@ pub(super) fn running(pod: &Pod) -> Vec<&str> {
     let all = init.iter().chain(main).flatten();
     let runs = all.filter(|one| one.state.as_ref().is_some_and(|state| state.running.is_some()));
     runs.filter_map(|one| one.container_id.as_deref()?.strip_prefix("containerd://")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pods_of_this_node_are_asked_for() {
+        let asked = of_node("n1");
+        assert_eq!(asked.field_selector.as_deref(), Some("spec.nodeName=n1"));
+        assert_eq!(asked.label_selector, None);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a node has of containers of ours: processes, directories, groups, mounts. After the last one is removed it has nothing.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use godwit_lab::{Node, wait};
 use godwit_types::names;
 
@@ -37,11 +37,38 @@ pub fn wait(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Waits until these nodes have so many processes of this name, in containers or not: what CRIU has made of an attempt that was given up
+/// ends in a moment. It never runs: more that run are a fault at once.
+///
+/// # Errors
+/// More run, or there are others.
+pub fn only<'n>(
+    nodes: impl Iterator<Item = &'n Node> + Clone,
+    name: &str,
+    wanted: usize,
+) -> Result<()> {
+    let sum = |states: &str| -> Result<usize> {
+        let of_each = nodes.clone().map(|node| count(node, name, states));
+        Ok(of_each.collect::<Result<Vec<_>>>()?.into_iter().sum())
+    };
+    // Not stopped or traced, which is how CRIU leaves them.
+    let running = sum("--runstates R,S,D")?;
+    ensure!(running <= wanted, "{running} {name} run, not {wanted}");
+    Ok(wait::until(&format!("{wanted} processes {name}"), SOON, || match sum("") {
+        Ok(found) if found == wanted => Ok(()),
+        found => Err(format!("{found:?}")),
+    })?)
+}
+
 /// How many processes of this name the node has, in containers or not.
 ///
 /// # Errors
 /// The node cannot be asked.
 pub fn processes(node: &Node, name: &str) -> Result<usize> {
-    let count = node.sh(&format!("pgrep --count --exact {name} || true"))?;
+    count(node, name, "")
+}
+
+fn count(node: &Node, name: &str, states: &str) -> Result<usize> {
+    let count = node.sh(&format!("pgrep --count --exact {states} {name} || true"))?;
     count.trim().parse().with_context(|| format!("pgrep said {count:?}"))
 }

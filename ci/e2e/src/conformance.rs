@@ -51,7 +51,8 @@ impl Daemon {
 pub struct Verdict {
     /// Tests that pass with both shims.
     pub pass: BTreeSet<String>,
-    /// Tests that pass with runc's shim and not with ours.
+    /// Tests that pass with runc's shim and not with ours; and those that fail with ours and have not failed with runc's: it skips them, or
+    /// has not got to them.
     pub ours_fail: BTreeSet<String>,
     /// Tests that fail with both, or only with runc's, and are not known to.
     pub unknown: BTreeSet<String>,
@@ -62,8 +63,12 @@ pub struct Verdict {
 impl Verdict {
     fn of(runc: &Outcomes, ours: &Outcomes, known: &BTreeSet<String>) -> Self {
         let mut verdict = Self::default();
+        let fails_alone = |name: &&String| {
+            ours.get(*name) == Some(&Outcome::Fail) && runc.get(*name) != Some(&Outcome::Fail)
+        };
+        verdict.ours_fail.extend(ours.keys().filter(fails_alone).cloned());
         for (name, outcome) in runc {
-            let passes = ours.get(name) == Some(outcome);
+            let passes = ours.get(name) == Some(&Outcome::Pass);
             match outcome {
                 Outcome::Pass if !passes => verdict.ours_fail.insert(name.clone()),
                 Outcome::Pass if known.contains(name) => verdict.mended.insert(name.clone()),
@@ -132,6 +137,8 @@ mod tests {
         assert_eq!(names(&verdict.unknown), "D");
         assert_eq!(names(&verdict.mended), "E");
         assert!(!verdict.is_good());
+        let skipped = Verdict::of(&of(&[("F", Skip)]), &of(&[("F", Fail), ("G", Fail)]), &known);
+        assert_eq!(names(&skipped.ours_fail), "FG", "what runc's skips, or has not, is no excuse");
         let gone = Verdict::of(&of(&[("A", Pass)]), &of(&[]), &known);
         assert_eq!(names(&gone.ours_fail), "A", "one that was not run has not passed");
     }

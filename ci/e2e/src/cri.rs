@@ -102,11 +102,19 @@ impl Cri {
         Ok(answer.context("ListContainers")?.containers)
     }
 
-    /// Makes a pod.
+    /// Makes a pod of containerd's default runtime.
     ///
     /// # Errors
     /// The call failed.
     pub fn run_pod(&self, name: &str) -> Result<Pod> {
+        self.run_pod_by(name, "")
+    }
+
+    /// Makes a pod of this runtime handler.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub fn run_pod_by(&self, name: &str, handler: &str) -> Result<Pod> {
         let metadata = v1::PodSandboxMetadata {
             name: name.to_owned(),
             uid: format!("{name}-uid"),
@@ -125,7 +133,8 @@ impl Cri {
             linux: Some(linux),
             ..Default::default()
         };
-        let asked = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        let (asked, runtime_handler) = (Some(config.clone()), handler.to_owned());
+        let asked = v1::RunPodSandboxRequest { config: asked, runtime_handler };
         let answer = self.call(async |client| client.run_pod_sandbox(asked).await);
         let id = answer.with_context(|| format!("RunPodSandbox of {name}"))?.pod_sandbox_id;
         Ok(Pod { id, config })

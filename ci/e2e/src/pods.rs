@@ -22,10 +22,10 @@ use crate::container::{PROGRESS, SOON};
 
 pub use life::Life;
 pub use shared::{Shared, take_down};
-pub use told::{count_events, delete, event, events};
+pub use told::{count_events, delete, event, event_says, events, number};
 
 /// Of each sandbox and each container.
-const BUNDLES: &str = names::CRI_BUNDLES;
+const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// Of the web image.
 pub const WEB_PORT: u16 = 8080;
 
@@ -186,7 +186,7 @@ impl Clusters {
     }
 
     fn for_tests() -> Result<Self> {
-        Self::with(&LabOptions::for_tests(), Store::File)
+        Self::with(&LabOptions::for_tests(), Store::S3)
     }
 
     /// Starts both in a lab of these options, with an agent on every worker and this store.
@@ -219,7 +219,7 @@ impl Clusters {
     }
 
     /// The workers of both.
-    pub fn workers(&self) -> impl Iterator<Item = &Node> {
+    pub fn workers(&self) -> impl Iterator<Item = &Node> + Clone {
         self.a.workers().iter().chain(self.b.workers())
     }
 }

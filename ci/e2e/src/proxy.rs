@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 use godwit_lab::{Node, Spawned, default_bin_dir, wait};
 use godwit_types::names;
 
+use crate::proc_text;
+
 /// The program.
 pub const NAME: &str = "godwit-cri-proxy";
 const PLACE: &str = "/usr/local/bin/godwit-cri-proxy";
@@ -68,10 +70,6 @@ impl Proxy {
         let pids = self.pids()?;
         let [pid] = pids[..] else { anyhow::bail!("one process was expected: {pids:?}") };
         let status = self.node.read_file(&format!("/proc/{pid}/status"))?;
-        let of = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok())
-        };
-        of("RssAnon:").zip(of("VmRSS:")).context("its status has no memory")
+        Ok((proc_text::number(&status, "RssAnon:")?, proc_text::number(&status, "VmRSS:")?))
     }
 }

@@ -1,9 +1,10 @@
 //! Times of the CRI's calls through the proxy against the same calls straight at containerd: in turn, on one node, in one run.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use godwit_lab::{Image, Lab, LabOptions};
+use godwit_lab::{Image, InstallOptions, Lab, LabOptions, StoreChoice, default_bin_dir};
 use godwit_types::names;
 use serde::Serialize;
 
@@ -71,6 +72,10 @@ impl ProxyBench {
     pub fn run(&self, say: &mut dyn FnMut(&str)) -> Result<Outcome> {
         let mut lab = Lab::up(&LabOptions::new("bench").nodes(&["n1"]))?;
         let node = lab.node("n1")?;
+        let store = StoreChoice::Directory("/lab/shared/store".to_owned());
+        // The proxy asks an agent before some calls.
+        let (bin_dir, settings) = (default_bin_dir(), String::new());
+        node.install(&InstallOptions { bin_dir, store, settings })?;
         cri::prepare(&node, Image::Shell)?;
         let proxy = Proxy::start(&node)?;
         let pair = Pair {
@@ -96,6 +101,13 @@ impl ProxyBench {
         fill(&pair.proxied, &pod, &"x".repeat(NOTE))?;
         row("ListContainers, 1 MiB", self.calls / 10, &|cri| listed(cri, CONTAINERS))?;
         pair.proxied.remove_pod(&pod)?;
+        let lives = Cell::new(0);
+        for (what, handler) in
+            [("A pod's life, runc", ""), ("A pod's life, godwit", names::RUNTIME_HANDLER)]
+        {
+            let life = |cri: &Cri| lived(cri, handler, lives.replace(lives.get() + 1));
+            row(what, self.calls / 100, &life)?;
+        }
         let memory = proxy.memory()?;
         lab.done();
         let runtime = format!("{} {}", version.runtime_name, version.runtime_version);
@@ -123,6 +135,14 @@ fn executed(cri: &Cri, container: &str) -> Result<()> {
     let ended = cri.exec(container, &["true"])?;
     ensure!(ended.exit_code == 0, "{ended:?}");
     Ok(())
+}
+
+/// A pod with a container, from its sandbox until nothing of it is left.
+fn lived(cri: &Cri, handler: &str, number: u32) -> Result<()> {
+    let pod = cri.run_pod_by(&format!("life{number}"), handler)?;
+    let container = cri.create(&pod, "c", Image::Shell, "")?;
+    cri.start(&container)?;
+    cri.remove_pod(&pod)
 }
 
 impl Pair {

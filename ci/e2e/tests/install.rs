@@ -1,10 +1,14 @@
 //! `godwit-install` on a node without systemd: install, another release, revert, and its death after every step. The configuration
 //! is compared byte by byte; whether containers can be started is asked by starting one.
 
+#[path = "install/foreign.rs"]
+mod foreign;
 #[path = "install/killed.rs"]
 mod killed;
 #[path = "install/kit.rs"]
 mod kit;
+#[path = "install/kubelet.rs"]
+mod kubelet;
 
 use std::fs;
 
@@ -27,7 +31,7 @@ fn a_revert_gives_back_what_was_there_and_both_can_be_repeated() -> Result<()> {
         bed.restart_containerd()?;
         bed.node.start_agent(&AgentOptions::default())?;
         bed.install(&[])?.done()?.says("has loaded the runtime")?.says("answers on n1")?;
-        bed.doctor()?.done()?.never_says("BAD")?;
+        bed.doctor()?.done()?.never_says("BAD")?.says("good      CRIU check  ")?;
 
         let (pid, installed) = (bed.node.containerd_pid(), bed.snapshot()?);
         bed.install(&[])?.done()?.never_says("write")?;

@@ -20,21 +20,52 @@ const PODS: usize = 8;
 /// From one kill to the next: a proxy is back in a moment, a containerd needs seconds for what it was asked.
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(5);
-/// How a kubelet logs a call that failed.
-const CODE: &str = "rpc error: code = ";
+/// How a kubelet logs a call that failed: the method in a sentence, the status in the error.
+const FAILED: &str = " from runtime service failed\" err=\"rpc error: code = ";
 /// What gRPC says when the other side has ended in the middle of a call, or is not there yet.
 const AWAY: &str = "Unavailable";
 /// What containerd says of a container that it has removed already, as after a removal that is asked for again because its answer was
 /// lost. Kubelets ask for such containers in calm times, too.
 const REMOVED: &str = "NotFound";
+/// What containerd says to a kubelet that asks anew for what it is still making, as after a call whose answer was lost. A killed containerd
+/// has forgotten it.
+const RESERVED: &str = "failed to reserve";
 
-/// The calls to the container runtime that the kubelet says have failed since its log had this many bytes: each status with one line.
-fn failed(node: &Node, since: usize) -> Result<BTreeMap<String, String>> {
-    let log = node.log("kubelet")?;
-    let new = log.get(since..).context("the kubelet's log became shorter")?;
-    let failed = new.lines().filter_map(|line| Some((line.split_once(CODE)?.1, line)));
-    let code = |rest: &str| rest.split_whitespace().next().unwrap_or_default().to_owned();
-    Ok(failed.map(|(rest, line)| (code(rest), line.to_owned())).collect())
+/// The calls to the container runtime that a kubelet says have failed while something was done so many times.
+#[derive(Debug, Default)]
+struct Failures {
+    times: usize,
+    calls: usize,
+    /// A line of each method and status, but for what is told to who asks anew.
+    kinds: BTreeMap<(String, String), String>,
+}
+
+impl Failures {
+    /// Since the kubelet's log had this many bytes.
+    fn since(node: &Node, since: usize, times: usize) -> Result<Self> {
+        let log = node.log("kubelet")?;
+        let new = log.get(since..).context("the kubelet's log became shorter")?;
+        let mut all = Self { times, ..Self::default() };
+        for line in new.lines() {
+            let Some((before, after)) = line.split_once(FAILED) else { continue };
+            let method = before.rsplit('"').next().unwrap_or_default().to_owned();
+            let code = after.split_whitespace().next().unwrap_or_default().to_owned();
+            all.calls += 1;
+            if !line.contains(RESERVED) {
+                all.kinds.insert((method, code), line.to_owned());
+            }
+        }
+        Ok(all)
+    }
+
+    fn of(&self, code: &str) -> bool {
+        self.kinds.keys().any(|(_, found)| found == code)
+    }
+
+    /// For each time.
+    fn rate(&self) -> f64 {
+        self.calls as f64 / self.times as f64
+    }
 }
 
 /// Pods that end by themselves, one after another, each well and gone afterwards. A start in whose middle somebody was killed has
@@ -70,7 +101,7 @@ fn while_doing(
     node: &Node,
     (round, every): (&str, Duration),
     act: impl Fn() -> Result<()> + Sync,
-) -> Result<BTreeMap<String, String>> {
+) -> Result<Failures> {
     let since = node.log("kubelet")?.len();
     let over = AtomicBool::new(false);
     let times = std::thread::scope(|scope| {
@@ -92,7 +123,7 @@ fn while_doing(
         times.map_err(|_| anyhow::anyhow!("a thread has panicked"))?
     })?;
     ensure!(times > 1, "{round}: only {times} times");
-    failed(node, since)
+    Failures::since(node, since, times)
 }
 
 #[test]
@@ -121,18 +152,34 @@ fn who_kills_proxy_and_agent_costs_a_kubelet_no_other_call_than_who_kills_contai
         node.kill(Service::Agent)?;
         Ok(node.start(Service::Agent)?)
     })?;
-    let is_known = |code: &str| {
-        [AWAY, REMOVED].contains(&code) || calm.contains_key(code) || containerd.contains_key(code)
-    };
-    let others: Vec<_> = proxy.iter().filter(|(code, _)| !is_known(code)).collect();
+    // Whatever call was on its way.
+    let is_known =
+        |code: &str| [AWAY, REMOVED].contains(&code) || calm.of(code) || containerd.of(code);
+    let others: Vec<_> = proxy.kinds.iter().filter(|((_, code), _)| !is_known(code)).collect();
     ensure!(others.is_empty(), "calls fail otherwise than with containerd: {others:?}");
+    ensure!(containerd.of(AWAY), "nobody saw that containerd was killed: {containerd:?}");
+    // A kill breaks what is on its way: seldom more than one call, of several that a kubelet makes each second.
+    let most = 2.0 * containerd.rate().max(1.0);
+    ensure!(proxy.rate() <= most, "more calls fail: {proxy:?}; {containerd:?}");
+    // What still fails because of the last kill.
+    while_doing(cluster, &node, ("rest", OFTEN), || Ok(()))?;
+    // An agent that hangs is no reason for others' calls to fail.
+    let hung = while_doing(cluster, &node, ("hung", OFTEN), || {
+        let agent = node.agent_pid().context("an agent")?.to_string();
+        Ok(node.run(&["kill", "-STOP", &agent]).map(drop)?)
+    })?;
+    let agent = node.agent_pid().context("an agent")?.to_string();
+    node.run(&["kill", "-CONT", &agent])?;
+    let is_new = |(_, code): &&(String, String)| code != REMOVED && !calm.of(code);
+    let new: Vec<_> = hung.kinds.keys().filter(is_new).collect();
+    ensure!(new.is_empty(), "calls fail while an agent hangs: {new:?}");
     // A proxy that is replaced, and an agent that is away, cost none at all.
     let replaced = while_doing(cluster, &node, ("reload", OFTEN), || {
         node.kill(Service::Agent)?;
         node.reload_cri_proxy()?;
         Ok(node.start(Service::Agent)?)
     })?;
-    ensure!(!replaced.contains_key(AWAY) || calm.contains_key(AWAY), "calls fail: {replaced:?}");
+    ensure!(!replaced.of(AWAY) || calm.of(AWAY), "calls fail: {replaced:?}");
     for (name, instance_before) in before {
         ensure!(instance(cluster, name)? == instance_before, "{name} was started anew");
         cluster.kubectl(&["delete", "pod", name, "--timeout=90s"])?;

@@ -238,7 +238,8 @@ fn annotations_that_there_are_not_are_refused_at_any_start() -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
     for (wrong, told) in [
         ("godwit.dev/restore_from=01ARZ3NDEKTSV4RRFFQ69G5FAV", "godwit.dev/restore-from"),
-        ("godwit.dev/tcp=keep", "no annotation godwit.dev/tcp"),
+        ("godwit.dev/udp=keep", "no annotation godwit.dev/udp"),
+        ("godwit.dev/tcp=kept", "is close or keep"),
         ("godwit.dev/force=haste", "means nothing without godwit.dev/restore-from"),
         ("godwit.dev/restore-from=", "no value"),
     ] {

@@ -5,8 +5,12 @@
 
 #[path = "vm/full.rs"]
 mod full;
+#[path = "vm/killed.rs"]
+mod killed;
 #[path = "vm/kit.rs"]
 mod kit;
+#[path = "vm/kubelet.rs"]
+mod kubelet;
 
 use anyhow::{Result, ensure};
 use godwit_e2e::release::Release;
@@ -37,7 +41,9 @@ fn a_stock_machine_is_installed_a_container_moves_and_all_is_taken_off() -> Resu
     let again = bed.install(&kubelet)?;
     ensure!(!again.contains("write") && !again.contains("restart"), "{again}");
     let checks = bed.vm.sh("godwit doctor")?;
-    for check in ["units", "programs", "runtime", "CRI proxy", "agent", "store"] {
+    let of_node = ["CRIU check", "agent's rights", "security modules"];
+    let of_release = ["units", "programs", "runtime", "CRI proxy", "agent", "store"];
+    for check in of_node.iter().chain(&of_release) {
         let is_good = |line: &str| line.starts_with(&format!("good      {check}  "));
         ensure!(checks.lines().any(is_good), "{check}: {checks}");
     }
@@ -59,10 +65,6 @@ fn a_stock_machine_is_installed_a_container_moves_and_all_is_taken_off() -> Resu
     bed.install(&["--revert"])?;
     bed.is_as(&before)?;
     ensure!(bed.vm.sh(&format!("cat {KUBELET}"))? == own, "not given back");
-    let left = bed.vm.sh(
-        "systemctl is-active containerd; for unit in agent cri-proxy; do systemctl cat godwit-$unit 2>&1 || true; done
-        test ! -e /run/godwit/cri.sock",
-    )?;
-    ensure!(left.starts_with("active\n") && left.matches("No files found").count() == 2, "{left}");
+    bed.nothing_is_left()?;
     bed.runs_plain_containers()
 }

@@ -4,6 +4,7 @@ mod cri;
 mod debian;
 mod node;
 mod oci;
+mod platforms;
 mod programs;
 mod suite;
 
@@ -19,6 +20,7 @@ use crate::{places, rootfs};
 pub use cri::ensure_critest_images;
 pub use node::{NODE_IMAGE, write_node_image};
 use oci::{Config, Layer};
+pub use platforms::ensure_platform_images;
 pub use suite::ensure_suite_images;
 
 /// Raised when the way of making images changes, so that cached ones are made anew.
@@ -32,6 +34,8 @@ const SHELL_PACKAGES: &[&str] =
 
 /// Of busybox, in the suite's image and in the web image.
 const SUITE_PROGRAMS: [&str; 3] = ["hostname", "nc", "top"];
+/// That runs as root, whoever starts it: a test looks for the bit.
+const SUITE_ROOTS_OWN: &str = "usr/bin/passwd";
 const WEB_PROGRAMS: [&str; 5] = ["hostname", "httpd", "nc", "top", "wget"];
 /// What the web image runs.
 const SERVE: &str = "mkdir -p /www; hostname >/www/index.html; exec httpd -f -p 8080 -h /www";
@@ -52,7 +56,7 @@ pub enum Image {
     Pause,
     /// The programs of the memory image and nothing else, where each byte takes time: virtual machines.
     Programs,
-    /// What containerd's own tests run: the shell image, and `hostname`, `nc` and `top` of busybox.
+    /// What containerd's own tests run: the shell image, `hostname`, `nc` and `top` of busybox, and a program with the rights of root.
     Suite,
 }
 
@@ -123,8 +127,9 @@ impl Image {
             Self::Pause => vec![programs::build_pause()?],
             Self::Shell | Self::Redis | Self::Web | Self::Suite => vec![],
         };
+        let told = if self == Self::Suite { SUITE_ROOTS_OWN } else { "" };
         let mut contents = Sha256::new();
-        contents.update(format!("{MAKING} {} {:?}", tree.display(), self.command()));
+        contents.update(format!("{MAKING} {} {:?}{told}", tree.display(), self.command()));
         for program in &programs {
             contents.update(std::fs::read(program).map_err(LabError::io("reading", program))?);
         }
@@ -151,7 +156,11 @@ impl Image {
             Self::Web => vec![shell()?, busybox_layer(tree, &WEB_PROGRAMS)?],
             Self::Pause => vec![program_layer("", programs)?],
             Self::Programs => vec![program_layer("usr/bin", programs)?],
-            Self::Suite => vec![shell()?, busybox_layer(tree, &SUITE_PROGRAMS)?],
+            Self::Suite => {
+                let mut programs = busybox_layer(tree, &SUITE_PROGRAMS)?;
+                programs.set_user_id(SUITE_ROOTS_OWN, &tree.join("usr/bin/true"))?;
+                vec![shell()?, programs]
+            }
         };
         let half = path.with_extension("half");
         let config = Config { command: self.command(), ..Config::default() };

@@ -2,6 +2,7 @@
 
 mod at_once;
 mod clusters;
+mod logs;
 mod options;
 
 use std::path::{Path, PathBuf};
@@ -14,12 +15,10 @@ use crate::cgroup::Groups;
 use crate::error::{LabError, Result};
 use crate::lock::LabLock;
 use crate::network::Network;
-use crate::node::{CgroupView, Node, NodeShape, Role, Service};
+use crate::node::{CgroupView, Node, NodeShape, Role};
 use crate::s3::{self, S3};
 use crate::{places, rootfs};
 
-/// How much of each log is shown when a lab goes.
-const LOG_SHOWN: usize = 6000;
 const LONGEST_LAB_NAME: usize = 40;
 /// Interface names have 15 bytes: "gw255-" and this.
 const LONGEST_NODE_NAME: usize = 8;
@@ -235,16 +234,6 @@ impl Lab {
         })
     }
 
-    fn show_logs(&self) {
-        for node in self.nodes().unwrap_or_default() {
-            let own = node.role().services().concat();
-            for what in own.into_iter().chain([Service::Agent]).map(Service::name) {
-                show_log(&format!("{what}'s log on {}", node.name()), &node.log(what));
-            }
-        }
-        show_log("the S3 server's log", &Ok(self.s3_server().log()));
-    }
-
     fn tell_how_to_look(&self) {
         let lab = format!("cargo run -q -p godwit-lab --bin lab -- --lab {}", self.name);
         let of_containers = |node: &Node| node.role().has_containers();
@@ -258,23 +247,14 @@ impl Lab {
     }
 }
 
-fn show_log(what: &str, log: &Result<String>) {
-    match log {
-        Ok(log) if !log.trim().is_empty() => {
-            eprintln!("---- end of {what} ----\n{}", crate::command::tail(log, LOG_SHOWN));
-        }
-        _ => {}
-    }
-}
-
 impl Drop for Lab {
     fn drop(&mut self) {
         if !self.take_down {
             return;
         }
-        // Of a test that returns an error nothing panics: logs are shown unless all is well.
+        // Of a test that returns an error nothing panics: logs are left unless all is well.
         if !self.done || std::thread::panicking() {
-            self.show_logs();
+            self.leave_logs();
         }
         if std::env::var_os(KEEP).is_some_and(|value| !value.is_empty()) {
             self.tell_how_to_look();

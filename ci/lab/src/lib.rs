@@ -39,7 +39,8 @@ pub use addresses::ClusterName;
 pub use cluster::Cluster;
 pub use error::{LabError, Result};
 pub use image::{
-    Image, NODE_IMAGE, ensure_critest_images, ensure_suite_images, of_checkpoint, write_node_image,
+    Image, NODE_IMAGE, ensure_critest_images, ensure_platform_images, ensure_suite_images,
+    of_checkpoint, write_node_image,
 };
 pub use install::{InstallOptions, StoreChoice, default_bin_dir};
 pub use lab::{Lab, LabOptions};

@@ -10,6 +10,7 @@ mod files;
 pub mod lsm;
 mod mounts;
 mod namespaces;
+mod seccomp;
 
 use oci_spec::runtime::Spec;
 
@@ -48,6 +49,16 @@ pub enum Refusal {
     Seccomp {
         /// The thread, inside the container.
         pid: u32,
+    },
+    /// The seccomp filters of a process let something pass that the spec's do not.
+    #[error(
+        "process {pid} of the checkpoint has seccomp filters that allow {what}, which the container's spec denies: start it with the seccomp profile of the checkpointed container"
+    )]
+    SystemCall {
+        /// The thread, inside the container.
+        pid: u32,
+        /// `the system call mount of x86-64`
+        what: String,
     },
     /// The spec demands `no_new_privs`.
     #[error(

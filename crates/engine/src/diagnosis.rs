@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use godwit_wire::api::{StoreDiagnosis, StoreStatus};
+use godwit_store::Speed;
+use godwit_wire::api::{StoreDiagnosis, StoreSpeed, StoreStatus};
 use tokio::time::timeout;
 
 use crate::node::Node;
@@ -19,14 +20,19 @@ pub async fn stores(node: &Node) -> Vec<StoreDiagnosis> {
 async fn one(node: &Node, StoreStatus { name, url, .. }: StoreStatus) -> StoreDiagnosis {
     let proved = async {
         let (_, store) = node.store(Some(&name)).map_err(|away| away.to_string())?;
-        match timeout(PATIENCE, store.prove()).await {
+        let proved = match timeout(PATIENCE, store.prove()).await {
             Ok(proved) => proved.map_err(|error| crate::sentence(&error)),
             Err(_) => Err(format!("it does not answer within {} s", PATIENCE.as_secs())),
+        };
+        // One that is slow, or busy, does all the same.
+        Ok((proved?, store.speed(PATIENCE).await))
+    };
+    match proved.await {
+        Ok((ahead, speed)) => {
+            let ahead_ms = Some(i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX));
+            let speed = speed.map(|Speed { written, read }| StoreSpeed { written, read });
+            StoreDiagnosis { name, url, fault: None, ahead_ms, speed }
         }
-    };
-    let (ahead_ms, fault) = match proved.await {
-        Ok(ahead) => (Some(i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)), None),
-        Err(why) => (None, Some(why)),
-    };
-    StoreDiagnosis { name, url, fault, ahead_ms }
+        Err(why) => StoreDiagnosis { name, url, fault: Some(why), ahead_ms: None, speed: None },
+    }
 }

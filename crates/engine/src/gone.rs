@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use futures::future::join_all;
 use godwit_ownership::fence::MAX_FENCE;
 use godwit_ownership::{Event, Fence, Gone, Keeper, KeeperSpec, Pen};
@@ -29,6 +30,8 @@ const QUIET: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest work at what is found on disk: other pods wait for their look meanwhile, and all of them for an agent that starts.
 const ONE_LOOK: Duration = Duration::from_secs(20);
+/// So many are settled at once when pods are gone.
+const AT_ONCE: usize = 8;
 
 /// A pod that is gone. No task of it lives: that is proved before its fence says `gone`, nothing starts under such a fence, and a shim
 /// proves it before it tells of a death.
@@ -80,41 +83,44 @@ async fn keep(log: &dyn Log, spec: KeeperSpec) -> bool {
     dead.remove_fence
 }
 
-/// Settles what pods of the kubelet have left that nobody says to be there any more, and whose tasks have all ended. Returns how many are
-/// still to be settled.
-///
-/// A pod that was deleted is over. One that others come after under its name is not: its lineage goes on from its last good point.
-pub async fn bury(node: &Node, is_there: impl Fn(&str) -> bool) -> usize {
-    let Ok(items) = std::fs::read_dir(Path::new(names::FENCES)) else { return 0 };
-    let mut left = 0;
-    for path in items.flatten().map(|item| item.path()) {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        // Those of containers without Kubernetes are their shims' business.
-        if name.contains('+') || is_there(name) {
-            continue;
-        }
-        left += usize::from(!is_buried(node, path).await);
-    }
-    left
+/// Which pods of the kubelet exist.
+#[async_trait]
+pub trait Pods: Sync {
+    /// Whether one of this uid was told of: then there is no question.
+    fn is_known(&self, uid: &str) -> bool;
+    /// Whether none of this uid exists now; not if that cannot be known.
+    async fn is_gone(&self, uid: &str) -> bool;
 }
 
-async fn is_buried(node: &Node, path: PathBuf) -> bool {
-    let Some((key, fence, age)) = fence_of(&path) else { return true };
+/// Settles what pods of the kubelet have left that do not exist any more, and whose tasks have all ended. Returns how many are still
+/// to be settled.
+///
+/// A pod that was deleted is over. One that others come after under its name is not: its lineage goes on from its last good point.
+pub async fn bury(node: &Node, pods: &dyn Pods) -> usize {
+    let Ok(items) = std::fs::read_dir(Path::new(names::FENCES)) else { return 0 };
+    let buried = items.flatten().filter_map(|item| {
+        let path = item.path();
+        let name = path.file_name().and_then(|name| name.to_str())?;
+        // Those of containers without Kubernetes are their shims' business.
+        let is_gone = !name.contains('+') && !pods.is_known(name);
+        let pod = is_gone.then(|| of_deleted(&path))??;
+        Some(async move {
+            pod.is_over(node).await
+                && pods.is_gone(pod.key.as_str()).await
+                && pod.settle_and_tell(node).await
+        })
+    });
+    // Some at once: those of a store that is away do not hold up others' for long.
+    let buried = futures::stream::iter(buried.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+    buried.filter(|buried| std::future::ready(!buried)).count().await
+}
+
+/// `None` if it is no fence.
+fn of_deleted(path: &Path) -> Option<LeftOver> {
+    let (key, fence, age) = fence_of(path)?;
     let is_one_of_many = fence.at.lineage.as_str().starts_with("uid/");
     let gone = fence.gone.unwrap_or(if is_one_of_many { Gone::Wanted } else { Gone::Lost });
-    let left = LeftOver { key, path, fence, gone, age };
-    if left.age <= QUIET || !node.has_no_shim(&left.key).await {
-        return false;
-    }
-    match containerd::has_tasks(&node.containerd, names::CRI_NAMESPACE, left.key.as_str()).await {
-        Ok(true) => return false,
-        Ok(false) => {}
-        Err(error) => {
-            tracing::warn!(pod = %left.key, %error, "whether a deleted pod has ended is not known");
-            return false;
-        }
-    }
-    left.settle_and_tell(node).await
+    Some(LeftOver { key, path: path.to_owned(), fence, gone, age })
 }
 
 /// Settles every death that nobody is left to settle. Ends within [`ONE_LOOK`]; what is not settled by then is left to the next look.
@@ -201,6 +207,19 @@ fn read(path: &Path) -> io::Result<(Fence, SystemTime)> {
 }
 
 impl LeftOver {
+    /// Whether all that it had of processes has ended, and nobody is at work with it.
+    async fn is_over(&self, node: &Node) -> bool {
+        if self.age <= QUIET || !node.has_no_shim(&self.key).await {
+            return false;
+        }
+        let tasks =
+            containerd::has_tasks(&node.containerd, names::CRI_NAMESPACE, self.key.as_str()).await;
+        if let Err(error) = &tasks {
+            tracing::warn!(pod = %self.key, %error, "whether a deleted pod has ended is not known");
+        }
+        matches!(tasks, Ok(false))
+    }
+
     /// Whether it is settled.
     async fn settle_and_tell(&self, world: &dyn World) -> bool {
         if !world.has_no_shim(&self.key).await {

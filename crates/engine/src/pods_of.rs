@@ -68,17 +68,21 @@ impl Found {
     }
 }
 
-/// The pod of a container, if it runs in our shim.
+/// The pod of a container, if our shim serves it.
 ///
 /// # Errors
 /// containerd does not tell.
 pub async fn find(node: &Node, container: &str) -> Result<Option<PodOf>, EngineError> {
-    if let Some(found) = node.found.get(container) {
-        return Ok(found.filter(|pod| Shim::listens(&pod.key)));
-    }
-    let found = ask(node, container).await?;
-    node.found.put(container, found.clone());
-    Ok(found)
+    let found = match node.found.get(container) {
+        Some(found) => found,
+        None => {
+            let found = ask(node, container).await?;
+            node.found.put(container, found.clone());
+            found
+        }
+    };
+    // Not remembered: a shim may be about to follow another one.
+    Ok(found.filter(|pod| Shim::listens(&pod.key)))
 }
 
 async fn ask(node: &Node, container: &str) -> Result<Option<PodOf>, ContainerdError> {
@@ -88,7 +92,7 @@ async fn ask(node: &Node, container: &str) -> Result<Option<PodOf>, ContainerdEr
         Err(error) => return Err(error),
     };
     let key = annotation(&spec, names::SANDBOX_UID).and_then(|uid| PodKey::new(uid).ok());
-    let Some(key) = key.filter(Shim::listens) else { return Ok(None) };
+    let Some(key) = key else { return Ok(None) };
     let ours = |(name, _): &(&String, &String)| name.starts_with("godwit.dev/");
     let all = spec.annotations().iter().flatten().filter(ours);
     let annotations = all.map(|(name, value)| (name.clone(), value.clone())).collect();

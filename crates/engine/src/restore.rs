@@ -13,6 +13,7 @@
 
 pub mod ahead;
 mod ask;
+mod connections;
 mod error;
 mod fits;
 pub(crate) mod peer;
@@ -377,6 +378,7 @@ async fn prepare(
     let (run_dir, deadline) = (node.run_dir.clone(), node.hydration_deadline);
     let (rootfs, name) = (PathBuf::from(&begin.rootfs), begin.container.clone());
     let addresses = manifest.network.ips.clone();
+    let outside = connections::outside(asking, &wanted.tenant, &manifest).await?;
     let before = begin.joins.as_ref().map(|join| join.members.clone()).unwrap_or_default();
     let score = score_of(shim);
     let halt = Halt::when({
@@ -393,6 +395,7 @@ async fn prepare(
             container,
             volumes: &volumes,
             addresses: &addresses,
+            outside,
             rootfs: &rootfs,
             packs: &head.packs,
             spec: &spec,

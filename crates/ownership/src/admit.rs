@@ -89,6 +89,8 @@ pub enum Refusal {
     StoreRefuses,
     /// Somebody else won the slot.
     LostSlot,
+    /// Somebody wrote into the log while its restore was made ready.
+    Overtaken,
     /// It ran between the dump and the seal.
     NotContinuous,
     /// T/2 passed before it was done.
@@ -170,6 +172,9 @@ impl Refusal {
                 "the log of {name} cannot be written, the store refuses it: look at its space and at the rights of godwit-agent, then try again"
             ),
             Self::LostSlot => format!("somebody else was faster to write into the log of {name}"),
+            Self::Overtaken => format!(
+                "the log of {name} has a new entry since its restore was begun: try again, from what it says now"
+            ),
             Self::NotContinuous => {
                 format!(
                     "{name} ran on between its dump and the seal: nothing was committed; try again"
@@ -206,6 +211,7 @@ impl Refusal {
             | Self::Settling
             | Self::Unburied
             | Self::Interrupted
+            | Self::Overtaken
             | Self::RestoreFailed { .. } => Code::Unavailable,
             Self::TooOld | Self::Cancelled => Code::Cancelled,
             Self::CannotRestore { .. } => Code::Refused,
@@ -292,7 +298,8 @@ fn on_owned(
             Err(Refusal::StillRuns { node: owner.node.clone() })
         }
         Kind::TakeOver { checkpoint, .. } if by != owner => Ok(owned(by, Some(*checkpoint), good)),
-        Kind::TakeOver { .. } => {
+        Kind::StartOver { .. } if !same_place(by, owner) => Ok(owned(by, None, good)),
+        Kind::TakeOver { .. } | Kind::StartOver { .. } => {
             Err(Refusal::NotNow { kind: kind.word().to_owned(), state: "owned".to_owned() })
         }
         Kind::End => only_place().map(|()| State::Ended { owner: owner.clone() }),
@@ -326,7 +333,9 @@ fn on_offered(
             point(*asked, checkpoint).map(|()| stopped(owner, checkpoint, good))
         }
         Kind::Reclaim | Kind::Offer { .. } | Kind::Stop { .. } => Err(not_owner(owner)),
-        Kind::Start { .. } => Err(Refusal::Exists { node: owner.node.clone() }),
+        Kind::Start { .. } | Kind::StartOver { .. } => {
+            Err(Refusal::Exists { node: owner.node.clone() })
+        }
         Kind::Checkpoint { .. } | Kind::Cold { .. } | Kind::Resume | Kind::End => {
             Err(Refusal::BeingMoved { checkpoint })
         }
@@ -352,7 +361,9 @@ fn on_stopped(
             Ok(owned(by, None, &good.without(checkpoint)))
         }
         Kind::End if same_place(by, owner) => Ok(State::Ended { owner: owner.clone() }),
-        Kind::Start { .. } => Err(Refusal::Exists { node: owner.node.clone() }),
+        Kind::Start { .. } | Kind::StartOver { .. } => {
+            Err(Refusal::Exists { node: owner.node.clone() })
+        }
         Kind::Reclaim | Kind::End => Err(not_owner(owner)),
         Kind::Checkpoint { .. }
         | Kind::Offer { .. }

@@ -168,7 +168,7 @@ impl Basis {
     }
 
     pub(crate) fn generation_after(&self, kind: &Kind) -> Generation {
-        Generation(self.generation.0 + u64::from(matches!(kind, Kind::TakeOver { .. })))
+        Generation(self.generation.0 + u64::from(kind.replaces()))
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Rule {
     HoldFirst,
     /// Held tasks run only after their own entry holds its slot.
     TakeOver,
+    /// A claim is built on the very entry from which its restore was made ready.
+    SameEntry,
     /// An offered pod thaws only by winning the slot of `reclaim`.
     ReclaimSettles,
     /// The source kills its frozen tasks when it reads a take-over, not at the offer.

@@ -232,6 +232,13 @@ pub enum Kind {
         /// On whose word.
         word: Word,
     },
+    /// Another life begins from the image in place of one that has left no point to go on from; raises the generation.
+    StartOver {
+        /// On whose word, which is always a person's.
+        who: String,
+        /// Why; kept for ever.
+        why: String,
+    },
     /// The life is over and not to be continued.
     End,
 }
@@ -255,8 +262,15 @@ impl Kind {
             Self::Reclaim => "reclaim",
             Self::Resume => "resume",
             Self::TakeOver { .. } => "take-over",
+            Self::StartOver { .. } => "start-over",
             Self::End => "end",
         }
+    }
+
+    /// Whether another life begins with it, wherever the one before was.
+    #[must_use]
+    pub(crate) fn replaces(&self) -> bool {
+        matches!(self, Self::TakeOver { .. } | Self::StartOver { .. })
     }
 
     /// The checkpoint whose commit point this entry is.

@@ -5,7 +5,7 @@
 //!      ▲                           ├─ write the death of an earlier life (stop, end) ─┐
 //!      └───────────────────────────┼────────────────────────────────────────────────┘
 //!                                  ├─ cold ───────────────────────────────────────────────► Commit
-//!                                  └─ continue ─► Check ─► Prepare ─► Plan ─► Held ─► newest, again ─► Commit
+//!                                  └─ continue ─► Check ─► Prepare ─► Plan ─► Held ─► newest, still the same ─► Commit
 //! Commit ─► Committing (the fence has the slot) ─► [`crate::claiming`] ─┬─ won ──► Resume ─► Resumed
 //!                                                                      └─ lost ─► Abort
 //! ```
@@ -13,7 +13,7 @@
 
 mod plan;
 
-use godwit_types::{CheckpointId, OpId};
+use godwit_types::{CheckpointId, OpId, Seq};
 
 use crate::admit::Refusal;
 use crate::claiming::{Claim, Claiming};
@@ -74,11 +74,11 @@ enum Step {
         checkpoint: CheckpointId,
         basis: Basis,
     },
-    Preparing(CheckpointId),
-    Restoring(CheckpointId),
+    Preparing(From),
+    Restoring(From),
     /// The tasks are held: may they still be claimed?
-    ReadingAgain(CheckpointId),
-    WaitingHeld(CheckpointId),
+    ReadingAgain(From),
+    WaitingHeld(From),
     /// The point can never be restored: may the pod start from its image instead?
     ReadingForCold(CheckpointId),
     /// The shim puts the slot into the fence.
@@ -86,6 +86,15 @@ enum Step {
     Claiming(Claiming),
     /// The shim does it.
     Telling(Box<Ending>),
+}
+
+/// What is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
+struct From {
+    checkpoint: CheckpointId,
+    /// The newest entry when it began. What is made ready meanwhile rests on it: volumes, connections.
+    seen: Seq,
 }
 
 impl Target {
@@ -141,15 +150,15 @@ impl Target {
     /// From the point that is there to its entry.
     fn restore(&mut self, event: &Event) -> Vec<Action> {
         match (&mut self.step, event) {
-            (Step::Preparing(checkpoint), Event::Prepared) => {
-                let checkpoint = *checkpoint;
-                self.goes(Step::Restoring(checkpoint), Action::Tell(ToShim::Plan { checkpoint }))
+            (Step::Preparing(from), Event::Prepared) => {
+                let (from, checkpoint) = (*from, from.checkpoint);
+                self.goes(Step::Restoring(from), Action::Tell(ToShim::Plan { checkpoint }))
             }
             (
-                Step::Preparing(checkpoint) | Step::Restoring(checkpoint),
+                Step::Preparing(from) | Step::Restoring(from),
                 Event::CannotRestore { never } | Event::Shim(ToAgent::RestoreFailed { never }),
             ) => {
-                let checkpoint = *checkpoint;
+                let checkpoint = from.checkpoint;
                 self.cannot_restore(checkpoint, *never)
             }
             (Step::ReadingForCold(checkpoint), Event::Newest(Read::Known(newest))) => {
@@ -158,18 +167,18 @@ impl Target {
                 self.cold(&basis, ColdReason::CannotRestore)
                     .unwrap_or_else(|_| self.abort(Refusal::CannotRestore { checkpoint }))
             }
-            (Step::Restoring(checkpoint), Event::Shim(ToAgent::Held))
-            | (Step::WaitingHeld(checkpoint), Event::Timer(Timer::Retry)) => {
-                let checkpoint = *checkpoint;
-                self.goes(Step::ReadingAgain(checkpoint), Action::ReadNewest)
+            (Step::Restoring(from), Event::Shim(ToAgent::Held))
+            | (Step::WaitingHeld(from), Event::Timer(Timer::Retry)) => {
+                let from = *from;
+                self.goes(Step::ReadingAgain(from), Action::ReadNewest)
             }
-            (Step::ReadingAgain(checkpoint), Event::Newest(Read::Unavailable)) => {
-                let checkpoint = *checkpoint;
-                self.goes(Step::WaitingHeld(checkpoint), Action::Wait(Timer::Retry))
+            (Step::ReadingAgain(from), Event::Newest(Read::Unavailable)) => {
+                let from = *from;
+                self.goes(Step::WaitingHeld(from), Action::Wait(Timer::Retry))
             }
-            (Step::ReadingAgain(checkpoint), Event::Newest(Read::Known(newest))) => {
-                let (checkpoint, newest) = (*checkpoint, newest.clone());
-                self.claim(checkpoint, newest.as_deref())
+            (Step::ReadingAgain(from), Event::Newest(Read::Known(newest))) => {
+                let (from, newest) = (*from, newest.clone());
+                self.claim(from, newest.as_deref())
             }
             _ => self.commit(event),
         }
@@ -200,7 +209,12 @@ impl Target {
 
     /// What the log as it is now means for this start.
     fn follow(&mut self, basis: Basis) -> Vec<Action> {
-        match plan::next(&self.spec, &basis, self.rules) {
+        let next = plan::next(&self.spec, &basis, self.rules);
+        self.take(basis, next)
+    }
+
+    fn take(&mut self, basis: Basis, next: Next) -> Vec<Action> {
+        match next {
             Next::Refuse(refusal) => self.abort(refusal),
             Next::Death(checkpoint) => {
                 let step = Step::CheckingDeath { checkpoint, basis };
@@ -217,9 +231,7 @@ impl Target {
             Next::Claim(kind) => {
                 self.commit_to(&basis, kind).unwrap_or_else(|refusal| self.abort(refusal))
             }
-            Next::AlreadyOurs(checkpoint) => {
-                self.goes(Step::Preparing(checkpoint), Action::Prepare(checkpoint))
-            }
+            Next::AlreadyOurs(checkpoint) => self.prepare(checkpoint, basis.seq),
         }
     }
 
@@ -271,7 +283,7 @@ impl Target {
                 self.abort(Refusal::Stopped { checkpoint })
             }
             Presence::Exists if self.rules.hold(Rule::HoldFirst) => {
-                self.goes(Step::Preparing(checkpoint), Action::Prepare(checkpoint))
+                self.prepare(checkpoint, basis.seq)
             }
             Presence::Exists => {
                 let kind = plan::claim(ask, &basis.state, &self.spec.pen.me, checkpoint);
@@ -285,7 +297,11 @@ impl Target {
                 self.cold(basis, ColdReason::PointMissing)
                     .unwrap_or_else(|_| self.abort(Refusal::PointGone { checkpoint }))
             }
-            Presence::Gone => self.abort(Refusal::PointGone { checkpoint }),
+            Presence::Gone => {
+                let gone = Next::Refuse(Refusal::PointGone { checkpoint });
+                let next = plan::without(&self.spec, &basis.state, checkpoint).unwrap_or(gone);
+                self.take(basis.clone(), next)
+            }
         }
     }
 
@@ -300,17 +316,28 @@ impl Target {
         self.abort(Refusal::CannotRestore { checkpoint })
     }
 
-    /// The tasks are held: the take-over is built on the newest entry, which must still offer the point that they were restored from.
-    fn claim(&mut self, checkpoint: CheckpointId, newest: Option<&Entry>) -> Vec<Action> {
+    /// The tasks are held: the take-over is built on the newest entry, which must still be the one from which they were made ready. One
+    /// that offers the same point again says that somebody has run it since: its peers have heard more than the point knows.
+    fn claim(&mut self, from: From, newest: Option<&Entry>) -> Vec<Action> {
         let basis = Basis::of(newest);
         let ask = &self.spec.ask;
         if !self.rules.hold(Rule::TakeOver) || self.ours_already(&basis) {
             let newest = newest.cloned().map(Box::new);
             return newest.map_or_else(Vec::new, |entry| self.resume(entry));
         }
-        plan::claim(ask, &basis.state, &self.spec.pen.me, checkpoint)
-            .and_then(|kind| self.commit_to(&basis, kind))
-            .unwrap_or_else(|refusal| self.abort(refusal))
+        let entry = plan::claim(ask, &basis.state, &self.spec.pen.me, from.checkpoint)
+            .and_then(|kind| basis.next(&self.spec.pen, kind));
+        match entry {
+            Err(refusal) => self.abort(refusal),
+            Ok(_) if basis.seq != from.seen && self.rules.hold(Rule::SameEntry) => {
+                self.abort(Refusal::Overtaken)
+            }
+            Ok(entry) => self.commit_with(entry),
+        }
+    }
+
+    fn prepare(&mut self, checkpoint: CheckpointId, seen: Seq) -> Vec<Action> {
+        self.goes(Step::Preparing(From { checkpoint, seen }), Action::Prepare(checkpoint))
     }
 
     fn ours_already(&self, basis: &Basis) -> bool {
@@ -325,16 +352,20 @@ impl Target {
     }
 
     fn commit_to(&mut self, basis: &Basis, kind: Kind) -> Result<Vec<Action>, Refusal> {
-        let entry = Box::new(basis.next(&self.spec.pen, kind)?);
+        let entry = basis.next(&self.spec.pen, kind)?;
+        Ok(self.commit_with(entry))
+    }
+
+    fn commit_with(&mut self, entry: Entry) -> Vec<Action> {
+        let entry = Box::new(entry);
         let message = ToShim::Commit { at: self.spec.at.clone(), entry: entry.clone() };
-        Ok(self.goes(Step::Committing(entry), Action::Tell(message)))
+        self.goes(Step::Committing(entry), Action::Tell(message))
     }
 
     fn won(&mut self, entry: Box<Entry>) -> Vec<Action> {
         match &entry.kind {
             Kind::TakeOver { checkpoint, .. } if !self.rules.hold(Rule::HoldFirst) => {
-                let checkpoint = *checkpoint;
-                self.goes(Step::Preparing(checkpoint), Action::Prepare(checkpoint))
+                self.prepare(*checkpoint, entry.seq)
             }
             _ => self.resume(entry),
         }

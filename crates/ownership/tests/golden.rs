@@ -89,6 +89,10 @@ fn wishes() -> Vec<(Owner, Kind)> {
         (n2.clone(), Kind::Reclaim),
         (n2, Kind::End),
         (n1, Kind::Start { forked_from: Some(fork) }),
+        (
+            owner(2, 6, 0),
+            Kind::StartOver { who: "ann".to_owned(), why: "node-1 burned".to_owned() },
+        ),
     ]
 }
 
@@ -123,6 +127,7 @@ fn entries_of_every_kind_and_state_are_read_and_written_as_they_were() {
         ("reclaim", "owned"),
         ("resume", "owned"),
         ("start", "owned"),
+        ("start-over", "owned"),
         ("stop", "stopped"),
         ("take-over", "owned"),
     ];

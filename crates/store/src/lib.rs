@@ -39,6 +39,7 @@ pub use gc::{SweepOptions, SweepReport};
 pub use identity::{DEFAULT_HORIZON, Identity};
 pub use log::{APPEND_DEADLINE, LineageLog, READ_DEADLINE};
 pub use nodes::Bearer;
+pub use probe::Speed;
 pub use record::{Hold, Intent, PinRecord, Tombstone, TombstoneReason};
 pub use retention::{Retention, Retired};
 pub use store::{Access, Store, TenantStore};

@@ -3,11 +3,12 @@
 //! What the design needs is tried once: racing creates, read-after-write, order of LIST, ranged GET, DELETE. It takes about
 //! twenty small requests. It proves nothing for ever: a backend that lies seldom passes. The conformance suite looks longer.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use jiff::SignedDuration;
+use tokio::time::{error::Elapsed, timeout};
 use ulid::Ulid;
 
 use crate::blob::{BlobStore, Creation, Key};
@@ -17,6 +18,8 @@ use crate::layout::PROBE;
 
 /// How exactly a store tells its time.
 const TICK: Duration = Duration::from_secs(1);
+/// Of the object whose way is timed: as large as a pack's part.
+const SPEED_BYTES: u64 = 4 << 20;
 /// Writers that race for one key.
 const RACERS: u8 = 4;
 
@@ -47,6 +50,41 @@ pub(crate) async fn ahead(
     store.delete(&key).await?;
     let told = listed?.pop().map(|object| object.modified);
     Ok(told.map_or(SignedDuration::ZERO, |told| outside(told, before, after)))
+}
+
+/// How fast the backend takes and gives an object. `None`: it does not, or not in time.
+pub(crate) async fn speed(store: &dyn BlobStore, each: Duration) -> Option<Speed> {
+    let key = Key::new(format!("{PROBE}/{}/speed", Ulid::generate())).ok()?;
+    // No byte like the one before: some backends keep what is all the same as nothing.
+    let body: Bytes = (0..SPEED_BYTES).map(|at| (at % 251) as u8).collect();
+    let written = per_second(timeout(each, store.put(&key, body))).await;
+    let read = match written {
+        Some(_) => per_second(timeout(each, store.get(&key, SPEED_BYTES))).await,
+        None => None,
+    };
+    // What was given up may have been written.
+    let removed = timeout(each, store.delete(&key)).await;
+    if !matches!(removed, Ok(Ok(_))) {
+        tracing::info!(%key, "an object of a probe could not be removed");
+    }
+    Some(Speed { written: written?, read: read? })
+}
+
+async fn per_second<T>(
+    way: impl Future<Output = Result<Result<T, BlobError>, Elapsed>>,
+) -> Option<u64> {
+    let begun = Instant::now();
+    way.await.ok()?.ok()?;
+    Some((SPEED_BYTES as f64 / begun.elapsed().as_secs_f64().max(1e-9)) as u64)
+}
+
+/// Bytes each second, of one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speed {
+    /// Into the store.
+    pub written: u64,
+    /// Out of it.
+    pub read: u64,
 }
 
 /// By how much a time is outside of a span. Stores tell whole seconds, of which some are begun and others rounded.

@@ -16,7 +16,7 @@ use crate::error::StoreError;
 use crate::identity::{DEFAULT_HORIZON, Identity};
 use crate::layout::TenantKeys;
 use crate::log::LineageLog;
-use crate::probe;
+use crate::probe::{self, Speed};
 use crate::wrap::{Counts, Limit, Limits, Meter, Retry, RetryPolicy, Unproved};
 
 /// An opened store. Cheap to clone; all clones share connections, limits and counters.
@@ -128,6 +128,12 @@ impl Store {
     pub async fn prove(&self) -> Result<SignedDuration, StoreError> {
         probe::run(&*self.blobs).await?;
         probe::ahead(&*self.blobs, &*self.clock).await
+    }
+
+    /// How fast one stream into it and out of it is, beside what else is under way and within the configured limits: 4 MiB are written,
+    /// read and removed. `None`: it failed, or took longer than each may.
+    pub async fn speed(&self, each: Duration) -> Option<Speed> {
+        probe::speed(&*self.blobs, each).await
     }
 
     /// What was sent and received since the store was opened.

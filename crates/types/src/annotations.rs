@@ -8,7 +8,7 @@ const PREFIX: &str = "godwit.dev/";
 /// What a pod's annotation asks of its restore, which there is by either of these.
 const OF_RESTORES: &[&str] = &[names::RESTORE_FROM, names::FORK_FROM, names::CHECKPOINT_ON_STOP];
 /// All that users write.
-const KNOWN: [Known; 9] = [
+const KNOWN: [Known; 10] = [
     Known { name: names::RESTORE_FROM, with: &[], values: &[] },
     Known { name: names::FORK_FROM, with: &[], values: &[] },
     Known { name: names::FORCE, with: &[names::RESTORE_FROM], values: &[] },
@@ -19,6 +19,7 @@ const KNOWN: [Known; 9] = [
         with: OF_RESTORES,
         values: &[names::AFTER_START, names::BEFORE_START],
     },
+    Known { name: names::TCP, with: &[], values: &[names::CLOSE, names::KEEP] },
     Known { name: names::RESTORE, with: &[], values: &[names::NEVER] },
     Known { name: names::CHECKPOINT, with: &[], values: &[names::NOW] },
     Known { name: names::CHECKPOINT_ON_STOP, with: &[], values: &["true", "false"] },
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_pen_is_refused_with_what_there_is() {
-        for wrong in ["godwit.dev/restore_from", "godwit.dev/tcp", "godwit.dev/"] {
+        for wrong in ["godwit.dev/restore_from", "godwit.dev/udp", "godwit.dev/"] {
             let refused = told(&[(wrong, "01ARZ3NDEKTSV4RRFFQ69G5FAV")]);
             assert!(refused.contains(wrong) && refused.contains(names::RESTORE_FROM), "{refused}");
         }
@@ -153,6 +154,7 @@ mod tests {
             (names::STORE, "main"),
             (names::HYDRATE, "before-start"),
             (names::CHECKPOINT, "now"),
+            (names::TCP, "keep"),
             (names::LAST_CHECKPOINT, ""),
             ("io.kubernetes.cri.sandbox-id", ""),
             ("example.com/godwit.dev/x", ""),

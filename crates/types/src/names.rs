@@ -26,6 +26,13 @@ pub const HYDRATE: &str = "godwit.dev/hydrate";
 pub const AFTER_START: &str = "after-start";
 /// Value of [`HYDRATE`]: the container runs when all of its memory is there, so that nothing of store or agent concerns it any more.
 pub const BEFORE_START: &str = "before-start";
+/// Annotation: what becomes of TCP connections to somebody outside of the pod when it is stopped and continued elsewhere, [`CLOSE`] (as
+/// without it) or [`KEEP`].
+pub const TCP: &str = "godwit.dev/tcp";
+/// Value of [`TCP`]: they end; the processes see an error at once.
+pub const CLOSE: &str = "close";
+/// Value of [`TCP`]: they go on where the pod has the same address. Both pods say so.
+pub const KEEP: &str = "keep";
 /// Annotation of a pod: make a checkpoint of it; the value is [`NOW`]. It is taken away when that is done.
 pub const CHECKPOINT: &str = "godwit.dev/checkpoint";
 /// Value of [`CHECKPOINT`].
@@ -80,8 +87,8 @@ pub const AGENT_FRAMES_SOCKET: &str = "/run/godwit/agent-frames.sock";
 pub const AGENT_API_SOCKET: &str = "/run/godwit/agent.sock";
 /// containerd's namespace of all that the kubelet runs.
 pub const CRI_NAMESPACE: &str = "k8s.io";
-/// Where containerd keeps what runs for the kubelet, unless its `state` is another: a directory for each container.
-pub const CRI_BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
+/// Where containerd keeps what runs for the kubelet, beside its socket unless its `state` is another: a directory for each container.
+pub const CRI_BUNDLES: &str = "io.containerd.runtime.v2.task/k8s.io";
 /// containerd's socket: its own services and the CRI's.
 pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// kubelet's runtime endpoint: the CRI proxy serves here.

@@ -86,7 +86,7 @@ pub enum CriCall {
         /// Container id.
         container: String,
     },
-    /// `RunPodSandbox`.
+    /// `RunPodSandbox`, or `CreateContainer` in it.
     Sandbox(StartingPod),
 }
 
@@ -334,6 +334,17 @@ pub struct StoreDiagnosis {
     pub fault: Option<String>,
     /// By how many milliseconds its clock is ahead of the node's, where it could be asked.
     pub ahead_ms: Option<i64>,
+    /// Bytes each second that one stream into it and one out of it had, where it could be tried.
+    pub speed: Option<StoreSpeed>,
+}
+
+/// Bytes each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreSpeed {
+    /// Into the store.
+    pub written: u64,
+    /// Out of it.
+    pub read: u64,
 }
 
 /// The API server of the node's cluster, asked.

@@ -23,9 +23,9 @@ pub fn site(name: &str) {
         }
         Some(armed::Act::Stop) => {
             eprintln!("failpoint {name}: stopping");
-            let me = rustix::process::getpid();
-            // Of oneself it is always permitted.
-            let _ = rustix::process::kill_process(me, rustix::process::Signal::STOP);
+            // To this thread: sent to the process, another one would take it, and this one go on meanwhile. Of oneself it is always
+            // permitted.
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
         }
     }
 }

@@ -23,7 +23,8 @@
 //!
 //! # Duties of the agent
 //! CRIU is started by the agent, cancelled by the agent (`notify_success = false`, or by closing its page-server or RPC socket)
-//! and only ever killed by the shim ([`Freeze::deadline_ms`] + [`CRIU_GRACE_MS`]), which then kills the container too.
+//! and only ever killed by the shim ([`Freeze::deadline_ms`] + [`CRIU_GRACE_MS`]), which then kills the container too. Before that
+//! it kills the agent, which hangs, and waits as long again: CRIU, left alone, puts the container's processes back by itself.
 //! Every session is at its `pre-dump` notification before `Freeze` is sent and is answered only after `Frozen`.
 
 mod answers;
@@ -37,7 +38,8 @@ pub use status::*;
 use crate::packet::envelope;
 use crate::{LineageAt, Refusal};
 
-/// How long the shim waits for a hanging CRIU after the freeze deadline before it kills CRIU and the container: milliseconds.
+/// How long the shim waits for CRIU after the freeze deadline before it kills the agent, and then again before it kills CRIU and the
+/// container: milliseconds.
 pub const CRIU_GRACE_MS: u64 = 5_000;
 /// How long freezing may take before `FreezeTimeout`: milliseconds.
 pub const FREEZE_TIMEOUT_MS: u64 = 2_000;

@@ -255,6 +255,19 @@ pub(crate) fn peer_pid(fd: impl AsFd) -> Result<u32, WireError> {
     Ok(u32::try_from(peer(fd)?.pid()).unwrap_or(0))
 }
 
+/// The process that connected, as long as its end is open: then the pid is still its own.
+#[cfg(feature = "tokio")]
+pub(crate) fn peer_pidfd(fd: impl AsFd) -> Result<OwnedFd, WireError> {
+    let pid = i32::try_from(peer_pid(&fd)?).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or(WireError::Closed)?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .map_err(WireError::io("pidfd_open"))?;
+    let mut end = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::empty())];
+    let ended = retry(|| rustix::event::poll(&mut end, Some(&rustix::time::Timespec::default())))
+        .map_err(WireError::io("poll"))?;
+    if ended == 0 { Ok(pidfd) } else { Err(WireError::Closed) }
+}
+
 /// By nix: rustix cannot say "outside of our pid namespace", which is pid 0.
 fn peer(fd: impl AsFd) -> Result<nix::sys::socket::UnixCredentials, WireError> {
     nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials)

@@ -10,7 +10,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::packet::{decode, decode_body, encode};
-use crate::socket::{HELLO_TIMEOUT, Packet, accept, connect, peer_pid, recv_bytes, send_bytes};
+use crate::socket::{
+    HELLO_TIMEOUT, Packet, accept, connect, peer_pid, peer_pidfd, recv_bytes, send_bytes,
+};
 use crate::sys::register;
 use crate::{Envelope, Hello, Listener, Received, WireError};
 
@@ -52,6 +54,14 @@ impl<S: Envelope, R: Envelope> AsyncSocket<S, R> {
     /// [`WireError::Io`].
     pub fn peer_pid(&self) -> Result<u32, WireError> {
         peer_pid(self.fd.get_ref())
+    }
+
+    /// A pidfd of the process that connected.
+    ///
+    /// # Errors
+    /// [`WireError::Closed`]: its end is closed, or it is outside of our pid namespace; [`WireError::Io`].
+    pub fn peer_pidfd(&self) -> Result<OwnedFd, WireError> {
+        peer_pidfd(self.fd.get_ref())
     }
 
     /// As [`crate::Socket::greet`].

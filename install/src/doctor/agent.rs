@@ -179,7 +179,14 @@ fn store(one: &StoreDiagnosis, free: Option<Bytes>, budget: Bytes) -> Verdict {
             "{name} at {url} works; {free} are free there, less than one large checkpoint ({budget}): make room, or delete checkpoints \
              (`godwit gc`)"
         )),
-        _ => Good(format!("{name} at {url} takes, keeps and refuses what it has to")),
+        _ => {
+            let speed = one.speed.map(|speed| {
+                let (written, read) = (Bytes(speed.written), Bytes(speed.read));
+                format!("; one stream writes {written}/s and reads {read}/s")
+            });
+            let speed = speed.unwrap_or_default();
+            Good(format!("{name} at {url} takes, keeps and refuses what it has to{speed}"))
+        }
     }
 }
 

@@ -378,6 +378,9 @@ impl Actor {
     }
 
     fn after_each(&mut self) {
+        if let Some(starting) = &self.starting {
+            starting.note_claim(starting.granted || self.machine.phase() == Phase::Committing);
+        }
         if matches!(self.machine.phase(), Phase::Idle) {
             self.end_checkpoint();
         }

@@ -16,16 +16,19 @@ use godwit_ownership::shim::{Conn, CriuEnd, Event, Phase};
 use godwit_types::Code;
 use godwit_wire::shim_op::{BeginCheckpoint, CRIU_GRACE_MS, Noted, StuckTask};
 use godwit_wire::{Refusal, Watched};
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::actor::Actor;
 use super::input::Input;
+use super::kill::Farewell;
 use super::words;
 use crate::container::{Container, ExecHold};
 use crate::error::{Error, Result};
 use crate::freezer::{Freezer, Frost};
+use crate::network::{Network, OPENS, Silenced};
 use crate::state::{State, Step};
 
 /// How long executed processes may take to end before the agent is told that they run.
@@ -39,14 +42,22 @@ const SETTLE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) containers: Vec<Arc<Container>>,
+    /// Somebody else goes on with the pod: one that runs on answers for itself.
+    gives_away: bool,
+    /// Networks of its containers that have fallen silent, or may have.
+    pub(super) silent: Vec<Network>,
     /// Keeps new processes from being executed while it lasts.
     _holds: Vec<ExecHold>,
+    /// The process that leads the operation.
+    agent: Option<Arc<OwnedFd>>,
     sessions: Vec<Session>,
     /// Whether an end of CRIU counts as one in the freeze.
     frozen: Arc<AtomicBool>,
     since: Option<Instant>,
     frozen_for: Duration,
     deadline: Duration,
+    /// A point may come of it, whatever becomes of the containers.
+    pub(super) sealed: bool,
     timer: Option<(u64, AbortHandle)>,
 }
 
@@ -60,6 +71,13 @@ pub(super) struct Session {
     pub(super) pidfd: Arc<OwnedFd>,
     /// What was seen at its end.
     over: watch::Receiver<Option<End>>,
+}
+
+impl Session {
+    /// Waits for CRIU's end; `None`: its watcher is gone with the runtime.
+    async fn over(&self) -> Option<End> {
+        self.over.clone().wait_for(Option::is_some).await.ok().and_then(|end| *end)
+    }
 }
 
 /// A CRIU's end as its watcher saw it.
@@ -141,7 +159,8 @@ impl Actor {
             match self.enter(&begin, &message) {
                 Ok(containers) => {
                     self.trouble = None;
-                    self.checkpoint = Some(Checkpoint::new(containers, holds));
+                    let agent = self.conns.agent(from);
+                    self.checkpoint = Some(Checkpoint::new(containers, holds, agent, &message));
                 }
                 Err(why) => {
                     let why = Refusal::new(why.code(), why.chain());
@@ -163,7 +182,7 @@ impl Actor {
             begin.containers.iter().map(|id| self.pod.container(id)).collect::<Result<_>>()?
         };
         let whole = chosen.len() == all.len();
-        if matches!(message, ToShim::Begin { outcome, .. } if outcome.gives_away()) && !whole {
+        if gives_away(message) && !whole {
             return Err(Error::Refused("a pod is given away whole or not at all".into()));
         }
         if chosen.is_empty() {
@@ -260,9 +279,12 @@ impl Actor {
         };
         checkpoint.disarm();
         let (sessions, freezers) = (checkpoint.sessions.clone(), checkpoint.freezers());
+        let silenced = (self.pod.silenced().clone(), checkpoint.silent.clone());
+        let agent = checkpoint.agent.clone();
+        let first = checkpoint.first();
         self.begin_job(
             async move {
-                match thaw(sessions, freezers).await {
+                match thaw(sessions, silenced, freezers, agent, first).await {
                     Ok(()) => Input::Job(number, Event::Thawed),
                     Err((container, reason)) => Input::Damaged(number, container, reason),
                 }
@@ -275,6 +297,7 @@ impl Actor {
     pub(super) fn thawed(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
         checkpoint.frozen.store(false, Ordering::SeqCst);
+        checkpoint.silent.clear();
         checkpoint.frozen_for = checkpoint.since.take().map_or(Duration::ZERO, |at| at.elapsed());
         checkpoint.leave();
         info!(pod = self.key, frozen_ms = checkpoint.frozen_for.as_millis(), "thawed");
@@ -285,6 +308,10 @@ impl Actor {
         if let Some(mut checkpoint) = self.checkpoint.take() {
             checkpoint.disarm();
             checkpoint.leave();
+            if !checkpoint.silent.is_empty() {
+                let farewell = Farewell::of(Some(&checkpoint), self.pod.silenced());
+                self.pod.tasks().spawn(farewell.say());
+            }
         }
     }
 
@@ -292,6 +319,7 @@ impl Actor {
     pub(super) fn sealed(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
         checkpoint.disarm();
+        checkpoint.sealed = true;
         for container in &checkpoint.containers {
             // An exit in the middle is told by itself.
             let _ = container.shift(Step::Seal);
@@ -328,15 +356,24 @@ impl Actor {
 }
 
 impl Checkpoint {
-    fn new(containers: Vec<Arc<Container>>, holds: Vec<ExecHold>) -> Self {
+    fn new(
+        containers: Vec<Arc<Container>>,
+        holds: Vec<ExecHold>,
+        agent: Option<OwnedFd>,
+        message: &ToShim,
+    ) -> Self {
         Self {
             containers,
+            gives_away: gives_away(message),
+            silent: Vec::new(),
             _holds: holds,
+            agent: agent.map(Arc::new),
             sessions: Vec::new(),
             frozen: Arc::default(),
             since: None,
             frozen_for: Duration::ZERO,
             deadline: LONGEST_FREEZE,
+            sealed: false,
             timer: None,
         }
     }
@@ -382,6 +419,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Who stands for the pod where one is to be named.
+    fn first(&self) -> String {
+        self.containers.first().map(|container| container.id().to_owned()).unwrap_or_default()
+    }
+
     fn freezers(&self) -> Vec<Freezer> {
         self.containers.iter().filter_map(|container| freezer(container).ok()).collect()
     }
@@ -413,6 +455,10 @@ impl Drop for Checkpoint {
     }
 }
 
+fn gives_away(message: &ToShim) -> bool {
+    matches!(message, ToShim::Begin { outcome, .. } if outcome.gives_away())
+}
+
 fn freezer(container: &Container) -> Result<Freezer> {
     let cgroup = container.cgroup();
     let cgroup =
@@ -432,36 +478,65 @@ fn thaw_all(freezers: &[Freezer]) -> std::io::Result<()> {
     freezers.iter().try_for_each(Freezer::thaw)
 }
 
-/// Waits for every CRIU, then thaws.
+/// Waits for every CRIU, then thaws what is heard again. One that does not end in time waits for its agent, which hangs: that is
+/// killed, and CRIU has as much time again.
 ///
 /// # Errors
-/// The container whose CRIU was killed in the freeze or hangs, and what was seen: it must be killed.
+/// The container whose CRIU was killed in the freeze or hangs, or that cannot be heard, and what was seen: it must be killed.
 async fn thaw(
     sessions: Vec<Session>,
+    (silenced, silent): (Silenced, Vec<Network>),
     freezers: Vec<Freezer>,
+    agent: Option<Arc<OwnedFd>>,
+    first: String,
 ) -> std::result::Result<(), (String, String)> {
-    let until = tokio::time::Instant::now() + Duration::from_millis(CRIU_GRACE_MS);
-    for mut session in sessions {
+    let begun = tokio::time::Instant::now();
+    let grace = Duration::from_millis(CRIU_GRACE_MS);
+    let mut until = begun + grace;
+    if tokio::time::timeout_at(until, all_over(&sessions)).await.is_err()
+        && end_hung(agent.as_deref())
+    {
+        until += grace;
+    }
+    for session in sessions {
         let container = session.container.id().to_owned();
-        let over = session.over.wait_for(Option::is_some);
-        match tokio::time::timeout_at(until, over).await {
-            Ok(Ok(end)) if end.is_some_and(End::is_damage) => {
-                return Err((container, was_killed()));
-            }
+        match tokio::time::timeout_at(until, session.over()).await {
+            Ok(Some(end)) if end.is_damage() => return Err((container, was_killed())),
             Ok(_) => {}
             Err(_) => {
-                let reason =
-                    format!("CRIU did not end within {CRIU_GRACE_MS} ms after it was cancelled");
+                let waited = begun.elapsed().as_millis();
+                let reason = format!("CRIU did not end within {waited} ms after it was cancelled");
                 return Err((container, reason));
             }
         }
     }
+    silenced.open_all(&silent, OPENS).await.map_err(|why| (first, is_unheard(&why)))?;
     let thawed = tokio::task::spawn_blocking(move || thaw_all(&freezers)).await;
     if let Ok(Err(why)) = thawed {
         // The tasks may run as soon as whoever froze them above us lets them.
         error!(%why, "a container stays frozen after it was thawed");
     }
     Ok(())
+}
+
+async fn all_over(sessions: &[Session]) {
+    for session in sessions {
+        session.over().await;
+    }
+}
+
+/// Nothing is lost with an agent: the next one finds what it did. But CRIU would wait for a hung one until both are killed. `false`:
+/// there is none to end.
+fn end_hung(agent: Option<&OwnedFd>) -> bool {
+    let Some(agent) = agent else { return false };
+    warn!("CRIU has not ended after it was cancelled: its agent hangs, and is killed");
+    // One that has ended by itself is as good.
+    let _ = pidfd_send_signal(agent, Signal::KILL);
+    true
+}
+
+fn is_unheard(why: &Error) -> String {
+    format!("its network could not be opened again: {}", why.chain())
 }
 
 fn was_killed() -> String {

@@ -1,7 +1,7 @@
 //! The connections of one pod: numbered, read by a task each, written by the actor.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,12 @@ impl Conns {
     /// Cancelled when this connection is over: for what the actor waits for itself, and cannot hear the end meanwhile.
     pub(super) fn over(&self, conn: Conn) -> CancellationToken {
         self.live.get(&conn).map_or_else(cancelled, |link| link.over.clone())
+    }
+
+    /// The process of an agent that has connected; `None`: it is gone, or of another pid namespace.
+    pub(super) fn agent(&self, conn: Conn) -> Option<OwnedFd> {
+        let Some(Link { end: End::Served(socket), .. }) = self.live.get(&conn) else { return None };
+        socket.peer_pidfd().inspect_err(|why| debug!(%why, "an agent without a pidfd")).ok()
     }
 
     /// Whether this connection was made by the shim.

@@ -6,15 +6,18 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use godwit_ownership::shim::Event;
 use rustix::process::{Signal, pidfd_send_signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::actor::Actor;
+use super::checkpoint::Checkpoint;
 use super::input::Input;
 use super::starting::Held;
 use crate::cgroup::{Cgroup, is_inhabited};
+use crate::network::{Network, Silenced, Was};
 use crate::restore::{dead, place};
 use crate::state::{State, Step};
 
@@ -22,6 +25,7 @@ impl Actor {
     /// Kills beside the actor, until every cgroup of the pod is empty.
     pub(super) fn begin_kill(&mut self) {
         let number = self.next_job();
+        let farewell = Farewell::of(self.checkpoint.as_ref(), self.pod.silenced());
         for container in self.pod.members() {
             if container.state() == State::Sealed {
                 // It exits next, in any case.
@@ -38,7 +42,9 @@ impl Actor {
         info!(containers = containers.len(), "killing everyone of the pod");
         self.begin_job(
             async move {
+                farewell.before().await;
                 kill(restoring.unwrap_or_default(), criu.unwrap_or_default(), cgroups).await;
+                farewell.after().await;
                 Input::Job(number, Event::Killed)
             },
             number,
@@ -77,6 +83,54 @@ impl Actor {
     /// Whether no task of this life is left.
     pub(super) fn proved_dead(container: &crate::container::Container) -> bool {
         place::of(container).is_none_or(|cgroup| cgroup.is_empty())
+    }
+}
+
+/// What the peers of those who are killed hear.
+pub(super) struct Farewell {
+    /// Networks that have fallen silent for the operation.
+    silent: Vec<Network>,
+    silenced: Silenced,
+    /// A point may come of it.
+    sealed: bool,
+}
+
+impl Farewell {
+    pub(super) fn of(checkpoint: Option<&Checkpoint>, silenced: &Silenced) -> Self {
+        let silent = checkpoint.map(|checkpoint| checkpoint.silent.clone()).unwrap_or_default();
+        let sealed = checkpoint.is_some_and(|checkpoint| checkpoint.sealed);
+        Self { silent, silenced: silenced.clone(), sealed }
+    }
+
+    /// The whole of it, for who has ended by itself, or been killed by somebody else.
+    pub(super) async fn say(self) {
+        self.before().await;
+        self.after().await;
+    }
+
+    /// Where nobody can go on from a point, they hear that it is over.
+    async fn before(&self) {
+        if self.sealed {
+            return;
+        }
+        if let Err(why) = self.silenced.open_all(&self.silent, Duration::ZERO).await {
+            warn!(why = why.chain(), "what is killed cannot say farewell");
+        }
+    }
+
+    /// Where somebody can, nothing; and the kernel does not go on trying for minutes, with a namespace that it keeps alive for that,
+    /// although it was deleted, and which says to neighbours that it has the pod's address.
+    async fn after(&self) {
+        for network in self.silent.iter().filter(|_| self.sealed) {
+            // Whoever runs there by now is heard, and what it has open is its own.
+            let forgotten = match network.was().await {
+                Ok(Was::Silent) => network.forget_former().await,
+                seen => seen.map(drop),
+            };
+            if let Err(why) = forgotten {
+                warn!(why = why.chain(), "the kernel keeps connections of what was killed");
+            }
+        }
     }
 }
 

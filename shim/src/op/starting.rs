@@ -29,6 +29,7 @@ use crate::error::{Error, Result, chain};
 use crate::hooks::Restored;
 use crate::restore::attempt::{self, Attempt};
 use crate::restore::hydrate;
+use crate::restore::quiet::Quiet;
 use crate::restore::work_dir::WorkDir;
 
 pub(super) use member::{Attempt as Held, Member};
@@ -100,6 +101,11 @@ impl Starting {
     /// Whether this container is one of them.
     pub(super) fn has(&self, container: &Container) -> bool {
         self.members().any(|member| member.container.id() == container.id())
+    }
+
+    /// Whether they wait for their slot in the log.
+    pub(super) fn note_claim(&self, claims: bool) {
+        self.members().for_each(|member| member.container.note_claim(claims));
     }
 
     /// Gives all attempts up, unless their tasks run.
@@ -200,7 +206,9 @@ impl Actor {
     /// The start is over. Agents hear that nothing follows for containers that had joined it and do not run.
     fn end_starting(&mut self) {
         self.close_joined();
-        self.starting = None;
+        if let Some(over) = self.starting.take() {
+            over.note_claim(false);
+        }
     }
 
     /// Connects to the agent beside the actor.
@@ -358,6 +366,7 @@ impl Actor {
     /// Starts the attempt of the plan that came.
     fn begin_attempt(&mut self, op: OpId) -> Result<()> {
         let (inputs, reaper) = (self.inputs.clone(), self.pod.reaper().clone());
+        let alone = !self.pod.members().iter().any(|member| member.state().executes());
         let member = self.starting.as_mut().and_then(|starting| starting.member(op));
         let member = member.ok_or_else(over)?;
         let taken = member.plan.take().zip(member.work.take());
@@ -378,7 +387,9 @@ impl Actor {
             checkpoint: plan.checkpoint.clone(),
         });
         let container = Arc::clone(&member.container);
-        let attempt = Attempt { container, reaper, plan, pager_fds, work };
+        // Beside others that run and are heard it is restored as it is.
+        let network = if alone { Quiet::of(&self.pod, &container)? } else { None };
+        let attempt = Attempt { container, reaper, plan, pager_fds, work, network };
         let (decision, decided) = oneshot::channel();
         let (done, over) = watch::channel(false);
         let (held, holds) = oneshot::channel();

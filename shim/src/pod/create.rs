@@ -12,6 +12,7 @@ use crate::events::Event;
 use crate::events::event::Created;
 use crate::io::{Prepared, Stdio};
 use crate::mounts::{self, Mount};
+use crate::network;
 use crate::options::Options;
 use crate::rootless;
 use crate::runc::Streams;
@@ -44,6 +45,7 @@ impl Pod {
         rootless::refuse()?;
         let spec = Spec::read(&request.bundle)?;
         spec.check_annotations()?;
+        network::check(&spec).await?;
         let container = Container::new(self.container_identity(&request), spec, self.reaper());
         require_restorer(&container)?;
         self.enlist(&container)?;

@@ -54,6 +54,7 @@ impl Pod {
             _ if exec_id.is_empty() && of_container == State::Stopped => State::Running,
             // Held, and told as started.
             (None, Phase::Running) if of_container == State::Restoring => State::Running,
+            _ if exec_id.is_empty() && container.tell_as_running() => State::Running,
             _ if exec_id.is_empty() => of_container,
             _ if matches!(of_container, State::Paused | State::Pausing) => of_container,
             (None, Phase::Added | Phase::Starting) => State::Created,

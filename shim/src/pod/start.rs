@@ -101,7 +101,11 @@ impl Pod {
             }
             Ok(Restored::Finished) => Ok(self.finished_before(container).await),
             Err(why) => {
+                // From now on nobody is told any more that it runs.
                 self.not_restored(container);
+                if container.was_told_as_running() {
+                    self.init_exited(container, Exit::now(KILLED)).await;
+                }
                 Err(why)
             }
         }

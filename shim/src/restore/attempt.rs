@@ -27,6 +27,7 @@ use super::forward::{Forward, Stop};
 use super::lazy::{LazySocket, LazyStream, Said};
 use super::pager::{Pager, PagerPlan};
 use super::place;
+use super::quiet::Quiet;
 use super::relay::{Criu, RelaySocket};
 use super::work_dir::WorkDir;
 use crate::container::Container;
@@ -54,6 +55,8 @@ pub struct Attempt {
     pub pager_fds: Vec<std::os::fd::OwnedFd>,
     /// The attempt's directory.
     pub work: WorkDir,
+    /// The network that it joins, which is silent until its tasks run.
+    pub network: Option<Quiet>,
 }
 
 /// All tasks are at `post-restore`.
@@ -125,14 +128,17 @@ impl Attempt {
         held: oneshot::Sender<Held>,
         decision: oneshot::Receiver<Decision>,
     ) -> Result<Restored, Box<Failure>> {
-        let Self { container, reaper, plan, pager_fds, work } = self;
-        let mut scene = Scene { container, criu: None, pager: None };
+        let Self { container, reaper, plan, pager_fds, work, network } = self;
+        let mut scene = Scene { container, criu: None, pager: None, network };
         let mut decision = decision;
         let restored = scene.restore(&plan, pager_fds, &reaper, &work, held, &mut decision).await;
         match restored {
             Ok(pid) => Ok(Restored { pid, pager: scene.pager.take(), work }),
             Err(why) => {
                 let proved_dead = dead::prove(&scene.container, scene.criu.as_ref()).await;
+                if let Some(network) = &scene.network {
+                    network.leave().await;
+                }
                 let why = explain(why, &work);
                 let container = scene.container.id();
                 warn!(container, why = why.chain(), proved_dead, "restore failed");
@@ -148,6 +154,7 @@ struct Scene {
     criu: Option<Criu>,
     /// Dropped only after the tasks are dead, or when they run and somebody else has it.
     pager: Option<Pager>,
+    network: Option<Quiet>,
 }
 
 /// CRIU's page faults, before and after it has connected.
@@ -168,6 +175,9 @@ impl Scene {
         decision: &mut oneshot::Receiver<Decision>,
     ) -> Result<u32> {
         let container = Arc::clone(&self.container);
+        if let Some(network) = &mut self.network {
+            network.enter().await?;
+        }
         let lazy = if plan.lazy {
             self.pager = Some(start_pager(&container, plan, pager_fds, reaper).await?);
             let socket = LazySocket::bind(work.path())?;
@@ -329,6 +339,10 @@ impl Scene {
         ran: oneshot::Sender<()>,
     ) -> Result<()> {
         site("restore.release.before");
+        if let Some(network) = &self.network {
+            // All sockets are there. CRIU opens its own lock here, too: before it lets them send.
+            network.be_heard().await?;
+        }
         forward.release().await?;
         let mut ran = Some(ran);
         let to_the_end = async {

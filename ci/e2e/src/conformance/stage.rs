@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use godwit_lab::{Image, Lab, LabOptions, Node, default_bin_dir, tools};
+use godwit_lab::{Image, Lab, LabOptions, Node, default_bin_dir, ensure_platform_images, tools};
 
 use super::Daemon;
 use super::outcome::{Outcomes, parse};
@@ -15,13 +15,12 @@ const OWN: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 /// Where everything of the tests is, in the node.
 const SUITE: &str = "/opt/suite";
 /// Names of images that the tests pull.
-const IMAGES: [&str; 7] = [
+const IMAGES: [&str; 6] = [
     "ghcr.io/containerd/busybox:1.36",
     "ghcr.io/containerd/alpine:3.14.0",
     "ghcr.io/containerd/volume-copy-up:2.1",
     "ghcr.io/containerd/volume-copy-up:2.2",
     "ghcr.io/containerd/volume-ownership:2.1",
-    "registry.k8s.io/pause:3.10.2",
     "registry.k8s.io/pause:3.6",
 ];
 /// For all of them: they take two minutes, and some wait for half a minute.
@@ -57,6 +56,11 @@ impl Stage {
             node.ctr(&["images", "tag", Image::Suite.reference(), name])?;
             registry.push(name)?;
         }
+        let (archive, names) = ensure_platform_images()?;
+        let archive = archive.file_name().unwrap_or_default().to_string_lossy();
+        let archive = format!("/lab/images/{archive}");
+        node.ctr(&["images", "import", "--all-platforms", "--no-unpack", &archive])?;
+        names.iter().try_for_each(|name| registry.push(name))?;
         // On a real file system: overlay on overlay is refused.
         node.sh("mkdir -p /var/lib/containerd/suite /var/lib/containerd-test
                  mount --bind /var/lib/containerd/suite /var/lib/containerd-test")?;

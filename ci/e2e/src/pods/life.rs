@@ -168,6 +168,14 @@ impl<'c> Life<'c> {
     /// It is not in time.
     pub fn ask_for_checkpoint(&self) -> Result<()> {
         self.cluster.kubectl(&["annotate", "pod", &self.name, "godwit.dev/checkpoint=now"])?;
+        self.wait_no_request()
+    }
+
+    /// Waits until no checkpoint is asked for.
+    ///
+    /// # Errors
+    /// One is, for too long.
+    pub fn wait_no_request(&self) -> Result<()> {
         wait::until("the request to be done", SOON, || match self.annotation(names::CHECKPOINT) {
             Ok(None) => Ok(()),
             _ => Err(events(self.cluster)),

@@ -20,6 +20,33 @@ pub fn event(cluster: &Cluster, uid: &str, reason: &str) -> Result<String> {
     })?)
 }
 
+/// Waits until some event of this reason about the pod of this uid has one of these words.
+///
+/// # Errors
+/// None has.
+pub fn event_says(cluster: &Cluster, uid: &str, reason: &str, words: &[&str]) -> Result<()> {
+    let field = format!("--field-selector=involvedObject.uid={uid},reason={reason}");
+    Ok(wait::until(&format!("an event {reason} with one of {words:?}"), SOON, || {
+        let found = cluster.get(&["events", &field]).map_err(|error| error.to_string())?;
+        let said = found["items"].to_string();
+        if words.iter().any(|word| said.contains(word)) { Ok(()) } else { Err(said) }
+    })?)
+}
+
+/// The number in a file of a pod's container, which may be being written, or be not there yet.
+///
+/// # Errors
+/// There is none in time.
+pub fn number(cluster: &Cluster, pod: &str, container: Option<&str>, file: &str) -> Result<u64> {
+    let container = container.map(|name| format!("--container={name}"));
+    let words = ["exec", pod].into_iter().chain(container.as_deref());
+    let words: Vec<&str> = words.chain(["--", "cat", file]).collect();
+    Ok(wait::until(&format!("a number in {file} of {pod}"), SOON, || {
+        let text = cluster.kubectl(&words).map_err(|error| error.to_string())?;
+        text.trim().parse().map_err(|_| format!("{text:?}"))
+    })?)
+}
+
 /// How many events of this reason there are about the pod of this uid.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, event, events};
+use godwit_e2e::pods::{Clusters, Handler, Pod, event, events, number};
 use godwit_lab::{Cluster, Image, LabError, Node, Service, wait};
 use godwit_types::{CheckpointReport, names};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn counter(name: &str) -> Pod {
 }
 
 fn count(cluster: &Cluster, pod: &str) -> Result<u64> {
-    Ok(cluster.kubectl(&["exec", pod, "--", "cat", "/count"])?.trim().parse()?)
+    number(cluster, pod, None, "/count")
 }
 
 /// Waits until it has counted beyond this.
@@ -226,10 +226,10 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     let changed = changed.with("terminationGracePeriodSeconds", 1.into());
     a.apply(&changed.annotated(names::RESTORE_FROM, names::LATEST).owned_by("StatefulSet", 1))?;
     ready(&third)?;
-    let told = event_of(a, "web-0", "TemplateChanged")?;
-    ensure!(told.contains("not continued"), "{told}");
     let now = count(a, "web-0")?;
     ensure!(now < later, "{now}, {later} before");
+    let told = event_of(a, "web-0", "TemplateChanged")?;
+    ensure!(told.contains("not continued"), "{told}");
     // The lineage is the new pod's now.
     ask(a, "web-0")?;
     a.kubectl(&["delete", "statefulset/web", "--timeout=90s"])?;

@@ -1,13 +1,11 @@
 //! A cluster's node becomes one of Godwit's by a label, and none again: `install/kubernetes/daemonset.yaml`. The installer runs in a pod of
 //! the containerd and the kubelet that it has restarted.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Handler, Pod, take_down};
 use godwit_e2e::release::PROGRAMS;
+use godwit_e2e::restarts;
 use godwit_lab::{
     AgentOptions, Cluster, ClusterName, Image, Lab, LabOptions, NODE_IMAGE, Node, Service,
     default_bin_dir, wait, write_node_image,
@@ -21,50 +19,10 @@ const SPACE: &str = "--namespace=godwit-system";
 const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 const COUNTER: [&str; 5] = ["counter", "--every-ms", "20", "--file", "/count"];
 
-/// Somebody asks for a restart of this, and waits while the file is there.
-fn asked(service: Service) -> String {
-    format!("/run/lab/restart-{}", service.name())
-}
-
-/// The command by which the installer has a daemon of these nodes restarted, which have no systemd.
-fn restart(service: Service) -> String {
-    let file = asked(service);
-    format!("touch {file}; while test -e {file}; do sleep 0.1; done")
-}
-
-/// Does what is asked for by [`restart`] while something else is done.
-fn with_restarts<T>(node: &Node, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    let over = AtomicBool::new(false);
-    let serve = || -> Result<()> {
-        while !over.load(Ordering::Relaxed) {
-            for service in [Service::Containerd, Service::Kubelet] {
-                let file = node.host_path(&asked(service))?;
-                if file.exists() {
-                    node.kill(service)?;
-                    node.start(service)?;
-                    std::fs::remove_file(file)?;
-                }
-            }
-            // Its end wakes it.
-            std::thread::park_timeout(Duration::from_millis(100));
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let serving = scope.spawn(serve);
-        let done = act();
-        over.store(true, Ordering::Relaxed);
-        serving.thread().unpark();
-        match serving.join() {
-            Ok(served) => served.and(done),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
 /// The manifest for this lab.
 fn manifest() -> String {
-    let (containerd, kubelet) = (restart(Service::Containerd), restart(Service::Kubelet));
+    let (containerd, kubelet) =
+        (restarts::command(Service::Containerd), restarts::command(Service::Kubelet));
     let words = json!([
         "--volatile",
         "--restart-containerd",
@@ -159,7 +117,7 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     a.apply(CLUSTER)?;
     a.apply(&manifest())?;
 
-    let first = with_restarts(&node, || {
+    let first = restarts::served(&node, || {
         let pid = node.containerd_pid();
         label(&a, "true")?;
         // It has restarted the containerd that it runs in; there is no systemd here to start these two.
@@ -185,7 +143,7 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     ensure!(!said.contains("write") && !said.contains("left to you"), "{said}");
     ensure!(node.containerd_pid() == pid, "containerd was restarted for nothing");
 
-    with_restarts(&node, || {
+    restarts::served(&node, || {
         label(&a, "revert")?;
         says(&a, "godwit-revert", "in use by pod default/web")?;
         a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;

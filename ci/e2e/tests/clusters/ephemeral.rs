@@ -2,15 +2,19 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Life, Pod, events};
+use godwit_e2e::pods::{Clusters, Handler, Life, Pod, count_events, events};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
+use serde_json::Value;
 
 const COUNT: &str = "/count";
 const NAME: &str = "debugged";
 const POD: &str = "debugged-0";
 /// Runs until it is told to end.
 const LOOKS: &str = "until test -e /tmp/end; do sleep 0.1; done";
+
+/// Tells it, when nobody is in it any more who would be killed with it.
+const ENDS: [&str; 3] = ["sh", "-c", "(sleep 0.5; touch /tmp/end) >/dev/null 2>&1 &"];
 
 /// A debugging container of this name in the pod.
 fn debug(cluster: &Cluster, by: &str) -> Result<()> {
@@ -47,8 +51,24 @@ fn a_pod_that_is_debugged_is_checkpointed_when_nobody_looks_into_it_any_more() -
     let failed = first.event("CheckpointFailed")?;
     ensure!(failed.contains("EphemeralContainer: looks of `kubectl debug` runs in it"), "{failed}");
     ensure!(first.annotation(names::LAST_CHECKPOINT)?.is_none(), "{}", events(a));
+    // It is tried again and again, and told once.
+    let uid = first.uid.as_str();
+    wait::until("it to be refused again", SOON, || {
+        let all = a.get(&[
+            "events",
+            &format!("--field-selector=involvedObject.uid={uid},reason=CheckpointFailed"),
+        ]);
+        let all = all.map_err(|error| error.to_string())?;
+        let counts = |one: &Value| one["series"]["count"].as_u64() >= Some(2);
+        if all["items"].as_array().into_iter().flatten().any(counts) {
+            Ok(())
+        } else {
+            Err(all.to_string())
+        }
+    })?;
+    ensure!(count_events(a, uid, "CheckpointFailed")? == 1, "{}", events(a));
     // The request stands until that may have passed.
-    first.exec_in("looks", &["touch", "/tmp/end"])?;
+    first.exec_in("looks", &ENDS)?;
     state(a, "looks", "terminated")?;
     wait::until("the checkpoint to be made", SOON, || {
         let asks = first.annotation(names::CHECKPOINT).map_err(|error| format!("{error:#}"))?;
@@ -71,7 +91,7 @@ fn a_pod_that_is_debugged_is_checkpointed_when_nobody_looks_into_it_any_more() -
     debug(a, "looks")?;
     let last = second.number(COUNT)?;
     second.goes_beyond(COUNT, last)?;
-    second.exec_in("looks", &["touch", "/tmp/end"])?;
+    second.exec_in("looks", &ENDS)?;
     state(a, "looks", "terminated")?;
     let last = second.number(COUNT)?;
     a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;

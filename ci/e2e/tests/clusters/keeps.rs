@@ -139,13 +139,17 @@ fn kubelets_sidecars_are_kept(clusters: &Clusters) -> Result<()> {
         [(POD, "answers", "/progress"), (POD, "asks", "/progress")];
     let a = &clusters.a;
     let asks: &[&str] = &["talk", "--connect", "127.0.0.1:7", "--file", "/progress"];
+    // Before both have come back the kubelet starts no other container, and the sidecar runs only when the others are there, too.
+    let command = json!({"command": ["test", "-d", "/"]});
+    let starts = json!({"exec": &command, "periodSeconds": 1, "timeoutSeconds": 5});
     let pod = keeper(POD, &[("asks", asks)])
         .with(
             "initContainers",
             json!([{
                 "name": "answers", "image": Image::Mem.reference(), "imagePullPolicy": "Never",
                 "command": ["talk", "--listen", "127.0.0.1:7", "--file", "/progress"],
-                "restartPolicy": "Always",
+                "restartPolicy": "Always", "startupProbe": starts,
+                "lifecycle": {"postStart": {"exec": command}},
             }]),
         )
         .manifest();

@@ -1,4 +1,5 @@
-//! A kubelet, containerd, CRI proxy or agent that is killed in the middle of a pod's checkpoint or restore: the pod goes on, once.
+//! A kubelet, containerd, CRI proxy or agent that is killed in the middle of a pod's checkpoint or restore, or its sandbox: the pod goes
+//! on, once.
 
 use anyhow::{Context as _, Result};
 use godwit_e2e::pods::Clusters;
@@ -37,6 +38,7 @@ fn a_pod_goes_on_whoever_is_killed_in_the_middle() -> Result<()> {
             stage.node.start(service)?;
         }
         agent.goes_on()?;
+        a.wait_node_ready(&stage.node)?;
         pod = stage.went_on(&pod, act).with_context(round)?;
     }
     for (site, act) in ENDS {
@@ -44,6 +46,9 @@ fn a_pod_goes_on_whoever_is_killed_in_the_middle() -> Result<()> {
         stage.node.start(Service::Agent)?;
         pod = stage.went_on(&pod, act).context(site)?;
     }
+    stage.sandbox_ends()?;
+    pod = stage.went_on(&pod, Acts::Ask).context("its sandbox killed")?;
+    drop(pod);
     stage.strike()?;
     clusters.leave()
 }

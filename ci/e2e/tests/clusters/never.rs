@@ -14,10 +14,10 @@ fn counter(name: &str) -> Pod {
 
 /// It starts from its image, and says why.
 fn begins_anew(cluster: &Cluster, pod: &Life<'_>, last: u64) -> Result<()> {
-    let why = pod.event("RestoreNever")?;
-    ensure!(why.contains("because the pod says so"), "{why}");
     let now = pod.number(COUNT)?;
     ensure!(now < last, "{now}, {last} before: {}", events(cluster));
+    let why = pod.event("RestoreNever")?;
+    ensure!(why.contains("because the pod says so"), "{why}");
     ensure!(pod.annotation(names::RESTORED_FROM)?.is_none(), "{}", events(cluster));
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, count_events, delete, events};
-use godwit_lab::{Cluster, Image, Node, wait};
+use godwit_e2e::pods::{Clusters, Handler, Life, Pod, count_events, delete, event, events, number};
+use godwit_lab::{Cluster, Image, Node, Service, wait};
 use godwit_types::names;
 use serde_json::{Value, json};
 
@@ -51,14 +51,13 @@ fn node_of(cluster: &Cluster, pod: &str) -> Result<String> {
     Ok(found["spec"]["nodeName"].as_str().context("a node")?.to_owned())
 }
 
-fn number(cluster: &Cluster, pod: &str, container: &str, file: &str) -> Result<u64> {
-    let words = ["exec", pod, "--container", container, "--", "cat", file];
-    Ok(cluster.kubectl(&words)?.trim().parse()?)
+fn numbers(cluster: &Cluster) -> Result<[u64; 2]> {
+    let [a, b] = FILES.map(|(name, file)| number(cluster, POD, Some(name), file));
+    Ok([a?, b?])
 }
 
-fn numbers(cluster: &Cluster) -> Result<[u64; 2]> {
-    let [a, b] = FILES.map(|(name, file)| number(cluster, POD, name, file));
-    Ok([a?, b?])
+fn uid_of(cluster: &Cluster, pod: &str) -> Result<String> {
+    Ok(cluster.get(&["pod", pod])?["metadata"]["uid"].as_str().context("a uid")?.to_owned())
 }
 
 /// Both get on, beyond these.
@@ -90,6 +89,41 @@ fn restarts(cluster: &Cluster, pod: &str) -> Result<Vec<u64>> {
     Ok(all.iter().map(|one| one["restartCount"].as_u64().unwrap_or(0)).collect())
 }
 
+/// The kubelet knows of its deletion; the agent, which is started anew meanwhile, hears of nothing: the API server has gone away.
+fn deleted_while_nobody_can_say_so(clusters: &Clusters, before: &str) -> Result<()> {
+    let a = &clusters.a;
+    let node = clusters.lab.node(&node_of(a, POD)?)?;
+    let newest = || -> Result<String> {
+        let said = node.run(&["godwit", "list", "--output", "json"])?;
+        let said: Value = serde_json::from_str(&said)?;
+        Ok(said["checkpoints"][0]["id"].as_str().context("a checkpoint")?.to_owned())
+    };
+    let (last, point) = (numbers(a)?, newest()?);
+    node.kill(Service::Agent)?;
+    a.kubectl(&["delete", "pod", POD, "--wait=false"])?;
+    wait::until_true("the kubelet to stop it", SOON, || {
+        count_events(a, before, "Killing").is_ok_and(|count| count > 0)
+    })?;
+    a.control_plane().kill(Service::ApiServer)?;
+    node.start(Service::Agent)?;
+    let made = wait::until("a checkpoint", SOON, || match newest() {
+        Ok(now) if now != point => Ok(now),
+        other => Err(format!("{other:?}")),
+    })?;
+    let log = node.log("godwit-agent")?;
+    ensure!(log.contains("does not say whether it ends"), "the agent has heard of it: {log}");
+    a.control_plane().start(Service::ApiServer)?;
+    a.wait_ready()?;
+    let uid = ready_anew(a, POD, before)?;
+    get_on(a, last)?;
+    a.wait_until("it to be told as continued", &["pod", POD], |pod| {
+        let from = &pod["metadata"]["annotations"][names::RESTORED_FROM];
+        let goes_on = pod["metadata"]["uid"] == uid && from.as_str() == Some(&made);
+        if goes_on { Ok(()) } else { Err(pod.to_string()) }
+    })?;
+    Ok(())
+}
+
 #[test]
 fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_node() -> Result<()> {
     let clusters = Clusters::up()?;
@@ -113,19 +147,34 @@ fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_no
     ensure!(node_of(a, POD)? == other, "{}", events(a));
     a.kubectl(&["uncordon", &first])?;
 
+    deleted_while_nobody_can_say_so(&clusters, &before)?;
+
     // A kill by its probe is no end: it starts from its image, as any pod does, and at once.
-    let completed =
-        || events(a).lines().filter(|line| line.contains("CheckpointCompleted")).count();
-    let before = completed();
+    let uid = uid_of(a, POD)?;
+    let before = count_events(a, &uid, "CheckpointCompleted")?;
     a.kubectl(&["exec", POD, "--container", "answers", "--", "touch", "/cache/ill"])?;
     wait::until("its probe to have it started anew", SOON, || {
         let restarts = restarts(a, POD).map_err(|error| error.to_string())?;
         if restarts.iter().any(|count| *count > 0) { Ok(()) } else { Err(events(a)) }
     })?;
-    ensure!(completed() == before, "{}", events(a));
+    ensure!(count_events(a, &uid, "CheckpointCompleted")? == before, "{}", events(a));
+    with_another_template(a)?;
     a.kubectl(&["delete", "statefulset", NAME, "--timeout=90s"])?;
     a.kubectl(&["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=120s"])?;
     clusters.leave()
+}
+
+/// The set's template changes: its pod is replaced by one that starts from its image, and says so.
+fn with_another_template(cluster: &Cluster) -> Result<()> {
+    let before = cluster.get(&["pod", POD])?["metadata"]["uid"].to_string();
+    let changed = talkers().with("terminationGracePeriodSeconds", json!(31));
+    cluster.apply(&changed.owned_by("StatefulSet", 1))?;
+    let uid = ready_anew(cluster, POD, before.trim_matches('"'))?;
+    let told = event(cluster, &uid, "TemplateChanged")?;
+    ensure!(told.contains("not continued"), "{told}");
+    let found = cluster.get(&["pod", POD])?;
+    ensure!(found["metadata"]["annotations"][names::RESTORED_FROM].is_null(), "{found}");
+    Ok(())
 }
 
 #[test]
@@ -181,7 +230,7 @@ fn probes_of_every_second_do_not_notice_checkpoints() -> Result<()> {
     let all = events(a);
     for (pod, before) in pods.into_iter().zip(ready_since) {
         ensure!(restarts(a, pod)? == [0, 0] && since(pod)? == before, "{pod}: {all}");
-        let uid = a.get(&["pod", pod])?["metadata"]["uid"].as_str().context("a uid")?.to_owned();
+        let uid = uid_of(a, pod)?;
         let completed = count_events(a, &uid, "CheckpointCompleted")?;
         ensure!(completed == ROUNDS, "{pod}: {completed} of {ROUNDS}: {all}");
         ensure!(count_events(a, &uid, "Unhealthy")? == 0, "{pod}: {all}");
@@ -203,15 +252,23 @@ fn the_kubelets_own_checkpoint_is_durable_and_its_archive_is_there() -> Result<(
     let archive = told["items"][0].as_str().context("an archive")?;
     let listed = node.run(&["tar", "--list", "--file", archive])?;
     ensure!(listed.lines().any(|line| line.contains("pages-1.img")), "{listed}");
-    let found = a.get(&["pod", "web"])?;
-    let id = found["metadata"]["annotations"][names::LAST_CHECKPOINT].as_str();
-    let id = id.with_context(|| events(a))?.to_owned();
+    let id = wait::until("the checkpoint to be told", SOON, || {
+        let found = a.get(&["pod", "web"]).map_err(|error| error.to_string())?;
+        let id = found["metadata"]["annotations"][names::LAST_CHECKPOINT].as_str();
+        id.map(str::to_owned).ok_or_else(|| events(a))
+    })?;
     let shown = node.run(&["godwit", "verify", &id])?;
     ensure!(!shown.is_empty());
-    let before = number(a, "web", "main", "/count")?;
+    let before = number(a, "web", None, "/count")?;
     wait::until_true("it to go on", SOON, || {
-        number(a, "web", "main", "/count").is_ok_and(|now| now > before)
+        number(a, "web", None, "/count").is_ok_and(|now| now > before)
     })?;
+    // What it made can be copied, whatever becomes of the pod.
+    let copy = Pod::new("copy", Handler::Godwit, Image::Mem, &words).on("a1");
+    let copy = Life::begin(a, &copy.annotated(names::FORK_FROM, &id).manifest(), "copy")?;
+    let told = copy.event("RestoreSucceeded")?;
+    ensure!(told.contains(&id), "{told}");
+    copy.delete("pod/copy")?;
     a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
     clusters.leave()
 }

@@ -5,7 +5,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
-use godwit_e2e::pods::{Clusters, Handler, Pod, delete, event, events};
+use godwit_e2e::pods::{Clusters, Handler, Pod, delete, event, event_says, events, number};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
 use serde_json::Value;
@@ -22,7 +22,7 @@ fn pod(node: &str) -> Pod {
 }
 
 fn count(cluster: &Cluster) -> Result<u64> {
-    Ok(cluster.kubectl(&["exec", NAME, "--", "cat", "/count"])?.trim().parse()?)
+    number(cluster, NAME, None, "/count")
 }
 
 /// What the kubelet says of its only container: `running`, or what it waits for.
@@ -78,15 +78,10 @@ fn race(rounds: u32) -> Result<()> {
         let (winner, loser) = decided(a, b).with_context(|| format!("round {round}"))?;
         let now = count(winner)?;
         ensure!(now >= last, "round {round}: {now} after {last}: {}", events(winner));
-        let mut processes = 0;
-        for worker in clusters.workers() {
-            processes += clean::processes(worker, "counter")?;
-        }
-        ensure!(processes == 1, "round {round}: {processes} processes");
-        let why = event(loser, &uid(loser)?, "RestoreFailed")?;
+        clean::only(clusters.workers(), "counter", 1).with_context(|| format!("round {round}"))?;
         // It came too late, or in the middle.
-        let says = |words| why.contains(words);
-        ensure!(says("still runs on") || says("somebody else was faster"), "{why}");
+        let why = ["still runs on", "somebody else was faster"];
+        event_says(loser, &uid(loser)?, "RestoreFailed", &why)?;
         delete(loser, OBJECT)?;
         won[usize::from(std::ptr::eq(winner, b))] += 1;
         runs = winner;

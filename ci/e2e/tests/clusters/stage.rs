@@ -1,5 +1,7 @@
 //! What a pod of a set goes through on the only worker that takes it, and what must be true afterwards.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::clean;
 use godwit_e2e::container::SOON;
@@ -12,6 +14,10 @@ use serde_json::Value;
 
 const SHOP: &str = "kiosk";
 const POD: &str = "kiosk-0";
+/// The agent stands still in the middle of a freeze while somebody else is killed; a slow machine shall not end it.
+const PATIENT: &str = "freeze_deadline = \"1min\"\n";
+/// For a kubelet whose containerd was killed as it stopped a pod, to do so again, and to make the next one.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What begins.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +39,8 @@ pub(super) struct Last {
 pub(super) struct Stage<'c> {
     cluster: &'c Cluster,
     pub(super) node: Node,
+    /// Of its agent, as it was before.
+    config: String,
 }
 
 impl<'c> Stage<'c> {
@@ -41,11 +49,13 @@ impl<'c> Stage<'c> {
         for other in cluster.workers().iter().filter(|other| other.name() != node.name()) {
             cluster.kubectl(&["cordon", other.name()])?;
         }
+        let config = node.read_file(names::AGENT_CONFIG)?;
+        node.write_file(names::AGENT_CONFIG, format!("{PATIENT}{config}"))?;
         let set = shop::pod(SHOP)
             .annotated(names::CHECKPOINT_ON_STOP, "true")
             .annotated(names::RESTORE_FROM, names::LATEST);
         cluster.apply(&set.owned_by("StatefulSet", 1))?;
-        let stage = Self { cluster, node };
+        let stage = Self { cluster, node, config };
         let last = stage.is_well(&Running::wait(cluster, SHOP)?)?;
         Ok((stage, last))
     }
@@ -55,10 +65,10 @@ impl<'c> Stage<'c> {
         for worker in self.cluster.workers() {
             self.cluster.kubectl(&["uncordon", worker.name()])?;
         }
-        self.cluster.kubectl(&["delete", "statefulset", SHOP, "--timeout=90s"])?;
-        let gone = ["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=90s"];
+        self.cluster.kubectl(&["delete", "statefulset", SHOP, "--timeout=180s"])?;
+        let gone = ["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=180s"];
         self.cluster.kubectl(&gone)?;
-        Ok(())
+        Ok(self.node.write_file(names::AGENT_CONFIG, &self.config)?)
     }
 
     /// The agent ends where it passes a place, after `act`.
@@ -96,10 +106,25 @@ impl<'c> Stage<'c> {
         Ok(self.cluster.wait_node_ready(&self.node)?)
     }
 
+    /// The pod's sandbox ends; the kubelet makes another one for the same pod.
+    pub(super) fn sandbox_ends(&self) -> Result<()> {
+        let words = ["crictl", "pods", "--quiet", "--state", "ready", "--name", POD];
+        let sandbox = || -> Result<String> { Ok(self.node.run(&words)?.trim().to_owned()) };
+        let before = sandbox()?;
+        let tasks = self.node.ctr(&["--namespace", names::CRI_NAMESPACE, "task", "ls"])?;
+        let line = tasks.lines().find(|line| line.starts_with(&before)).context("its task")?;
+        let pid = line.split_whitespace().nth(1).context("its pid")?;
+        self.node.run(&["kill", "-KILL", pid])?;
+        Ok(wait::until("another sandbox", SOON, || match sandbox() {
+            Ok(now) if !now.is_empty() && now != before => Ok(()),
+            _ => Err(events(self.cluster)),
+        })?)
+    }
+
     /// The pod goes on from what was durable: another one after a deletion, or the same.
     pub(super) fn went_on(&self, before: &Last, act: Acts) -> Result<Last> {
         let is_another = matches!(act, Acts::Delete);
-        let shop = wait::until("the pod to be ready", SOON, || {
+        let shop = wait::until("the pod to be ready", PATIENCE, || {
             let shop = Running::wait(self.cluster, SHOP).map_err(|error| format!("{error:#}"))?;
             let is_it = (shop.uid != before.uid) == is_another;
             if is_it { Ok(shop) } else { Err(events(self.cluster)) }
@@ -107,6 +132,7 @@ impl<'c> Stage<'c> {
         // Until the kubelet has looked at them, containers that are dead are told as ready; nothing can be read in them.
         let now = shop.beats()?;
         ensure!(now > before.durable, "{now} after {}: {}", before.durable, events(self.cluster));
+        shop.wait_no_request()?;
         self.is_well(&shop)
     }
 
@@ -117,12 +143,9 @@ impl<'c> Stage<'c> {
             shop.beats().is_ok_and(|now| now > beats + 20)
         })?;
         for worker in self.cluster.workers() {
-            let (running, wanted) = (
-                clean::processes(worker, "redis-server")?,
-                usize::from(worker.name() == shop.node),
-            );
-            let name = worker.name();
-            ensure!(running == wanted, "{running} copies run on {name}: {}", events(self.cluster));
+            let wanted = usize::from(worker.name() == shop.node);
+            clean::only([worker].into_iter(), "redis-server", wanted)
+                .with_context(|| format!("on {}: {}", worker.name(), events(self.cluster)))?;
         }
         let durable = shop.beats()?;
         let made = shop.checkpoint()?;

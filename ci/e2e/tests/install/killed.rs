@@ -11,7 +11,12 @@ const MOST: usize = 100;
 const RUNC: &str = "io.containerd.runc.v2";
 
 /// Runs the installer, which dies each time at the same site, until it does not. How often it died.
-fn dies(bed: &Bed, site: &str, words: &[&str], after: impl Fn() -> Result<()>) -> Result<usize> {
+pub(crate) fn dies(
+    bed: &Bed,
+    site: &str,
+    words: &[&str],
+    after: impl Fn() -> Result<()>,
+) -> Result<usize> {
     for deaths in 0..MOST {
         let ended = bed.killed_at(site, words)?;
         after()?;

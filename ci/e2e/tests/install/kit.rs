@@ -104,6 +104,11 @@ impl Bed {
         Ok(bed)
     }
 
+    /// A node of a lab that is up already.
+    pub(crate) fn of(lab: Lab, node: Node) -> Self {
+        Self { lab, node }
+    }
+
     /// As [`Bed::up`], with Godwit on it, loaded, its agent running.
     pub(crate) fn installed(config: &str) -> Result<Self> {
         let bed = Self::up(config)?;
@@ -130,14 +135,19 @@ impl Bed {
         Ok(self.node.installer(dir, words)?.into())
     }
 
-    /// Runs the installer, which is ended at a place.
+    /// Runs the installer, which is ended at a place; else it has to succeed.
     pub(crate) fn killed_at(&self, site: &str, words: &[&str]) -> Result<Ended> {
-        let mut command = self.node.installer_command(&default_bin_dir(), words)?;
-        let ended = Ended::from(command.env(VARIABLE, site).output()?);
+        let ended = self.ended_at(site, words)?;
         match ended.died() || matches!(ended.code, Some(0 | LEFT)) {
             true => Ok(ended),
             false => bail!("{ended:?}"),
         }
+    }
+
+    /// As [`Bed::killed_at`], however it ends.
+    pub(crate) fn ended_at(&self, site: &str, words: &[&str]) -> Result<Ended> {
+        let mut command = self.node.installer_command(&default_bin_dir(), words)?;
+        Ok(command.env(VARIABLE, site).output()?.into())
     }
 
     /// What the installer says when it refuses.

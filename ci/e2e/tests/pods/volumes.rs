@@ -152,6 +152,7 @@ fn open_files_that_lost_their_names_are_not_confused_and_what_collides_is_told()
     let scripts = ["first", "second"].map(keeps_a_link);
     let pod = Pod::new("u1", &network, [&*scripts[0], &*scripts[1]]);
     pod.run(&bed.n1)?;
+    pod.gets_on(&bed.n1)?;
     let refused =
         pod.containers[0].checkpoint(&bed.n1, &["--stop"]).err().context("it was made")?;
     let refused = format!("{refused:#}");
@@ -180,6 +181,7 @@ fn a_file_without_a_name_that_two_containers_have_is_refused_until_one_closes_it
     ];
     let pod = Pod::new("u1", &network, [&*scripts[0], &*scripts[1]]);
     pod.run(&bed.n1)?;
+    pod.gets_on(&bed.n1)?;
     let refused =
         pod.containers[0].checkpoint(&bed.n1, &["--stop"]).err().context("it was made")?;
     let refused = format!("{refused:#}");

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use godwit_e2e::container::{PROGRESS, RUNTIME};
 use godwit_e2e::release::{PROGRAMS, Release};
 use godwit_lab::vm::{Machine, SHARE, VmOptions};
-use godwit_lab::{Image, wait};
+use godwit_lab::{Image, kubernetes, wait};
 use godwit_types::CheckpointReport;
 
 /// For anything to happen in there.
@@ -33,6 +33,18 @@ impl Bed {
             options.with(&other.dir.join(name), &format!("other/{name}"))
         });
         Self::with(options, release)
+    }
+
+    /// A machine that sees a release and a kubelet, and has what its pods need.
+    pub(crate) fn with_kubelet(release: &Release) -> Result<Self> {
+        let program = kubernetes::ensure_built()?.join("kubelet");
+        let options = VmOptions::for_tests().with(&program, "kubelet");
+        let bed = Self::with(options.with(&Image::Pause.archive()?, "pause.tar"), release)?;
+        for archive in ["image.tar", "pause.tar"] {
+            let archive = format!("{SHARE}/{archive}");
+            bed.vm.run(&["ctr", "--namespace", "k8s.io", "images", "import", &archive])?;
+        }
+        Ok(bed)
     }
 
     fn with(options: VmOptions, release: &Release) -> Result<Self> {
@@ -81,10 +93,26 @@ impl Bed {
         Ok(())
     }
 
+    /// systemd knows no unit of ours any more, and nobody has the CRI proxy's socket.
+    pub(crate) fn nothing_is_left(&self) -> Result<()> {
+        let left = self.vm.sh(
+            "systemctl is-active containerd; for unit in agent cri-proxy; do systemctl cat godwit-$unit 2>&1 || true; done
+            test ! -e /run/godwit/cri.sock",
+        )?;
+        let is_gone = left.matches("No files found").count() == 2;
+        ensure!(left.starts_with("active\n") && is_gone, "{left}");
+        Ok(())
+    }
+
     /// containerd and its own runtime work.
     pub(crate) fn runs_plain_containers(&self) -> Result<()> {
+        self.runs_containers_by("/run/containerd/containerd.sock")
+    }
+
+    /// The same, asked at this socket.
+    pub(crate) fn runs_containers_by(&self, socket: &str) -> Result<()> {
         let words = ["probe", "counter", "--until", "2", "--every-ms", "1"];
-        let run = ["ctr", "run", "--rm", Image::Programs.reference()];
+        let run = ["ctr", "--address", socket, "run", "--rm", Image::Programs.reference()];
         let said = self.vm.run(&[&run[..], &words].concat())?;
         ensure!(said.contains('2'), "it said {said:?}");
         Ok(())

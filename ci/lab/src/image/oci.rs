@@ -179,6 +179,34 @@ pub(super) fn write_all(
     archive.finish()
 }
 
+/// The archive of images for several platforms: each has its layer and the names of its platforms (`amd64`, `arm64/v8`), of which each
+/// adds a layer of its own.
+pub(super) fn write_platforms(
+    path: &Path,
+    images: &[(String, Layer, Config)],
+    platforms: &[&str],
+) -> Result<()> {
+    let mut archive = Archive::create(path)?;
+    archive.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    let mut indices = vec![];
+    for (name, layer, config) in images {
+        let base = archive.blob("layer.v1.tar", [layer.bytes(), &[0; 1024]].concat())?;
+        let mut manifests = vec![];
+        for platform in platforms {
+            manifests.push(archive.manifest_for(platform, &base, config)?);
+        }
+        let index = json!({
+            "schemaVersion": 2, "mediaType": format!("{MEDIA}.index.v1+json"), "manifests": manifests,
+        });
+        let mut index = archive.blob("index.v1+json", index.to_string())?;
+        index["annotations"] = json!({"io.containerd.image.name": name});
+        indices.push(index);
+    }
+    let index = json!({"schemaVersion": 2, "manifests": indices});
+    archive.put("index.json", index.to_string().as_bytes())?;
+    archive.finish()
+}
+
 /// An archive with one image that is a container's checkpoint: its only layer is what the kubelet's checkpoint API has made, and
 /// annotations tell containerd's CRI of which container and image.
 pub(super) fn write_checkpoint(
@@ -275,6 +303,30 @@ impl<'a> Archive<'a> {
             "digest": format!("sha256:{digest}"),
             "size": content.len(),
         }))
+    }
+
+    /// The manifest of an image for one platform.
+    fn manifest_for(&mut self, platform: &str, base: &Value, config: &Config) -> Result<Value> {
+        let mut own = Layer::default();
+        own.text("platform", &format!("{platform} of {}", base["digest"]))?;
+        let own = self.blob("layer.v1.tar", [own.bytes(), &[0; 1024]].concat())?;
+        let layers = [base, &own];
+        let mut said = configuration(config, &layers.map(|layer| &layer["digest"]));
+        let (architecture, variant) = platform.split_once('/').unwrap_or((platform, ""));
+        let mut of = json!({"os": "linux", "architecture": architecture});
+        if !variant.is_empty() {
+            of["variant"] = json!(variant);
+            said["variant"] = json!(variant);
+        }
+        said["architecture"] = json!(architecture);
+        let config = self.blob("config.v1+json", said.to_string())?;
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": format!("{MEDIA}.manifest.v1+json"),
+            "config": config, "layers": layers,
+        });
+        let mut manifest = self.blob("manifest.v1+json", manifest.to_string())?;
+        manifest["platform"] = of;
+        Ok(manifest)
     }
 
     fn finish(self) -> Result<()> {

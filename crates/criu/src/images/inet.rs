@@ -2,8 +2,8 @@
 //!
 //! CRIU binds a socket to the very address that it had; under another address the whole restore fails. So, after
 //! vetting: TCP connections to somebody outside become closed sockets (their processes see an error at once instead of
-//! hanging), everything else that names the old pod address names the new one. Loopback connections and connections of
-//! the pod to itself go on with every byte.
+//! hanging), unless they are to be kept and their address is the new pod's, too; everything else that names the old pod address
+//! names the new one. Loopback connections and connections of the pod to itself go on with every byte.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,11 +40,22 @@ mod field {
     pub(super) const SHUTDOWN: u32 = 19;
 }
 
+/// What becomes of TCP connections to somebody outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outside {
+    /// They are closed.
+    Close,
+    /// Those whose own address the new pod has, too, go on.
+    Keep,
+}
+
 /// What was done to the sockets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Edited {
     /// Connections to somebody outside that are closed now.
     pub closed: usize,
+    /// Those that go on.
+    pub kept: usize,
     /// Sockets that have the new address now.
     pub moved: usize,
 }
@@ -54,7 +65,12 @@ pub struct Edited {
 /// # Errors
 /// [`Error::Refused`] when a socket is bound to an address of a family that the new pod does not have;
 /// [`Error::Io`], [`Error::Rpc`].
-pub fn readdress(images: &ImageDir, old: &[IpAddr], new: &[IpAddr]) -> Result<Edited, Error> {
+pub fn readdress(
+    images: &ImageDir,
+    old: &[IpAddr],
+    new: &[IpAddr],
+    outside: Outside,
+) -> Result<Edited, Error> {
     let mut edited = Edited::default();
     let Some(mut file) = images.read_if_there(Kind::Files, FILES)? else { return Ok(edited) };
     for record in &mut file.records {
@@ -64,8 +80,12 @@ pub fn readdress(images: &ImageDir, old: &[IpAddr], new: &[IpAddr]) -> Result<Ed
         }
         let Some(socket) = entry.bytes(field::ISK) else { continue };
         let mut socket = Message::parse(socket)?;
-        match edit(&mut socket, old, new)? {
-            Action::Keep => continue,
+        match edit(&mut socket, old, new, outside)? {
+            Action::Leave => continue,
+            Action::Keep => {
+                edited.kept += 1;
+                continue;
+            }
             Action::Close => {
                 edited.closed += 1;
                 let ino = socket.varint(field::INO).unwrap_or(0);
@@ -83,12 +103,18 @@ pub fn readdress(images: &ImageDir, old: &[IpAddr], new: &[IpAddr]) -> Result<Ed
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
+    Leave,
     Keep,
     Close,
     Move,
 }
 
-fn edit(socket: &mut Message, old: &[IpAddr], new: &[IpAddr]) -> Result<Action, Error> {
+fn edit(
+    socket: &mut Message,
+    old: &[IpAddr],
+    new: &[IpAddr],
+    outside: Outside,
+) -> Result<Action, Error> {
     let v4 = socket.varint(field::FAMILY) == Some(AF_INET);
     let source = socket.varints(field::SRC_ADDR)?;
     let target = socket.varints(field::DST_ADDR)?;
@@ -96,10 +122,14 @@ fn edit(socket: &mut Message, old: &[IpAddr], new: &[IpAddr]) -> Result<Action, 
     let local = |ip: IpAddr| ip.is_loopback() || old.contains(&ip);
     let remote = address(&target, v4).filter(|_| port != 0);
     if socket.varint(field::PROTO) == Some(IPPROTO_TCP) && remote.is_some_and(|ip| !local(ip)) {
+        let own = address(&source, v4).is_some_and(|ip| old.contains(&ip) && new.contains(&ip));
+        if own && outside == Outside::Keep {
+            return Ok(Action::Keep);
+        }
         close(socket, source.len(), target.len());
         return Ok(Action::Close);
     }
-    let mut action = Action::Keep;
+    let mut action = Action::Leave;
     for (number, words, named) in
         [(field::SRC_ADDR, &source, address(&source, v4)), (field::DST_ADDR, &target, remote)]
     {
@@ -252,7 +282,7 @@ mod tests {
         write(&images, Kind::Files, FILES, sockets);
         let stream = ImageFile { kind: Kind::TcpStream, records: vec![Vec::new()] };
         images.write("tcp-stream-1f.img", &stream).unwrap();
-        let edited = readdress(&images, &[ip("10.0.0.1"), ip("fd00::1")], new)?;
+        let edited = readdress(&images, &[ip("10.0.0.1"), ip("fd00::1")], new, Outside::Keep)?;
         let files: Vec<File> = images.read(Kind::Files, FILES)?.decode(FILES)?;
         assert_eq!(dir.path().join("tcp-stream-1f.img").exists(), edited.closed == 0);
         Ok((edited, files.into_iter().filter_map(|f| f.isk).collect()))
@@ -262,13 +292,33 @@ mod tests {
     fn a_connection_to_somebody_outside_is_closed_and_looks_cut_not_complete() {
         let outside = socket(0x1f, 6, ("10.0.0.1", 80), ("9.9.9.9", 5000));
         let (edited, sockets) = after(&[outside], &[ip("10.0.0.2")]).unwrap();
-        assert_eq!(edited, Edited { closed: 1, moved: 0 });
+        assert_eq!(edited, Edited { closed: 1, ..Edited::default() });
         let s = &sockets[0];
         assert_eq!((s.state, s.src_port, s.dst_port, s.shutdown), (7, 0, 0, None));
         assert_eq!(
             (s.src_addr.as_slice(), s.dst_addr.as_slice()),
             ([0].as_slice(), [0].as_slice())
         );
+    }
+
+    #[test]
+    fn a_connection_is_kept_by_whoever_wants_it_and_has_its_very_address() {
+        let all = [
+            socket(1, 6, ("10.0.0.1", 80), ("9.9.9.9", 5000)),
+            socket(2, 6, ("::ffff:10.0.0.1", 80), ("::ffff:9.9.9.9", 5000)),
+            socket(3, 6, ("fd00::1", 80), ("fd00::9", 5000)),
+        ];
+        let (edited, after) = after(&all, &[ip("10.0.0.1"), ip("fd00::1")]).unwrap();
+        assert_eq!(edited, Edited { kept: 3, moved: 0, closed: 0 });
+        assert!(after.iter().all(|socket| socket.state == 1 && socket.dst_port == 5000));
+        let dir = tempfile::tempdir().unwrap();
+        let images = ImageDir::new(dir.path());
+        write(&images, Kind::Files, FILES, &all);
+        let (old, new) = ([ip("10.0.0.1"), ip("fd00::1")], [ip("10.0.0.1")]);
+        let edited = |outside| readdress(&images, &old, &new, outside).unwrap();
+        // The second family has another address now.
+        assert_eq!(edited(Outside::Keep), Edited { kept: 2, closed: 1, moved: 0 });
+        assert_eq!(edited(Outside::Close), Edited { kept: 0, closed: 2, moved: 0 });
     }
 
     #[test]
@@ -282,7 +332,7 @@ mod tests {
             socket(6, 6, ("fd00::1", 80), ("::", 0)),
         ];
         let (edited, after) = after(&all, &[ip("10.0.0.2"), ip("fd00::2")]).unwrap();
-        assert_eq!(edited, Edited { closed: 0, moved: 5 });
+        assert_eq!(edited, Edited { moved: 5, ..Edited::default() });
         assert_eq!(after[0].src_addr, words("10.0.0.2", 1));
         assert_eq!(after[1].dst_addr, words("10.0.0.2", 1));
         assert_eq!(after[2].src_addr, words("127.0.0.1", 1));

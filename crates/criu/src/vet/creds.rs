@@ -1,12 +1,11 @@
-//! Who the processes are: ids, capabilities, `no_new_privs`, seccomp, priority.
+//! Who the processes are: ids, capabilities, `no_new_privs`, priority; and whether their filters are there ([`seccomp`]).
 
 use std::collections::BTreeSet;
 
-use godwit_criu_rpc::image_file::Kind;
-use godwit_criu_rpc::images::{Core, Creds, Seccomp, SeccompFilter, SeccompMode, ThreadCore};
+use godwit_criu_rpc::images::{Core, Creds, ThreadCore};
 use oci_spec::runtime::{Capability, Process, Spec};
 
-use super::{Refusal, lsm};
+use super::{Refusal, lsm, seccomp};
 use crate::Error;
 use crate::images::ImageDir;
 use crate::images::tasks::{self, Task};
@@ -19,41 +18,39 @@ const CAP_SYS_NICE: u32 = 23;
 /// `SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE`.
 const REAL_TIME: [u32; 3] = [1, 2, 6];
 
-/// `SECCOMP_FILTER_FLAG_TSYNC` of `<linux/seccomp.h>`.
-const TSYNC: u32 = 1;
-
 pub(super) fn check(images: &ImageDir, spec: &Spec, tasks: &[Task]) -> Result<Vec<Refusal>, Error> {
     let rules = Rules::of(spec);
-    let filters = filters(images)?;
+    let mut chains = seccomp::Chains::read(images, spec)?;
     let mut refusals = Vec::new();
     // A zombie has no credentials that matter.
     for task in tasks.iter().filter(|t| !t.zombie) {
         // CRIU writes no filter for the other threads where all of them share the leader's: it restores those by TSYNC.
         let mut synced = false;
-        for thread in &task.threads {
-            let core = tasks::core(images, *thread)?;
-            rules.thread(*thread, &core, &filters, synced, &mut refusals)?;
-            if *thread == task.vpid {
-                synced =
-                    core.thread_core.as_ref().is_some_and(|leader| is_synced(leader, &filters));
+        for pid in &task.threads {
+            let core = tasks::core(images, *pid)?;
+            let thread = thread_core(*pid, &core)?;
+            rules.thread(*pid, thread, &mut refusals)?;
+            refusals.extend(chains.check(*pid, &core, thread, synced)?);
+            if *pid == task.vpid {
+                synced = chains.are_synced(thread);
             }
         }
     }
     Ok(refusals)
 }
 
-/// The seccomp filters of the image set.
-fn filters(images: &ImageDir) -> Result<Vec<SeccompFilter>, Error> {
-    let Some(file) = images.read_if_there(Kind::Seccomp, "seccomp.img")? else { return Ok(vec![]) };
-    let seccomp: Seccomp = file.decode_one("seccomp.img")?;
-    Ok(seccomp.seccomp_filters)
+fn thread_core(pid: u32, core: &Core) -> Result<&ThreadCore, Error> {
+    core.thread_core.as_ref().ok_or_else(|| missing(pid, "thread record"))
+}
+
+fn missing(pid: u32, what: &str) -> Error {
+    Error::image(format!("core-{pid}.img"), format!("has no {what}"))
 }
 
 /// What the spec allows.
 struct Rules {
     bounding: BTreeSet<u32>,
     no_new_privs: bool,
-    seccomp: bool,
     /// Who everybody is and stays, if nobody can change it.
     users: Option<BTreeSet<u32>>,
     groups: Option<BTreeSet<u32>>,
@@ -65,7 +62,6 @@ impl Rules {
         let process = spec.process().as_ref();
         let bounding = process.map(bounding).unwrap_or_default();
         let no_new_privs = process.and_then(Process::no_new_privileges).unwrap_or(false);
-        let seccomp = spec.linux().as_ref().is_some_and(|l| l.seccomp().is_some());
         let fixed = |capability| no_new_privs && !bounding.contains(&capability);
         let user = process.map(Process::user);
         let users = user.filter(|_| fixed(CAP_SETUID)).map(|u| BTreeSet::from([u.uid()]));
@@ -73,27 +69,15 @@ impl Rules {
             let more = u.additional_gids().as_deref().unwrap_or_default();
             more.iter().copied().chain([u.gid()]).collect()
         });
-        Self { bounding, no_new_privs, seccomp, users, groups, lsm: lsm::Confinement::of(spec) }
+        Self { bounding, no_new_privs, users, groups, lsm: lsm::Confinement::of(spec) }
     }
 
-    fn thread(
-        &self,
-        pid: u32,
-        core: &Core,
-        filters: &[SeccompFilter],
-        synced: bool,
-        out: &mut Vec<Refusal>,
-    ) -> Result<(), Error> {
-        let missing = |what| Error::image(format!("core-{pid}.img"), format!("has no {what}"));
-        let thread = core.thread_core.as_ref().ok_or_else(|| missing("thread record"))?;
-        let creds = thread.creds.as_ref().ok_or_else(|| missing("credentials"))?;
+    fn thread(&self, pid: u32, thread: &ThreadCore, out: &mut Vec<Refusal>) -> Result<(), Error> {
+        let creds = thread.creds.as_ref().ok_or_else(|| missing(pid, "credentials"))?;
         self.capabilities(pid, creds, out);
         self.ids(pid, creds, out);
         if self.no_new_privs && creds.no_new_privs != Some(1) {
             out.push(Refusal::NoNewPrivs { pid });
-        }
-        if self.seccomp && !synced && !is_filtered(thread, filters.len()) {
-            out.push(Refusal::Seccomp { pid });
         }
         out.extend(self.lsm.check(pid, creds.lsm_profile.as_deref()));
         let real_time = REAL_TIME.contains(&thread.sched_policy.unwrap_or(0));
@@ -124,30 +108,6 @@ impl Rules {
             out.extend(foreign.into_iter().map(|id| Refusal::Id { pid, what, id }));
         }
     }
-}
-
-fn is_filtered(thread: &ThreadCore, filters: usize) -> bool {
-    let index = usize::try_from(thread.seccomp_filter.unwrap_or(u32::MAX)).unwrap_or(usize::MAX);
-    thread.seccomp_mode() == SeccompMode::Strict
-        || (thread.seccomp_mode() == SeccompMode::Filter && index < filters)
-}
-
-/// Whether every filter of the leader's chain is given to all threads of its process.
-fn is_synced(leader: &ThreadCore, filters: &[SeccompFilter]) -> bool {
-    let mut next = leader.seccomp_filter.filter(|_| leader.seccomp_mode() == SeccompMode::Filter);
-    if next.is_none() {
-        return false;
-    }
-    // A chain that does not end within as many steps is none.
-    for _ in filters {
-        let Some(index) = next else { break };
-        let filter = usize::try_from(index).ok().and_then(|index| filters.get(index));
-        match filter {
-            Some(filter) if filter.flags.unwrap_or(0) & TSYNC != 0 => next = filter.prev,
-            _ => return false,
-        }
-    }
-    next.is_none()
 }
 
 fn bounding(process: &Process) -> BTreeSet<u32> {
@@ -229,6 +189,9 @@ pub(super) fn grants(spec: &Spec, capability: Capability) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use godwit_criu_rpc::image_file::Kind;
+    use godwit_criu_rpc::images::{Seccomp, SeccompFilter, SeccompMode};
+
     use super::*;
     use crate::images::tasks::tests::{sample, write};
 
@@ -267,7 +230,8 @@ mod tests {
             });
             write(&images, Kind::Core, &format!("core-{thread}.img"), &[core]);
         }
-        let filter = SeccompFilter { filter: vec![0; 8], ..SeccompFilter::default() };
+        // Returns 0: every call kills.
+        let filter = SeccompFilter { filter: vec![6, 0, 0, 0, 0, 0, 0, 0], ..Default::default() };
         write(&images, Kind::Seccomp, "seccomp.img", &[Seccomp { seccomp_filters: vec![filter] }]);
         check(&images, spec, &tasks::read(&images).unwrap()).unwrap()
     }
@@ -298,23 +262,6 @@ mod tests {
         let privileged = Creds { no_new_privs: None, ..creds() };
         assert_eq!(of(privileged, SeccompMode::Filter, &strict)[0], Refusal::NoNewPrivs { pid: 1 });
         assert_eq!(of(creds(), SeccompMode::Disabled, &strict)[0], Refusal::Seccomp { pid: 1 });
-    }
-
-    #[test]
-    fn threads_pass_without_a_filter_only_where_criu_gives_them_their_leaders() {
-        let filter = |flags, prev| SeccompFilter { filter: vec![0; 8], flags, prev };
-        let leader = ThreadCore {
-            seccomp_mode: Some(SeccompMode::Filter.into()),
-            seccomp_filter: Some(1),
-            ..ThreadCore::default()
-        };
-        let synced = |a, b| is_synced(&leader, &[filter(a, None), filter(b, Some(0))]);
-        assert!(synced(Some(1), Some(1)));
-        assert!(!synced(None, Some(1)));
-        assert!(!synced(Some(1), None));
-        assert!(!is_synced(&leader, &[filter(Some(1), None)]));
-        assert!(!is_synced(&leader, &[filter(Some(1), Some(1)), filter(Some(1), Some(0))]));
-        assert!(!is_synced(&ThreadCore::default(), &[filter(Some(1), None)]));
     }
 
     #[test]

@@ -17,8 +17,9 @@ use godwit_ownership::SourceSpec;
 use godwit_store::TenantStore;
 use godwit_store::wrap::Counts;
 use godwit_store::{CommitStage, PackStage};
-use godwit_types::{Bytes, CheckpointReport, Generation, Reads, Sizes, names};
+use godwit_types::{Bytes, CheckpointReport, Generation, Outcome, Reads, Sizes, names};
 use jiff::Timestamp;
+use oci_spec::runtime::Spec;
 
 use super::shared::SharedCaptured;
 use super::source::annotation;
@@ -45,6 +46,8 @@ pub(super) async fn write(
     let mut volumes = volumes(work, &captured)?;
     volumes.extend(shared.iter().map(SharedCaptured::volume));
     let addresses = addresses(&captured);
+    let specs = captured.iter().map(|one| &one.source.spec);
+    let tcp = connections(work.spec.outcome, specs);
     let pod = captured.first().and_then(|one| annotation(&one.source.spec, names::SANDBOX_NAME));
     let pod = pod.map(str::to_owned);
     let (mut containers, mut heads, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
@@ -83,7 +86,7 @@ pub(super) async fn write(
         init_done: work.done.clone(),
         objects,
         compat: work.node.compat.clone(),
-        network: Network { tcp: TcpMode::Close, ips: addresses },
+        network: Network { tcp, ips: addresses },
         volumes,
         encryption: None,
         signature: None,
@@ -123,6 +126,16 @@ fn volumes(work: &Work<'_>, captured: &[Captured]) -> Result<Vec<Volume>, Checkp
         all.extend(volumes::of(&plan, &one.source.name, &one.source.spec, work.spec.outcome));
     }
     Ok(all)
+}
+
+/// They are kept for whoever takes the pod over: one that runs on uses them itself. Where every container asks for it, as the shim
+/// reads it: else the pod was not silent.
+fn connections<'a>(outcome: Outcome, mut specs: impl Iterator<Item = &'a Spec>) -> TcpMode {
+    let keeps = |spec: &Spec| annotation(spec, names::TCP) == Some(names::KEEP);
+    match outcome.gives_away() && specs.all(keeps) {
+        true => TcpMode::Keep,
+        false => TcpMode::Close,
+    }
 }
 
 /// Those of the network that containers of a pod share, and of each that has one of its own.
@@ -225,4 +238,27 @@ pub(super) async fn finish(
         tracing::info!(error = %error, "the report was not stored");
     }
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_kept_of_a_pod_that_is_given_away_and_of_which_all_ask() {
+        let with = |value: &str| {
+            let mut spec = Spec::default();
+            let annotations = [(names::TCP.to_owned(), value.to_owned())];
+            spec.set_annotations(Some(annotations.into_iter().collect()));
+            spec
+        };
+        let (keep, close, says_nothing) = (with(names::KEEP), with("close"), Spec::default());
+        let of = |outcome, specs: &[&Spec]| connections(outcome, specs.iter().copied());
+        for outcome in [Outcome::Stop, Outcome::Offer] {
+            assert_eq!(of(outcome, &[&keep, &keep]), TcpMode::Keep);
+            assert_eq!(of(outcome, &[&keep, &close]), TcpMode::Close);
+            assert_eq!(of(outcome, &[&says_nothing, &keep]), TcpMode::Close);
+        }
+        assert_eq!(of(Outcome::Run, &[&keep]), TcpMode::Close);
+    }
 }

@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::log::StoreLog;
 use crate::node::Node;
 
-/// For a container to follow its sandbox. An image that must be pulled first may take longer: then nothing was gained.
+/// For a container to follow its sandbox. An image that must be pulled first may take longer: then it is read again with the container.
 const KEPT: Duration = Duration::from_secs(60);
 /// So many at once, and none that is longer: memory of the node is not ours.
 const MOST: usize = 8;

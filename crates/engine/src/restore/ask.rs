@@ -292,9 +292,9 @@ mod tests {
         assert_eq!(of(&[on_stop("true"), never]), Some(From::Never));
         assert_eq!(of(&[on_stop("false")]), None);
         assert_eq!(of(&[from, never]), None, "one of them is a mistake");
-        let refused = asked(&[from, ("godwit.dev/tcp", "keep")]).err().unwrap();
+        let refused = asked(&[from, ("godwit.dev/udp", "keep")]).err().unwrap();
         assert_eq!(refused.code(), godwit_types::Code::Refused);
-        assert!(refused.sentence().contains("no annotation godwit.dev/tcp"), "{refused}");
+        assert!(refused.sentence().contains("no annotation godwit.dev/udp"), "{refused}");
     }
 
     #[test]
@@ -312,6 +312,7 @@ mod tests {
         assert_eq!(lost(&[latest], true), OnLost::Latest);
         assert_eq!(lost(&[latest], false), OnLost::Image, "a stop is not taken back");
         assert_eq!(lost(&[latest, (names::RESTORE, names::NEVER)], true), OnLost::Image);
+        // Its last point may be older than its files, which a pod keeps that has lost nothing but its sandbox.
         assert_eq!(lost(&[(names::CHECKPOINT_ON_STOP, "true")], true), OnLost::Image);
     }
 

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_criu::images::inet::Outside;
 use godwit_criu::images::{ImageDir, inet, limits, pagemap, tasks};
 use godwit_criu::launch::Launcher;
 use godwit_criu::mounts::{MountPlan, binds, restore as mount_sources};
@@ -41,6 +42,8 @@ pub(super) struct Stage<'a> {
     pub(super) volumes: &'a [(String, Vec<u8>)],
     /// Addresses that its pod had.
     pub(super) addresses: &'a [IpAddr],
+    /// What becomes of its TCP connections to somebody outside.
+    pub(super) outside: Outside,
     /// The spec that it is to run under.
     pub(super) spec: &'a Spec,
     /// An empty directory on tmpfs, root's alone, that outlives the restore.
@@ -92,7 +95,8 @@ impl Stage<'_> {
         }
         let tasks = tasks::read(&dir)?;
         eager::check_places(self.container, &tasks)?;
-        inet::readdress(&dir, self.addresses, &self.new_addresses()?)?;
+        let sockets = inet::readdress(&dir, self.addresses, &self.new_addresses()?, self.outside)?;
+        tracing::info!(kept = sockets.kept, closed = sockets.closed, "connections to the outside");
         limits::apply(&dir, self.spec, &limits::of_process(self.shim)?, self.score)?;
         self.write_memory(&dir)?;
         let relay_plan = self.relay_plan()?.encode();

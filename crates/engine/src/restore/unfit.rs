@@ -2,7 +2,7 @@
 //! and again. A pod that may do without its memory starts from its image then; else it would be held, killed and tried again for ever.
 //! What becomes of another pod with the same point says nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use godwit_types::CheckpointId;
@@ -11,12 +11,22 @@ use crate::news::Why;
 
 /// After so many failures of CRIU a point is given up.
 const TRIES: u32 = 3;
-/// So many points are remembered, the newest.
+/// So many are remembered: those whose first failure is the newest.
 const KEPT: usize = 256;
 
 /// What this agent has seen.
 #[derive(Debug, Default)]
-pub struct Unfit(Mutex<BTreeMap<(CheckpointId, String), Seen>>);
+pub struct Unfit(Mutex<Kept>);
+
+/// Of a point in a pod.
+type Key = (CheckpointId, String);
+
+#[derive(Debug, Default)]
+struct Kept {
+    seen: BTreeMap<Key, Seen>,
+    /// Oldest first.
+    order: VecDeque<Key>,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -37,21 +47,25 @@ impl Unfit {
 
     fn put(&self, pod: &str, checkpoint: CheckpointId, failures: u32, why: Why) {
         let (mut all, key) = (self.lock(), (checkpoint, pod.to_owned()));
-        let before = all.get(&key).map_or(0, |seen| seen.failures);
-        all.insert(key, Seen { failures: before.saturating_add(failures), why });
-        if all.len() > KEPT {
-            all.pop_first();
+        let before = all.seen.get(&key).map_or(0, |seen| seen.failures);
+        let seen = Seen { failures: before.saturating_add(failures), why };
+        if all.seen.insert(key.clone(), seen).is_none() {
+            all.order.push_back(key);
+        }
+        while all.seen.len() > KEPT {
+            let Some(oldest) = all.order.pop_front() else { break };
+            all.seen.remove(&oldest);
         }
     }
 
     /// Why it is given up, if it is.
     pub(super) fn why(&self, pod: &str, checkpoint: CheckpointId) -> Option<Why> {
         let all = self.lock();
-        let seen = all.get(&(checkpoint, pod.to_owned()))?;
+        let seen = all.seen.get(&(checkpoint, pod.to_owned()))?;
         (seen.failures >= TRIES).then(|| seen.why.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(CheckpointId, String), Seen>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,6 +94,9 @@ mod tests {
         for _ in 0..KEPT {
             unfit.never("web", CheckpointId::mint(), why("many"));
         }
-        assert_eq!(unfit.0.lock().unwrap().len(), KEPT);
+        assert_eq!(unfit.lock().seen.len(), KEPT);
+        // The oldest checkpoint is not the oldest failure.
+        unfit.never("web", often, why("again"));
+        assert_eq!(unfit.why("web", often), Some(why("again")));
     }
 }

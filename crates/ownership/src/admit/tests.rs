@@ -54,6 +54,7 @@ fn kinds() -> Vec<(&'static str, Kind)> {
         ("resume", Kind::Resume),
         ("take-over", Kind::TakeOver { checkpoint: p(1), word: Word::Owner }),
         ("force", Kind::TakeOver { checkpoint: p(1), word: force }),
+        ("over", Kind::StartOver { who: "ann".to_owned(), why: "node-1 burns".to_owned() }),
         ("end", Kind::End),
     ]
 }
@@ -84,7 +85,7 @@ fn the_table_of_the_design_is_the_code() {
          empty, another pod: start\n\
          owned, owner: checkpoint cold cold-never cold-gone offer stop died reclaim resume end\n\
          owned, its next life: cold cold-never cold-gone died resume force end\n\
-         owned, another pod: force\n\
+         owned, another pod: force over\n\
          offered, owner: offer died reclaim\n\
          offered, its next life: died\n\
          offered, another pod: take-over force\n\

@@ -68,11 +68,26 @@ pub(super) struct Sandbox {
     pub restoring: Option<u8>,
     /// CRIU lets them go.
     pub releasing: bool,
+    /// What the restored tasks know of the pod's connections.
+    pub connections: Connections,
+}
+
+/// What somebody who is made ready to take a pod over knows of its connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) enum Connections {
+    /// They are closed.
+    #[default]
+    No,
+    /// What their peers know: nobody has used them since the pod was given away.
+    Fresh,
+    /// Less than their peers know.
+    Stale,
 }
 
 impl Sandbox {
     pub(super) fn new(life: u8, machine: ShimMachine, truth: Truth) -> Self {
-        Self { life, machine, truth, ran: false, restoring: None, releasing: false }
+        let connections = Connections::No;
+        Self { life, machine, truth, ran: false, restoring: None, releasing: false, connections }
     }
 }
 
@@ -216,6 +231,24 @@ impl Place {
         self.shim.as_ref().is_some_and(|shim| shim.releasing)
     }
 
+    /// Its restore is made ready; with the pod's connections, if that was given away.
+    pub(super) fn keeps(&mut self, given: bool) {
+        if let Some(shim) = &mut self.shim {
+            shim.connections = if given { Connections::Fresh } else { Connections::No };
+        }
+    }
+
+    /// Another copy runs.
+    pub(super) fn outrun(&mut self) {
+        if let Some(shim) = self.shim.as_mut().filter(|s| s.connections == Connections::Fresh) {
+            shim.connections = Connections::Stale;
+        }
+    }
+
+    pub(super) fn connections(&self) -> Connections {
+        self.shim.as_ref().map_or(Connections::No, |shim| shim.connections)
+    }
+
     /// Whether the agent has sent its word that the tasks may run.
     fn permitted(&self) -> bool {
         let permits = |m: &ToShim| matches!(m, ToShim::Resume { .. } | ToShim::Unseal { .. });
@@ -291,6 +324,7 @@ impl Place {
             && matches!(shim.machine.phase(), Phase::Idle)
         {
             shim.ran = false;
+            shim.connections = Connections::No;
         }
         if self.link.as_ref().is_some_and(|link| !link.agent_open && !link.shim_open) {
             self.link = None;

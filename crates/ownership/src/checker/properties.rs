@@ -3,11 +3,12 @@
 //! * P1 never two live copies. (A copy that ran when a *forced* take-over landed is excused until its agent looks; so is one that
 //!   restarts by the stated exception while nobody could be asked. Once told, it may not start.)
 //! * P2 never lost by the protocol: a live copy, a frozen source, or an existing checkpoint that can be restored; an acknowledged
-//!   stop keeps its checkpoint; no dump older than the tasks is sealed.
+//!   stop keeps its checkpoint; no dump older than the tasks is sealed. (Who starts over by force gives up what the owner has.)
 //! * P3 from every state the fair steps alone lead to "the owner runs and no zombie does", or to the end (in `search`).
 //! * P4 tasks begin to run only when the newest entry names them (in `world`, on the step).
 //! * P5 a checkpoint that leaves the pod running is never sealed.
 //! * P6 who asks for the pod's memory does not get its image, unless its latest point can never be restored (in `world`, on the step).
+//! * P7 connections go on only where no other copy has run since the pod was given away (in `world`, on the step).
 
 use godwit_types::{CheckpointId, Outcome};
 
@@ -38,6 +39,7 @@ pub(super) fn broken(explorer: &Explorer, world: &World) -> Option<&'static str>
         }
     }
     let lost = !world.lost_ok
+        && !world.given_up
         && !places().any(holds)
         && !continuable(world, &explorer.newest(world).state);
     lost.then_some("P2 lost: no copy, no frozen source, no checkpoint")

@@ -44,6 +44,7 @@ fn breaks(off: Off, scenario: &Scenario, property: &'static str) {
         "P2" => &["P2"],
         "P5" => &["P5"],
         "P6" => &["P6"],
+        "P7" => &["P7"],
         _ => &[],
     };
     let limits = Limits { states: 3_000_000, until, liveness, through_p4: !liveness };
@@ -225,6 +226,11 @@ mod without_a_rule {
     #[test]
     fn running_without_an_own_entry_makes_two() {
         breaks(Off::Rules(&[Rule::TakeOver]), &scenario::MOVE, "P1");
+    }
+
+    #[test]
+    fn claiming_what_was_made_ready_before_another_ran_uses_its_connections() {
+        breaks(Off::Rules(&[Rule::SameEntry]), &scenario::FORCEMOVE, "P7");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use godwit_types::{Generation, Outcome, Seq};
 
 use super::ids::{self, Refs};
 use super::intern::{FastMap, Interned};
-use super::place::{Effect, Place, Setting, Truth};
+use super::place::{Connections, Effect, Place, Setting, Truth};
 use super::properties::latest_is_there;
 use super::scenario::Scenario;
 use crate::machine::{self, Presence, Put};
@@ -103,6 +103,8 @@ pub(super) struct World {
     pub acked: Option<u8>,
     /// A fault, or a person, ended the tasks that counted.
     pub lost_ok: bool,
+    /// A person has started over by force, and nothing was committed since.
+    pub given_up: bool,
 }
 
 /// A world as the search keeps it: places, newest entry, log, all else.
@@ -129,15 +131,25 @@ pub(super) enum Answer {
     Slot(u32),
     Put(Put),
     Presence(Presence),
-    Prepared(bool),
-    Restored { fails: bool },
+    Prepared {
+        there: bool,
+        /// The newest entry gives the pod away.
+        given: bool,
+    },
+    Restored {
+        fails: bool,
+    },
     Receives(u8),
     Checkpoint(Outcome, u8, u8),
-    Look { old: bool },
+    Look {
+        old: bool,
+    },
     Sandbox(u8),
     Shift,
     Forced,
     Excused,
+    /// Another copy has begun to run.
+    Outrun,
     TooOld,
 }
 
@@ -226,6 +238,7 @@ impl Explorer {
             budgets,
             acked: None,
             lost_ok: false,
+            given_up: false,
         };
         self.tidy(world)
     }
@@ -400,6 +413,7 @@ impl Explorer {
         to.lost_ok |= effect.lost;
         to.acked = effect.acked.or(to.acked);
         let breaks = effect.ran.and_then(|offline| self.began_to_run(&mut to, n, offline));
+        let breaks = breaks.or_else(|| effect.ran.and_then(|_| self.speaks(from, &mut to, n)));
         let ignored = effect.ignored && latest_is_there(&to, &self.newest(&to).state);
         let breaks = breaks.or(ignored.then_some("P6 who asks for the memory gets the image"));
         if let Some(point) = effect.manifest {
@@ -415,6 +429,19 @@ impl Explorer {
         }
         let to = self.tidy(to);
         steps.push(Step { label, fair, to, breaks });
+    }
+
+    /// P7: from now on the peers of the pod's connections hear this copy, and whoever was made ready before knows less than they do.
+    fn speaks(&mut self, from: &World, to: &mut World, n: usize) -> Option<&'static str> {
+        if self.places.get(to.places[n]).ex {
+            // A copy that force has left behind has connections of its own.
+            return None;
+        }
+        for other in (0..self.nodes).filter(|other| *other != n) {
+            to.places[other] = self.answer(to.places[other], Answer::Outrun).0;
+        }
+        let stale = self.places.get(from.places[n]).connections() == Connections::Stale;
+        stale.then_some("P7 connections go on from before another copy used them")
     }
 
     /// P4, and the ghosts that a running copy clears.
@@ -462,8 +489,11 @@ impl Explorer {
             Answer::Presence(there) => {
                 place.answered(Event::Presence(Read::Known(there)), effect);
             }
-            Answer::Prepared(true) => place.answered(Event::Prepared, effect),
-            Answer::Prepared(false) => {
+            Answer::Prepared { there: true, given } => {
+                place.keeps(given);
+                place.answered(Event::Prepared, effect);
+            }
+            Answer::Prepared { there: false, .. } => {
                 place.answered(Event::CannotRestore { never: false }, effect);
             }
             Answer::Restored { fails } => place.restored(fails, effect),
@@ -476,6 +506,7 @@ impl Explorer {
             Answer::Shift => *place = tidy::shifted(place),
             Answer::Forced => place.forced_away(),
             Answer::Excused => place.ex = true,
+            Answer::Outrun => place.outrun(),
             Answer::TooOld => place.too_old(effect),
         }
     }

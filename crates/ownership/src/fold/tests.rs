@@ -51,6 +51,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         Just(Kind::Reclaim),
         Just(Kind::Resume),
         (point, word).prop_map(|(checkpoint, word)| Kind::TakeOver { checkpoint, word }),
+        Just(Kind::StartOver { who: "ann".to_owned(), why: "because".to_owned() }),
         Just(Kind::End),
     ]
 }

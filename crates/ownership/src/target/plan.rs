@@ -113,16 +113,34 @@ fn on_ours(spec: &TargetSpec, basis: &Basis, owner: &Owner, rules: Rules) -> Nex
 fn on_theirs(ask: &Ask, state: &State, owner: &Owner) -> Next {
     let node = owner.node.clone();
     match ask.open_request() {
-        Some(Request::Continue { checkpoint, force: Some(_), .. }) => {
-            match checkpoint.or_else(|| state.good().first().copied()) {
-                Some(checkpoint) => Next::Continue(checkpoint),
-                None => Next::Refuse(Refusal::NoPoint),
-            }
+        Some(Request::Continue { checkpoint: Some(checkpoint), force: Some(_), .. }) => {
+            Next::Continue(*checkpoint)
         }
+        Some(Request::Continue { force: Some(_), .. }) => match state.good().first() {
+            Some(latest) => Next::Continue(*latest),
+            None => start_over(ask).unwrap_or(Next::Refuse(Refusal::NoPoint)),
+        },
         Some(Request::Continue { .. }) => Next::Refuse(Refusal::StillRuns { node }),
         Some(Request::Fork(_)) => Next::Refuse(Refusal::Exists { node }),
         None => Next::Refuse(Refusal::NotOwner { node }),
     }
+}
+
+/// In place of a life that is given up on a person's word, where nothing of it is left to go on from.
+fn start_over(ask: &Ask) -> Option<Next> {
+    let Some(Request::Continue { force: Some(force), begins, .. }) = ask.open_request() else {
+        return None;
+    };
+    let force = force.clone();
+    let may = *begins || ask.start.on_failure == OnFailure::Cold;
+    may.then_some(Next::Claim(Kind::StartOver { who: force.who, why: force.why }))
+}
+
+/// What follows when this point of a lineage that another one owns is gone. An older one has to be asked for by name.
+pub(super) fn without(spec: &TargetSpec, state: &State, gone: CheckpointId) -> Option<Next> {
+    let theirs = matches!(state, State::Owned { owner, .. } if !same_place(owner, &spec.pen.me));
+    let by_name = spec.ask.asked().is_some() || state.point_before(gone).is_some();
+    if theirs && !by_name { start_over(&spec.ask) } else { None }
 }
 
 fn on_our_offer(checkpoint: CheckpointId, rules: Rules) -> Next {

@@ -1,6 +1,6 @@
 //! Starts driven over a log in memory, with a shim that does what it is told.
 
-use godwit_types::{CheckpointId, Incarnation, LineageName, Nonce, Owner, Seq, Tenant};
+use godwit_types::{CheckpointId, Generation, Incarnation, LineageName, Nonce, Owner, Seq, Tenant};
 
 use super::{Target, TargetSpec};
 use crate::entry::{Basis, Entry, Pen};
@@ -91,11 +91,13 @@ struct World {
     gone: Vec<CheckpointId>,
     reachable: bool,
     never: bool,
+    /// What others do while the restore is made ready.
+    meanwhile: Vec<Entry>,
 }
 
 impl World {
     fn new(log: Vec<Entry>) -> Self {
-        Self { log, gone: Vec::new(), reachable: true, never: false }
+        Self { log, gone: Vec::new(), reachable: true, never: false, meanwhile: Vec::new() }
     }
 
     fn drive(&mut self, spec: TargetSpec) -> Ending {
@@ -124,7 +126,10 @@ impl World {
             }
             Action::Check(_) => Event::Presence(Read::Known(Presence::Exists)),
             Action::Prepare(_) if self.never => Event::CannotRestore { never: true },
-            Action::Prepare(_) => Event::Prepared,
+            Action::Prepare(_) => {
+                self.log.append(&mut self.meanwhile);
+                Event::Prepared
+            }
             Action::Put(entry) => {
                 assert_eq!(entry.seq, self.log.last().map_or(Seq(1), |last| last.seq.next()));
                 self.log.push(*entry);
@@ -180,12 +185,71 @@ fn force_takes_a_running_pod_and_says_who_and_why() {
 }
 
 #[test]
+fn force_begins_from_the_image_where_a_dead_life_has_left_nothing_and_the_pod_may() {
+    let over = Kind::StartOver { who: "ann".to_owned(), why: "it burns".to_owned() };
+    let force = || Some(Force { who: "ann".to_owned(), why: "it burns".to_owned() });
+    let latest = || Request::Continue { checkpoint: None, force: force(), begins: true };
+    let point = || log(&[Kind::Checkpoint { checkpoint: p(1) }]);
+    for (written, gone) in [(log(&[]), vec![]), (point(), vec![p(1)])] {
+        let mut world = World { gone, ..World::new(written) };
+        let ending = world.drive(spec("node-2", 5, Some(latest())));
+        assert!(matches!(ending, Ending::Resumed(_)), "{ending:?}");
+        assert_eq!(world.newest().kind, over);
+        assert_eq!(world.newest().generation, Generation(1));
+    }
+    // What is there is continued; by name, or where the pod wants nothing but its memory, nothing else is begun.
+    let mut world = World::new(point());
+    world.drive(spec("node-2", 5, Some(latest())));
+    assert!(matches!(world.newest().kind, Kind::TakeOver { .. }));
+    let mut world = World::new(log(&[]));
+    let refusal = refused(world.drive(spec("node-2", 5, Some(restore(None, true)))));
+    assert_eq!(refusal, Refusal::NoPoint);
+    let mut world = World { gone: vec![p(1)], ..World::new(point()) };
+    let refusal = refused(world.drive(spec("node-2", 5, Some(restore(Some(1), true)))));
+    assert_eq!(refusal, Refusal::PointGone { checkpoint: p(1) });
+}
+
+#[test]
 fn a_fork_begins_a_lineage_of_its_own() {
     let mut world = World::new(Vec::new());
     let fork = Fork { lineage: LineageName::new("pod/other").unwrap(), checkpoint: p(1) };
     let ending = world.drive(spec("node-2", 5, Some(Request::Fork(fork.clone()))));
     assert!(matches!(ending, Ending::Resumed(_)), "{ending:?}");
     assert_eq!(world.newest().kind, Kind::Start { forked_from: Some(fork) });
+}
+
+/// Another pod's life at node-3: it takes the point over, and ends there.
+fn lives_and_dies(log: &[Entry]) -> Vec<Entry> {
+    let mut all = log.to_vec();
+    let take_over = Kind::TakeOver { checkpoint: p(1), word: Word::Owner };
+    for kind in [take_over, Kind::died_at(p(1))] {
+        let pen = Pen { nonce: Nonce::from(all.len() as u128), ..pen(owner("node-3", 3)) };
+        all.push(Basis::of(all.last()).next(&pen, kind).unwrap());
+    }
+    all.split_off(log.len())
+}
+
+#[test]
+fn what_has_run_since_its_restore_was_begun_is_not_claimed_though_it_is_offered_again() {
+    let log = log(&[stop(1)]);
+    let meanwhile = lives_and_dies(&log);
+    let mut world = World { meanwhile, ..World::new(log) };
+    let spec = spec("node-2", 5, Some(restore(Some(1), false)));
+    let refusal = refused(world.drive(spec.clone()));
+    assert_eq!((&refusal, refusal.code()), (&Refusal::Overtaken, godwit_types::Code::Unavailable));
+    assert_eq!(world.newest().by, owner("node-3", 3));
+    // Another try begins from there.
+    assert!(matches!(world.drive(spec), Ending::Resumed(_)));
+}
+
+#[test]
+fn force_does_not_claim_what_has_been_taken_over_since_either() {
+    let log = log(&[stop(1)]);
+    let mut meanwhile = lives_and_dies(&log);
+    meanwhile.truncate(1);
+    let mut world = World { meanwhile, ..World::new(log) };
+    let refusal = refused(world.drive(spec("node-2", 5, Some(restore(Some(1), true)))));
+    assert_eq!(refusal, Refusal::Overtaken);
 }
 
 #[test]

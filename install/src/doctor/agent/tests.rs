@@ -1,6 +1,6 @@
 //! Each fault is told with what to do.
 
-use godwit_wire::api::PodStatus;
+use godwit_wire::api::{PodStatus, StoreSpeed};
 
 use super::*;
 
@@ -63,9 +63,11 @@ fn a_store_is_tried_and_its_clock_compared() {
         url: "file:///s".to_owned(),
         fault: None,
         ahead_ms: Some(0),
+        speed: Some(StoreSpeed { written: 100 << 20, read: 200 << 20 }),
     };
     let tried = |one: StoreDiagnosis, free| store(&one, free, Bytes(2 << 30));
     is(&tried(main.clone(), None), "good", "main at file:///s");
+    is(&tried(main.clone(), None), "good", "writes 100 MiB/s and reads 200 MiB/s");
     let fault = Some("it does not answer".to_owned());
     is(&tried(StoreDiagnosis { fault, ..main.clone() }, None), "bad", "it does not answer");
     let fast = StoreDiagnosis { ahead_ms: Some(90_000), ..main.clone() };

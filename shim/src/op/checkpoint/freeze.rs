@@ -14,8 +14,10 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Checkpoint, Trouble, freezer, thaw_all};
+use super::{Checkpoint, Trouble, freezer, is_unheard, thaw_all};
+use crate::error::Error;
 use crate::freezer::{Freezer, Frost};
+use crate::network::{Network, Silenced};
 use crate::op::actor::Actor;
 use crate::state::Step;
 
@@ -23,6 +25,8 @@ use crate::state::Step;
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long signals that are being sent may take: a run of runc.
 const SIGNALS: Duration = Duration::from_secs(10);
+/// How long the actor asks a kernel that cannot open a network.
+const OPENS_AT_ONCE: Duration = Duration::from_secs(1);
 /// Most tasks that are named after a freeze that timed out.
 const NAMED: usize = 32;
 
@@ -31,9 +35,10 @@ impl Actor {
     pub(in crate::op) async fn freeze(&mut self) -> Event {
         let agent_gone =
             self.operator.map_or_else(CancellationToken::new, |conn| self.conns.over(conn));
+        let silenced = self.pod.silenced().clone();
         let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
         let started = Instant::now();
-        match checkpoint.freeze(&agent_gone).await {
+        match checkpoint.freeze(&silenced, &agent_gone).await {
             Ok(_signals) => {
                 checkpoint.since = Some(started);
                 checkpoint.frozen.store(true, Ordering::SeqCst);
@@ -47,7 +52,13 @@ impl Actor {
             }
             Err(trouble) => {
                 warn!(pod = self.key, ?trouble, "freezing failed");
-                checkpoint.thaw_at_once().await;
+                if let Err(why) = checkpoint.thaw_at_once(&silenced).await {
+                    // It would run unheard.
+                    let (container, reason) = (checkpoint.first(), is_unheard(&why));
+                    self.trouble = Some(Trouble::Damaged { container, reason });
+                    return Event::Kill;
+                }
+                checkpoint.silent.clear();
                 info!(pod = self.key, "thawed");
                 self.trouble = Some(trouble);
                 Event::FreezeFailed
@@ -59,7 +70,8 @@ impl Actor {
 impl Checkpoint {
     /// Gives what keeps signals from being sent until the state says that it is frozen: then they wait for the thaw.
     async fn freeze(
-        &self,
+        &mut self,
+        silenced: &Silenced,
         agent_gone: &CancellationToken,
     ) -> Result<Vec<OwnedRwLockWriteGuard<()>>, Trouble> {
         let signals = within(SIGNALS, self.hold_signals(), agent_gone).await?;
@@ -67,6 +79,7 @@ impl Checkpoint {
             failed(&"a signal that was sent to the container does not arrive: try again")
         })?;
         self.stop_tasks(agent_gone).await?;
+        self.fall_silent(silenced).await.map_err(|why| failed(&why.chain()))?;
         within(DRAIN, self.drain(), agent_gone).await?.ok_or_else(|| {
             failed(&"whoever reads the container's output does not; lines would be lost or doubled")
         })?;
@@ -100,18 +113,43 @@ impl Checkpoint {
         })
     }
 
+    /// Nothing of the pod's connections changes any more from before CRIU reads them: what the kernel would acknowledge in between
+    /// would be lost. As the manifest says: only where every container asks for it. One that has exited meanwhile is told by itself.
+    async fn fall_silent(&mut self, silenced: &Silenced) -> Result<(), Error> {
+        if !self.gives_away || !self.containers.iter().all(|one| one.spec().keeps_connections()) {
+            return Ok(());
+        }
+        for container in &self.containers {
+            let Some(network) = Network::of(container)? else { continue };
+            if self.silent.contains(&network) {
+                continue;
+            }
+            let outcome = silenced.silence(&network).await;
+            // It may be, whatever the kernel has said.
+            if silenced.has(&network) {
+                self.silent.push(network);
+            }
+            outcome?;
+        }
+        Ok(())
+    }
+
     async fn drain(&self) {
         for container in &self.containers {
             container.drain_stdio().await;
         }
     }
 
-    async fn thaw_at_once(&self) {
+    /// # Errors
+    /// It cannot be heard, and stays frozen.
+    async fn thaw_at_once(&self, silenced: &Silenced) -> Result<(), Error> {
+        silenced.open_all(&self.silent, OPENS_AT_ONCE).await?;
         let freezers = self.freezers();
         let thawed = tokio::task::spawn_blocking(move || thaw_all(&freezers)).await;
         if let Ok(Err(why)) = thawed {
             error!(%why, "a container that could not be frozen cannot be thawed");
         }
+        Ok(())
     }
 }
 

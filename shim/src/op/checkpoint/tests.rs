@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::container::tests::running;
 use crate::fence::FenceFile;
+use crate::network::Network;
 use crate::op::Places;
 use crate::pod::tests::pod_of;
 
@@ -109,6 +110,24 @@ async fn an_agent_that_dies_while_a_container_is_being_frozen_is_not_waited_for(
     assert_eq!(scene.actor.freeze().await, Event::FreezeFailed);
     let trouble = format!("{:?}", scene.actor.trouble);
     assert!(trouble.contains("the agent of a checkpoint is gone"), "{trouble}");
+}
+
+#[tokio::test]
+async fn a_container_that_cannot_be_heard_is_killed_rather_than_thawed() {
+    let mut scene = Scene::new();
+    let (agent, shim) = Agent::pair().unwrap();
+    let from = scene.actor.conns.serve(AsyncSocket::from_fd(shim.into_fd()).unwrap());
+    scene.actor.operator = Some(from);
+    scene.actor.wait_quiet(from, begin()).await;
+    let _signal = scene.container.send_signal().await;
+    drop(agent);
+    // It may have fallen silent, and nothing opens it.
+    let network = Network::of_file("/proc/self/ns/uts");
+    scene.actor.checkpoint.as_mut().unwrap().silent.push(network);
+    assert_eq!(scene.actor.freeze().await, Event::Kill);
+    let trouble = format!("{:?}", scene.actor.trouble);
+    assert!(trouble.starts_with("Some(Damaged { container: \"c\""), "{trouble}");
+    assert!(trouble.contains("could not be opened again"), "{trouble}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The shim of a place: carries out what its machine says; kubelet's starts; what comes from the agent.
 
 use super::super::ids;
-use super::{CONN, Effect, Link, Place, Setting, Truth, start_call};
+use super::{CONN, Connections, Effect, Link, Place, Setting, Truth, start_call};
 use crate::Entry;
 use crate::machine;
 use crate::message::{Force, OnLost, Request, ToAgent, ToShim};
@@ -75,6 +75,9 @@ impl Place {
             shim.ran = ran;
             shim.restoring = None;
             shim.releasing = false;
+            if truth != Truth::Held {
+                shim.connections = Connections::No;
+            }
         }
     }
 

@@ -67,8 +67,8 @@ impl Explorer {
             Answer::Slot(id) => format!("agent GETs its slot: {}", self.says(id)),
             Answer::Put(put) => format!("agent PUTs: {put:?}"),
             Answer::Presence(there) => format!("agent reads manifest and tombstone: {there:?}"),
-            Answer::Prepared(true) => "engine prepares the restore".to_owned(),
-            Answer::Prepared(false) => "engine finds no point".to_owned(),
+            Answer::Prepared { there: true, .. } => "engine prepares the restore".to_owned(),
+            Answer::Prepared { there: false, .. } => "engine finds no point".to_owned(),
             Answer::Restored { fails: false } => "restored and held".to_owned(),
             Answer::Restored { fails: true } => "the restore fails, for ever".to_owned(),
             Answer::Receives(_) => "agent hears from the shim".to_owned(),
@@ -77,7 +77,9 @@ impl Explorer {
             }
             Answer::Look { .. } => "agent looks".to_owned(),
             Answer::Sandbox(life) => format!("kubelet makes sandbox {life}"),
-            Answer::Shift | Answer::Forced | Answer::Excused | Answer::TooOld => String::new(),
+            Answer::Shift | Answer::Forced | Answer::Excused | Answer::Outrun | Answer::TooOld => {
+                String::new()
+            }
         }
     }
 

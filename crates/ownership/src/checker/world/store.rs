@@ -8,15 +8,17 @@ use super::{
     Answer, Budget, Explorer, Label, Manifest, NONE, Point, Step, World, affordable, spent,
 };
 use crate::machine::{self, Presence, Put};
-use crate::state::{Kind, Word};
+use crate::state::{Kind, State, Word};
 
 /// What an entry does when it gets its slot.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Appended {
     /// The entry as the newest one.
     newest: u32,
-    /// A forced take-over by this node.
+    /// By force, by this node.
     forced_by: Option<char>,
+    /// Its writer gives up whatever the owner has.
+    gives_up: bool,
     /// The point that it commits.
     commits: Option<u8>,
 }
@@ -50,7 +52,13 @@ impl Explorer {
             machine::Action::ReadSlot(seq) => Answer::Slot(found(world, *seq)),
             machine::Action::Check(checkpoint) => Answer::Presence(presence(point(*checkpoint))),
             machine::Action::Prepare(checkpoint) => {
-                Answer::Prepared(presence(point(*checkpoint)) != Presence::Gone)
+                let there = presence(point(*checkpoint)) != Presence::Gone;
+                let given = match self.newest(world).state {
+                    State::Offered { checkpoint: given, .. }
+                    | State::Stopped { checkpoint: given, .. } => given == *checkpoint,
+                    _ => false,
+                };
+                Answer::Prepared { there, given }
             }
             machine::Action::Put(_) => return self.put(world, n, steps),
             _ => unreachable!("not a question"),
@@ -113,8 +121,9 @@ impl Explorer {
 
     /// The entry gets the next slot: every other PUT for it is dead.
     fn append(&mut self, world: &World, id: u32) -> World {
-        let Appended { newest, forced_by, commits } = self.appended(id);
+        let Appended { newest, forced_by, gives_up, commits } = self.appended(id);
         let mut to = *world;
+        to.given_up = gives_up || to.given_up && commits.is_none();
         to.flight = [NONE; 2];
         if let Some(point) = commits {
             to.points[point as usize].entry = true;
@@ -137,12 +146,18 @@ impl Explorer {
         }
         let mut entry = (**self.entries.get(id)).clone();
         assert_eq!(entry.seq.0, ids::NEWEST + 1);
-        let forced = matches!(entry.kind, Kind::TakeOver { word: Word::Force { .. }, .. });
+        let by_force = |word: &Word| matches!(word, Word::Force { .. });
+        let gives_up = matches!(entry.kind, Kind::StartOver { .. });
+        let forced = match &entry.kind {
+            Kind::TakeOver { word, .. } => by_force(word),
+            _ => gives_up,
+        };
         let forced_by = entry.by.node.chars().next().filter(|_| forced);
         let commits = entry.commits().map(ids::index);
         entry.seq.0 -= 1;
         entry.generation = Generation(0);
-        let appended = Appended { newest: self.entries.id(entry), forced_by, commits };
+        let newest = self.entries.id(entry);
+        let appended = Appended { newest, forced_by, gives_up, commits };
         self.appended.insert(id, appended);
         appended
     }

@@ -1,0 +1,55 @@
+//! How an installer has daemons of a node restarted that has no systemd: it asks by a file, and the test, which alone can start them, does.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use godwit_lab::{Node, Service};
+
+/// How often it is looked whether somebody asks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Somebody asks for a restart of this, and waits while the file is there.
+fn asked(service: Service) -> String {
+    format!("/run/lab/restart-{}", service.name())
+}
+
+/// The shell command by which the restart of a daemon is asked for.
+#[must_use]
+pub fn command(service: Service) -> String {
+    let file = asked(service);
+    format!("touch {file}; while test -e {file}; do sleep 0.1; done")
+}
+
+/// Does what is asked for by [`command`], of containerd and of the kubelet, while something else is done.
+///
+/// # Errors
+/// One cannot be restarted; else as `act`.
+pub fn served<T>(node: &Node, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let over = AtomicBool::new(false);
+    let serve = || -> Result<()> {
+        while !over.load(Ordering::Relaxed) {
+            for service in [Service::Containerd, Service::Kubelet] {
+                let file = node.host_path(&asked(service))?;
+                if file.exists() {
+                    node.kill(service)?;
+                    node.start(service)?;
+                    std::fs::remove_file(file)?;
+                }
+            }
+            // Its end wakes it.
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(serve);
+        let done = act();
+        over.store(true, Ordering::Relaxed);
+        serving.thread().unpark();
+        match serving.join() {
+            Ok(served) => served.and(done),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}

@@ -1,0 +1,78 @@
+//! The installer dies after every step where systemd starts everything and a real kubelet is to go through the CRI proxy. Each time the
+//! daemons are started with what is on disk, as after a reboot, and run containers for who asks as the kubelet does, or its pods.
+
+use anyhow::{Result, ensure};
+use godwit_e2e::release::Release;
+use godwit_lab::default_bin_dir;
+use godwit_lab::vm::Ended;
+use godwit_wire::failpoint::VARIABLE;
+
+use crate::kit::{Bed, RELEASE};
+use crate::kubelet::{CONFIG, Kubelet, OURS, endpoint};
+
+/// More deaths than there are steps mean that it does not get on.
+const MOST: usize = 100;
+const RESTART: [&str; 2] = ["--restart-kubelet", "systemctl restart kubelet"];
+
+/// Runs the installer, which is ended at a place if it comes by it.
+fn ended_at(bed: &Bed, site: &str, words: &[&str]) -> Result<Ended> {
+    let (program, site) = (format!("{RELEASE}/godwit-install"), format!("{VARIABLE}={site}"));
+    let line = [&["env", &*site, &*program, "node", "--from", RELEASE], words].concat();
+    let ended = bed.vm.exec(&line)?;
+    ensure!(died(&ended) || ended.code == 0, "{ended:?}");
+    Ok(ended)
+}
+
+fn died(ended: &Ended) -> bool {
+    ended.err.contains("failpoint")
+}
+
+#[test]
+#[ignore = "minutes: `make vm-test`"]
+fn an_installer_that_dies_after_any_step_leaves_a_kubelet_with_a_runtime() -> Result<()> {
+    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()))?;
+    let kubelet = Kubelet::start(&bed)?;
+    let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
+    let install = [&["--kubelet-config", CONFIG][..], &RESTART].concat();
+    let revert = [&["--revert"][..], &RESTART].concat();
+    let mut deaths = vec![];
+    for words in [&install, &revert] {
+        let mut times = 0;
+        while died(&ended_at(&bed, "install.step", words)?) {
+            times += 1;
+            ensure!(times < MOST, "it does not get on");
+            kubelet.starts_anew()?;
+        }
+        deaths.push(times);
+        kubelet.runs_a_pod()?;
+        let endpoint = endpoint(&bed)?;
+        ensure!((endpoint == OURS) == (words == &install), "{endpoint}");
+    }
+    ensure!(deaths.iter().all(|times| *times > 15), "steps there and back: {deaths:?}");
+    bed.is_as(&before)?;
+    ensure!(bed.vm.sh(&format!("cat {CONFIG}"))? == config, "the kubelet's file is another one");
+    bed.nothing_is_left()
+}
+
+#[test]
+#[ignore = "minutes: `make vm-test`"]
+fn a_revert_after_a_death_at_any_step_leaves_nothing() -> Result<()> {
+    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()))?;
+    let kubelet = Kubelet::start(&bed)?;
+    let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
+    let install = [&["--kubelet-config", CONFIG][..], &RESTART].concat();
+    for step in 1.. {
+        let ended = ended_at(&bed, &format!("install.step:{step}"), &install)?;
+        // What runs now, runs on.
+        bed.runs_containers_by(&endpoint(&bed)?)?;
+        bed.install(&[&["--revert"][..], &RESTART].concat())?;
+        bed.is_as(&before)?;
+        ensure!(bed.vm.sh(&format!("cat {CONFIG}"))? == config, "step {step}: the kubelet's file");
+        bed.nothing_is_left()?;
+        if !died(&ended) {
+            ensure!(step > 15, "only {step} steps");
+            break;
+        }
+    }
+    kubelet.runs_a_pod()
+}

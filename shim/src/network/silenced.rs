@@ -1,0 +1,79 @@
+//! The networks that this shim has silenced. Whoever runs in one of them next is heard, whatever its annotations say by then.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::{Id, Network, Unsilenced};
+use crate::error::Result;
+
+/// How long a kernel that cannot open a network is asked again before its pod is given up.
+pub(crate) const OPENS: Duration = Duration::from_secs(5);
+/// Pause before a kernel that could not is asked again: out of memory or descriptors, mostly.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Those that have not been opened again. It keeps none of them alive: a namespace that is deleted is gone, with its address.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Silenced(Arc<Mutex<BTreeSet<Id>>>);
+
+impl Silenced {
+    /// From now on nothing leaves it and nothing is answered. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel cannot, or its word was lost: then it may be silent, and has to be opened like one that is.
+    pub(crate) async fn silence(&self, network: &Network) -> Result<()> {
+        // First, for whoever does not come to know whether it succeeded.
+        let is_new = self.all().insert(network.id);
+        network.silence().await.map_err(|Unsilenced { why, asked }| {
+            if is_new && !asked {
+                self.all().remove(&network.id);
+            }
+            why
+        })
+    }
+
+    /// It is heard and answers again. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel cannot; it counts as silent still.
+    pub(crate) async fn open(&self, network: &Network) -> Result<()> {
+        network.break_silence().await?;
+        self.all().remove(&network.id);
+        Ok(())
+    }
+
+    /// All of these are heard again; tried for so long.
+    ///
+    /// # Errors
+    /// The kernel could not for as long.
+    pub(crate) async fn open_all(&self, networks: &[Network], patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
+        for network in networks {
+            while let Err(why) = self.open(network).await {
+                if Instant::now() >= until {
+                    return Err(why);
+                }
+                warn!(why = why.chain(), "a pod that goes on cannot be heard yet");
+                sleep(AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn has(&self, network: &Network) -> bool {
+        self.all().contains(&network.id)
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeSet<Id>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
