@@ -11,7 +11,7 @@ use crate::clean;
 /// The runtime, as users write it.
 pub const RUNTIME: &str = "io.containerd.godwit.v2";
 /// For anything to happen on a busy machine.
-pub const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_secs(180);
 /// Where programs keep their last line of progress: in the writable layer.
 pub const PROGRESS: &str = "/progress";
 /// Where containerd keeps what runs: a directory for each task.

@@ -128,7 +128,7 @@ fn first_reply(cluster: &Cluster, name: &str, pod: &Pod, keys: u64) -> Result<f6
     ensure!(wrong.is_empty(), "the first value of {name} is wrong");
     let wrong = check_fill(&mut client, keys)?;
     ensure!(wrong.is_empty(), "{} of {keys} values of {name} are wrong", wrong.len());
-    cluster.kubectl(&["delete", "pod", name, "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod", name, "--timeout=180s"])?;
     Ok(millis(took))
 }
 

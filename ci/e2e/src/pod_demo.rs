@@ -66,7 +66,7 @@ impl PodDemo {
 
         say("cluster A: kubectl delete pod shop; cluster B: kubectl apply");
         let begun = Instant::now();
-        a.kubectl(&["delete", "pod", NAME, "--timeout=120s"])?;
+        a.kubectl(&["delete", "pod", NAME, "--timeout=180s"])?;
         let gone = begun.elapsed();
         let stopped = event(a, &source.uid, "CheckpointCompleted")?;
         let applied = Instant::now();
@@ -85,7 +85,7 @@ impl PodDemo {
         let proof = seen.prove(&mut connect(target.address)?, keys)?;
         let now = target.goes_on(beats)?;
         let continued = event(b, &target.uid, "RestoreSucceeded")?;
-        b.kubectl(&["delete", "pod", NAME, "--timeout=120s"])?;
+        b.kubectl(&["delete", "pod", NAME, "--timeout=180s"])?;
 
         say("for comparison: the same pod, started from its image");
         let cold = cold(clusters)?;
@@ -116,6 +116,6 @@ fn cold(clusters: &Clusters) -> Result<Cold> {
     let first_reply = begun.elapsed();
     Running::wait(b, COLD)?;
     let ready = begun.elapsed();
-    b.kubectl(&["delete", "pod", COLD, "--timeout=120s"])?;
+    b.kubectl(&["delete", "pod", COLD, "--timeout=180s"])?;
     Ok(Cold { first_reply_ms: millis(first_reply), ready_ms: millis(ready) })
 }

@@ -90,7 +90,7 @@ fn come_and_go(cluster: &Cluster, round: &str) -> Result<()> {
                 Err(why) => Err(why.to_string()),
             }
         })?;
-        cluster.kubectl(&["delete", "pod", &name, "--timeout=90s"])?;
+        cluster.kubectl(&["delete", "pod", &name, "--timeout=180s"])?;
     }
     Ok(())
 }
@@ -182,7 +182,7 @@ fn who_kills_proxy_and_agent_costs_a_kubelet_no_other_call_than_who_kills_contai
     ensure!(!replaced.of(AWAY) || calm.of(AWAY), "calls fail: {replaced:?}");
     for (name, instance_before) in before {
         ensure!(instance(cluster, name)? == instance_before, "{name} was started anew");
-        cluster.kubectl(&["delete", "pod", name, "--timeout=90s"])?;
+        cluster.kubectl(&["delete", "pod", name, "--timeout=180s"])?;
     }
     // A containerd that is killed in the middle of a start may leave a shim of runc's behind; ours has gone with its pod.
     wait::until("our shims to end", SOON, || node.sh(GONE))?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::addresses::ClusterName;
 use crate::command::{run, run_with_input, tail};
 use crate::error::{LabError, Result};
-use crate::node::{Node, Role};
+use crate::node::{Node, Role, Service};
 use crate::pki::Pki;
 use crate::{kubernetes, wait};
 
@@ -154,6 +154,20 @@ impl Cluster {
     /// With the nodes' description when it is not in time.
     pub fn wait_ready(&self) -> Result<()> {
         self.workers.iter().try_for_each(|node| self.wait_node_ready(node))
+    }
+
+    /// Has an API server that was ended serve again. Who schedules and controls starts anew, as where a lease is lost:
+    /// clients that were refused come back after up to a minute only.
+    ///
+    /// # Errors
+    /// When one of them does not start, or a worker is not ready in time.
+    pub fn start_api_server(&self) -> Result<()> {
+        self.control_plane.start(Service::ApiServer)?;
+        for service in [Service::ControllerManager, Service::Scheduler] {
+            self.control_plane.kill(service)?;
+            self.control_plane.start(service)?;
+        }
+        self.wait_ready()
     }
 
     /// How many workers are ready for pods now.

@@ -68,6 +68,6 @@ pub fn events(cluster: &Cluster) -> String {
 /// # Errors
 /// It does not go in time.
 pub fn delete(cluster: &Cluster, object: &str) -> Result<()> {
-    cluster.kubectl(&["delete", object, "--timeout=90s"])?;
+    cluster.kubectl(&["delete", object, "--timeout=180s"])?;
     Ok(())
 }

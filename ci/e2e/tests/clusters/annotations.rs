@@ -116,7 +116,7 @@ fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> 
     wait::until_true("the last checkpoint to be told", SOON, || {
         annotation(a, "web", names::LAST_CHECKPOINT).is_ok_and(|told| told.as_ref() == Some(&id))
     })?;
-    a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
     b.apply(&counter("web").annotated(names::RESTORE_FROM, &id).manifest())?;
     b.wait_for(&["pod/web"], "condition=Ready")?;
     counts_beyond(b, "web", last)?;
@@ -126,7 +126,7 @@ fn a_pod_is_checkpointed_when_its_user_asks_and_goes_on_in_another_cluster() -> 
     // It goes on under the name that it had.
     let after = ask(b, "web")?;
     ensure!(after > id, "{after} {id}");
-    b.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    b.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
     clusters.leave()
 }
 
@@ -175,7 +175,7 @@ fn who_asks_for_what_cannot_be_is_told_why() -> Result<()> {
     })?;
     ensure!(told.contains("StatefulSet"), "{told}");
     for object in ["deployment/replica", "pod/tty", "pod/other", "pod/web"] {
-        a.kubectl(&["delete", object, "--timeout=90s"])?;
+        a.kubectl(&["delete", object, "--timeout=180s"])?;
     }
     clusters.leave()
 }
@@ -205,7 +205,7 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     let report = stop(a, &node_of()?, "web-0")?;
     ensure!(report.lineage.as_str() == "sts/web.0", "{}", report.lineage);
     ensure!(report.tenant.as_str() == "default", "{}", report.tenant);
-    a.kubectl(&["delete", "pod", "web-0", "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", "web-0", "--timeout=180s"])?;
     let second = ready(&first)?;
     counts_beyond(a, "web-0", last)?;
     ensure!(told(a, "web-0", names::RESTORED_FROM)? == report.checkpoint.to_string());
@@ -213,7 +213,7 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     // Deleted without a word, it goes on from its last point.
     let point = ask(a, "web-0")?;
     let at_point = count(a, "web-0")?;
-    a.kubectl(&["delete", "pod", "web-0", "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", "web-0", "--timeout=180s"])?;
     let third = ready(&second)?;
     ensure!(told(a, "web-0", names::RESTORED_FROM)? == point);
     counts_beyond(a, "web-0", last)?;
@@ -232,7 +232,7 @@ fn a_pod_of_a_set_goes_on_from_where_it_was_unless_its_template_has_changed() ->
     ensure!(told.contains("not continued"), "{told}");
     // The lineage is the new pod's now.
     ask(a, "web-0")?;
-    a.kubectl(&["delete", "statefulset/web", "--timeout=90s"])?;
+    a.kubectl(&["delete", "statefulset/web", "--timeout=180s"])?;
     clusters.leave()
 }
 
@@ -286,7 +286,7 @@ fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
     }
     let forbidden = as_agent(&["delete", "pod/a1"])?;
     ensure!(forbidden.contains("Forbidden"), "{forbidden}");
-    a.kubectl(&["delete", "pod/a1", "pod/a2", "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod/a1", "pod/a2", "--timeout=180s"])?;
     clusters.leave()
 }
 
@@ -314,8 +314,7 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     let now = listed(&node, "web")?.context("it is listed")?;
     ensure!(now["last_checkpoint"] == made.checkpoint.to_string(), "{now}");
     ensure!(now["eligibility"]["answer"] == "yes", "{now}");
-    a.control_plane().start(Service::ApiServer)?;
-    a.wait_ready()?;
+    a.start_api_server()?;
     let id = made.checkpoint.to_string();
     a.wait_until("what was made to be told", &["pod", "web"], |pod| {
         let told = &pod["metadata"]["annotations"][names::LAST_CHECKPOINT];
@@ -324,6 +323,6 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     let note = event_of(a, "web", "CheckpointCompleted")?;
     ensure!(note.contains(&id), "{note}");
     ensure!(ask(a, "web")? > id);
-    a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
     clusters.leave()
 }

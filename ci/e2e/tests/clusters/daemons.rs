@@ -67,7 +67,7 @@ fn pods_go_on_while_kubelet_and_containerd_are_away() -> Result<()> {
         }
     }
     for (pod, _) in &before {
-        cluster.kubectl(&["delete", "pod", pod, "--timeout=90s"])?;
+        cluster.kubectl(&["delete", "pod", pod, "--timeout=180s"])?;
     }
     clusters.leave()
 }
@@ -85,11 +85,11 @@ fn a_control_plane_that_comes_back_knows_its_pods() -> Result<()> {
     ensure!(cluster.ready_workers().is_err(), "nobody answers");
     let now = progress(&node, &before.0)?;
     wait_beyond(&node, &before.0, now)?;
-    control_plane.start(Service::ApiServer)?;
+    cluster.start_api_server()?;
     goes_on(cluster, &node, "web", &before)?;
     // The whole machine, with etcd.
     control_plane.reboot()?;
     goes_on(cluster, &node, "web", &before)?;
-    cluster.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
     clusters.leave()
 }

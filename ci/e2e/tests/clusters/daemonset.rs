@@ -146,7 +146,7 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     restarts::served(&node, || {
         label(&a, "revert")?;
         says(&a, "godwit-revert", "in use by pod default/web")?;
-        a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+        a.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
         says(&a, "godwit-revert", "left to you   stop godwit-agent")?;
         // The agent's token was that of the pod that had installed it, which is gone, or about to.
         wait::until("the label to be off, or left to a person", SOON, || {

@@ -81,7 +81,7 @@ fn a_pod_that_is_debugged_is_checkpointed_when_nobody_looks_into_it_any_more() -
     debug(a, "looks-again")?;
     let asked_for = first.annotation(names::LAST_CHECKPOINT)?;
     let last = first.number(COUNT)?;
-    a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
     let second = Life::wait(a, POD, Some(&first))?;
     second.went_on(COUNT, last).context("the pod that was being debugged")?;
     let from = second.annotation(names::RESTORED_FROM)?;
@@ -94,7 +94,7 @@ fn a_pod_that_is_debugged_is_checkpointed_when_nobody_looks_into_it_any_more() -
     second.exec_in("looks", &ENDS)?;
     state(a, "looks", "terminated")?;
     let last = second.number(COUNT)?;
-    a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
     let third = Life::wait(a, POD, Some(&second))?;
     third.went_on(COUNT, last).context("the pod after one that was debugged")?;
     third.delete(&format!("statefulset/{NAME}"))?;

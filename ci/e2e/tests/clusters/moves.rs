@@ -105,7 +105,7 @@ impl<'c> Talkers<'c> {
             ["godwit", "checkpoint", "--output", "json", "--stop", "--namespace", "k8s.io", &id];
         let report: CheckpointReport = serde_json::from_str(&self.node.run(&words)?)?;
         ensure!(report.containers == ["answers", "asks"], "{:?}", report.containers);
-        self.cluster.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+        self.cluster.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
         Ok((report, last))
     }
 
@@ -185,6 +185,6 @@ fn a_pod_goes_on_on_another_node_and_in_another_cluster_and_starts_anew_when_it_
     })?;
     talkers.cluster.wait_for(&[&format!("pod/{POD}")], "condition=Ready")?;
     talkers.talk()?;
-    talkers.cluster.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+    talkers.cluster.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
     clusters.leave()
 }

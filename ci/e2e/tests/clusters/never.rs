@@ -63,7 +63,7 @@ fn of_a_set(cluster: &Cluster) -> Result<()> {
     begins_anew(cluster, &second, last)?;
     // Each of its lives does.
     let last = second.goes_beyond(COUNT, MUCH)?;
-    cluster.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
     let third = Life::wait(cluster, POD, Some(&second))?;
     begins_anew(cluster, &third, last)?;
     third.delete("statefulset/never")

@@ -112,8 +112,7 @@ fn deleted_while_nobody_can_say_so(clusters: &Clusters, before: &str) -> Result<
     })?;
     let log = node.log("godwit-agent")?;
     ensure!(log.contains("does not say whether it ends"), "the agent has heard of it: {log}");
-    a.control_plane().start(Service::ApiServer)?;
-    a.wait_ready()?;
+    a.start_api_server()?;
     let uid = ready_anew(a, POD, before)?;
     get_on(a, last)?;
     a.wait_until("it to be told as continued", &["pod", POD], |pod| {
@@ -139,7 +138,7 @@ fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_no
             a.kubectl(&["cordon", node])?;
         }
         let last = numbers(a)?;
-        a.kubectl(&["delete", "pod", POD, "--timeout=90s"])?;
+        a.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
         before = ready_anew(a, POD, &before)?;
         get_on(a, last).with_context(|| format!("round {round}"))?;
         ensure!(restarts(a, POD)? == [0, 0], "{}", events(a));
@@ -159,8 +158,8 @@ fn a_pod_of_a_set_that_is_deleted_keeps_its_memory_on_the_same_and_on_another_no
     })?;
     ensure!(count_events(a, &uid, "CheckpointCompleted")? == before, "{}", events(a));
     with_another_template(a)?;
-    a.kubectl(&["delete", "statefulset", NAME, "--timeout=90s"])?;
-    a.kubectl(&["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=120s"])?;
+    a.kubectl(&["delete", "statefulset", NAME, "--timeout=180s"])?;
+    a.kubectl(&["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=180s"])?;
     clusters.leave()
 }
 
@@ -269,6 +268,6 @@ fn the_kubelets_own_checkpoint_is_durable_and_its_archive_is_there() -> Result<(
     let told = copy.event("RestoreSucceeded")?;
     ensure!(told.contains(&id), "{told}");
     copy.delete("pod/copy")?;
-    a.kubectl(&["delete", "pod", "web", "--timeout=90s"])?;
+    a.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
     clusters.leave()
 }

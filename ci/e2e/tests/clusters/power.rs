@@ -40,7 +40,7 @@ fn a_worker_that_comes_back_starts_its_pods_anew() -> Result<()> {
         })?;
         let worker = clusters.lab.node(place)?;
         ensure!(progress(&worker, &instance(cluster, name)?.0)? > 0, "{name} counts");
-        cluster.kubectl(&["delete", "pod", name, "--timeout=90s"])?;
+        cluster.kubectl(&["delete", "pod", name, "--timeout=180s"])?;
     }
     clusters.leave()
 }

@@ -39,7 +39,7 @@ fn a_container_that_is_not_alive_is_started_anew(
         if anew { Ok(()) } else { Err(status.to_string()) }
     })?;
     ensure!(instance(cluster, "alive")?.0 != first, "another container");
-    cluster.kubectl(&["delete", "pod", "alive", "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod", "alive", "--timeout=180s"])?;
     Ok(())
 }
 
@@ -62,6 +62,6 @@ fn a_pod_that_is_not_ready_gets_no_clients(cluster: &Cluster, handler: Handler) 
     cluster.kubectl(&["exec", "ready", "--", "rm", "/ready"])?;
     clients(false)?;
     ensure!(instance(cluster, "ready")?.1 == 0, "who is not ready goes on");
-    cluster.kubectl(&["delete", "pod/ready", "service/ready", "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod/ready", "service/ready", "--timeout=180s"])?;
     Ok(())
 }

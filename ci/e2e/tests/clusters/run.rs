@@ -49,7 +49,7 @@ fn people_look_into_it(cluster: &Cluster, handler: Handler) -> Result<()> {
     for words in [&["attach", "counter"][..], &["logs", "--follow", "--tail=1", "counter"]] {
         ensure!(lines(cluster, words, 3)?.len() == 3, "{words:?}");
     }
-    cluster.kubectl(&["delete", "pod", "counter", "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod", "counter", "--timeout=180s"])?;
     Ok(())
 }
 
@@ -75,7 +75,7 @@ fn pods_reach_each_other(clusters: &Clusters, handler: Handler) -> Result<()> {
     let near = Pod::new("near", handler, Image::Web, &[]).on("a1");
     a.apply(&near.manifest())?;
     b.apply(&Pod::new("far", handler, Image::Web, &[]).manifest())?;
-    a.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"])?;
+    a.kubectl(&["rollout", "status", "deployment/web", "--timeout=180s"])?;
     a.wait_for(&["pod/near"], "condition=Ready")?;
     b.wait_for(&["pod/far"], "condition=Ready")?;
 
@@ -112,9 +112,9 @@ fn pods_reach_each_other(clusters: &Clusters, handler: Handler) -> Result<()> {
     ensure!(answers.contains(&http(forwarded.address)?), "forwarded to a service");
     drop(forwarded);
 
-    a.kubectl(&["delete", "deployment/web", "service/web", "pod/near", "--timeout=90s"])?;
+    a.kubectl(&["delete", "deployment/web", "service/web", "pod/near", "--timeout=180s"])?;
     a.wait_for(&["pod", "--selector=app=web"], "delete")?;
-    b.kubectl(&["delete", "pod", "far", "--timeout=90s"])?;
+    b.kubectl(&["delete", "pod", "far", "--timeout=180s"])?;
     Ok(())
 }
 
@@ -137,9 +137,9 @@ fn a_stateful_set_makes_its_pod_anew(cluster: &Cluster, handler: Handler) -> Res
         })
     };
     let first = ready(None)?;
-    cluster.kubectl(&["delete", "pod", "db-0", "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "pod", "db-0", "--timeout=180s"])?;
     ready(Some(&first))?;
     ensure!(http(SocketAddr::new(address(cluster, "db-0")?, WEB_PORT))? == "db-0");
-    cluster.kubectl(&["delete", "statefulset", "db", "--timeout=90s"])?;
+    cluster.kubectl(&["delete", "statefulset", "db", "--timeout=180s"])?;
     Ok(cluster.wait_for(&["pod/db-0"], "delete")?)
 }
