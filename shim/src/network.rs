@@ -1,4 +1,8 @@
-//! The network namespace of a pod whose connections are kept (`godwit.dev/tcp: keep`): silent while nobody may answer for its address.
+//! The network namespace of a pod: silent while CRIU reads or makes its sockets, one after the other. The kernel goes on with connections
+//! of frozen tasks by itself: what it would acknowledge, send again or probe for in between, one end's image would have and the other's not.
+//!
+//! Every pod is silent inwards, for those of its connections of which both ends are in it. One whose connections to others are kept
+//! (`godwit.dev/tcp: keep`) is silent as a whole, while nobody may answer for its address.
 //!
 //! ```text
 //! source   every task is frozen ─► silent ─► CRIU reads the sockets ─► seal ─► killed: no farewell leaves, and no byte is acknowledged
@@ -23,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -45,7 +50,16 @@ pub(crate) struct Network {
     path: PathBuf,
 }
 
-/// What a network is like.
+/// What falls silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// All that comes and goes.
+    Whole,
+    /// What its own processes say to each other.
+    Inward,
+}
+
+/// What a network is like to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Was {
     /// Packets come and go.
@@ -81,10 +95,10 @@ impl Network {
         Ok(if network.is_nodes()? { None } else { Some(network) })
     }
 
-    /// The one that a container lives in; `None`: it does not live any more.
+    /// The one that a container lives in, unless that is the node's; `None`, too: it does not live any more.
     ///
     /// # Errors
-    /// It lives in the node's.
+    /// Its namespace cannot be opened.
     pub(crate) fn of(container: &Container) -> Result<Option<Self>> {
         let Some(pid) = container.init_pid() else { return Ok(None) };
         let network = match Self::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
@@ -93,10 +107,7 @@ impl Network {
             }
             opened => opened?,
         };
-        match network.is_nodes()? {
-            true => Err(of_node()),
-            false => Ok(Some(network)),
-        }
+        Ok(if network.is_nodes()? { None } else { Some(network) })
     }
 
     fn open(path: &Path) -> Result<Self> {
@@ -125,22 +136,34 @@ impl Network {
         .await
     }
 
-    /// From now on nothing leaves it and nothing is answered. Idempotent.
+    /// From now on nothing of this is heard. Idempotent.
     ///
     /// # Errors
     /// [`Unsilenced`].
-    async fn silence(&self) -> std::result::Result<(), Unsilenced> {
+    async fn silence(&self, silence: Silence) -> std::result::Result<(), Unsilenced> {
         let asked = Arc::new(AtomicBool::new(false));
         let asks = Arc::clone(&asked);
         let begin = move || {
             let mut filter = Netlink::connect(netlink::NETFILTER)?;
             asks.store(true, Ordering::SeqCst);
-            silence::begin(&mut filter)
+            silence::begin(&mut filter, silence)
         };
-        let silenced = self.there("silence", begin).await;
-        let unsilenced =
-            |why| Unsilenced { why: needs_tables(why), asked: asked.load(Ordering::SeqCst) };
-        silenced.map_err(unsilenced)
+        let silenced = match self.there("silence", begin).await {
+            // Connections that rest, as most do, come to no harm. A rule that is wrong is told by the first of many messages.
+            Err(Error::Io { source, .. })
+                if silence == Silence::Inward
+                    && is_missing(&source)
+                    && source.kind() != io::ErrorKind::InvalidInput =>
+            {
+                warn!(%source, "no nf_tables: a pod's connections to itself may break");
+                Ok(())
+            }
+            silenced => silenced,
+        };
+        silenced.map_err(|why| {
+            let why = if silence == Silence::Whole { needs_tables(why) } else { why };
+            Unsilenced { why, asked: asked.load(Ordering::SeqCst) }
+        })
     }
 
     /// What is left of the connections of an earlier life, whose processes died in silence, is forgotten by the kernel before a new one

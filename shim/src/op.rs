@@ -42,7 +42,7 @@ use crate::container::{Container, Origin};
 use crate::error::{Error, Result};
 use crate::fence::FenceFile;
 use crate::hooks::{Hooks, Restored};
-use crate::network::Network;
+use crate::network::{Network, Silence};
 use crate::pod::Pod;
 use crate::restore::quiet::Quiet;
 use input::{Input, StartAnswer, StartInput};
@@ -213,7 +213,7 @@ impl Hooks for Operations {
             && let Some(network) = Network::joined(spec)?
         {
             // Until the first container runs: peers that send to the address meanwhile send again.
-            pod.silenced().silence(&network).await?;
+            pod.silenced().silence(&network, Silence::Whole).await?;
         }
         Ok(())
     }

@@ -164,11 +164,6 @@ impl Pod {
         &self.silenced
     }
 
-    /// Whether one of its containers is a sandbox, which holds the network of the others.
-    pub(crate) fn has_sandbox(&self) -> bool {
-        self.list().values().any(|container| container.spec().is_sandbox())
-    }
-
     /// Tasks that the shim waits for before it ends.
     #[must_use]
     pub fn tasks(&self) -> &TaskTracker {

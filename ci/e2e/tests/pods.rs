@@ -8,6 +8,8 @@ mod pods {
     use super::{POD, stopped};
 }
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::clean;
@@ -15,6 +17,8 @@ use godwit_e2e::container::{Container, PROGRESS, SOON};
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, PodNetwork, wait};
 use godwit_types::names;
 
+/// Longer than the kernel waits before it sends again what nobody has acknowledged (`TCP_TIMEOUT_INIT`: 1 s).
+const SENT_AGAIN: Duration = Duration::from_secs(2);
 /// The pod's sandbox id.
 const POD: &str = "pod-1";
 
@@ -37,12 +41,22 @@ struct Talkers {
 
 impl Talkers {
     fn new(network: &PodNetwork) -> Self {
+        Self::with(network, &[], &[])
+    }
+
+    /// With these options for the two of them.
+    fn with(network: &PodNetwork, answers: &[&str], asks: &[&str]) -> Self {
         let listens = ["talk", "--listen", "127.0.0.1:7", "--file", PROGRESS];
         let connects = ["talk", "--connect", "127.0.0.1:7", "--file", PROGRESS];
         Self {
-            answers: member("answers", network, &listens),
-            asks: member("asks", network, &connects),
+            answers: member("answers", network, &[&listens[..], answers].concat()),
+            asks: member("asks", network, &[&connects[..], asks].concat()),
         }
+    }
+
+    /// Where more was sent than the other end takes at once: it is told to wait, and the kernel asks again and again whether it still has to.
+    fn full(network: &PodNetwork) -> Self {
+        Self::with(network, &["--slow-ms", "20"], &["--every-ms", "0", "--ahead", "64"])
     }
 
     fn all(&self) -> [&Container; 2] {
@@ -71,11 +85,24 @@ impl Talkers {
 
 #[test]
 fn containers_that_talk_to_each_other_move_together_and_lose_no_byte() -> Result<()> {
+    there_and_back(Talkers::new, |pod| [&pod.answers, &pod.asks])
+}
+
+#[test]
+fn a_connection_whose_buffers_are_full_goes_on_however_long_its_ends_wait_for_each_other()
+-> Result<()> {
+    there_and_back(Talkers::full, |pod| [&pod.asks, &pod.answers])
+}
+
+fn there_and_back(
+    talkers: fn(&PodNetwork) -> Talkers,
+    in_order: fn(&Talkers) -> [&Container; 2],
+) -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
     let networks = [(&bed.n1, 101), (&bed.n2, 102)]
         .map(|(node, host_part)| node.pod_network("pod", host_part));
     let [first, _second] = networks;
-    let pod = Talkers::new(&first?);
+    let pod = talkers(&first?);
     pod.run(&bed.n1)?;
     // One that leaves them running, then there and back; whoever of them is named.
     let report = pod.asks.checkpoint(&bed.n1, &[])?;
@@ -88,14 +115,16 @@ fn containers_that_talk_to_each_other_move_together_and_lose_no_byte() -> Result
         }
         pod.remove(from)?;
         let id = report.checkpoint.to_string();
-        pod.answers.restore(to, &id)?;
-        let before = pod.answers.progress(to)?;
+        let [first, second] = in_order(&pod);
+        first.restore(to, &id)?;
+        let before = first.progress(to)?;
         // Alone it is held.
         wait::until_true("it to be held", SOON, || {
             to.log("containerd").is_ok_and(|log| log.contains("held until the others are there"))
         })?;
-        ensure!(pod.answers.progress(to)? == before, "it runs before the other is there");
-        pod.asks.restore(to, &id)?;
+        std::thread::sleep(SENT_AGAIN);
+        ensure!(first.progress(to)? == before, "it runs before the other is there");
+        second.restore(to, &id)?;
         pod.talk(to)?;
     }
     // A copy of a point that went on, elsewhere: both of both talk.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{Id, Network, Unsilenced};
+use super::{Id, Network, Silence, Unsilenced};
 use crate::error::Result;
 
 /// How long a kernel that cannot open a network is asked again before its pod is given up.
@@ -20,14 +20,14 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Silenced(Arc<Mutex<BTreeSet<Id>>>);
 
 impl Silenced {
-    /// From now on nothing leaves it and nothing is answered. Idempotent.
+    /// From now on nothing of this is heard. Idempotent.
     ///
     /// # Errors
     /// The kernel cannot, or its word was lost: then it may be silent, and has to be opened like one that is.
-    pub(crate) async fn silence(&self, network: &Network) -> Result<()> {
+    pub(crate) async fn silence(&self, network: &Network, silence: Silence) -> Result<()> {
         // First, for whoever does not come to know whether it succeeded.
         let is_new = self.all().insert(network.id);
-        network.silence().await.map_err(|Unsilenced { why, asked }| {
+        network.silence(silence).await.map_err(|Unsilenced { why, asked }| {
             if is_new && !asked {
                 self.all().remove(&network.id);
             }

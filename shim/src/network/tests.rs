@@ -111,7 +111,7 @@ async fn nothing_leaves_a_silent_network_and_all_does_again_afterwards() {
     assert_eq!(space.network.was().await.unwrap(), Was::Heard);
     for _ in 0..2 {
         // Whoever asks twice has what he asked for.
-        space.network.silence().await.unwrap();
+        space.network.silence(Silence::Whole).await.unwrap();
     }
     assert_eq!(space.network.was().await.unwrap(), Was::Silent);
     for to in everywhere {
@@ -162,7 +162,7 @@ async fn nothing_that_comes_into_a_silent_network_is_heard() {
         let hears = pod.there(|| UdpSocket::bind(address)).unwrap();
         assert!(is_heard(&outside, b'a', address, &hears));
 
-        pod.network.silence().await.unwrap();
+        pod.network.silence(Silence::Whole).await.unwrap();
         // More than neighbours have to say to each other.
         let arrived = pod.received(file, counter) + 50;
         let until = Instant::now() + Duration::from_secs(20);
@@ -176,20 +176,63 @@ async fn nothing_that_comes_into_a_silent_network_is_heard() {
     }
 }
 
+impl Space {
+    /// Whether its processes hear each other, at once: one of two sockets at one of its addresses the other.
+    pub(crate) fn hears_itself(&self, address: &str) -> bool {
+        let hears = self.there(|| UdpSocket::bind((address, 0))).unwrap();
+        hears.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let says = self.there(|| UdpSocket::bind((address, 0))).unwrap();
+        says.send_to(b"x", hears.local_addr().unwrap()).unwrap();
+        hears.recv(&mut [0]).is_ok()
+    }
+
+    /// The same, however busy the machine is.
+    pub(crate) fn comes_to_hear_itself(&self, address: &str) -> bool {
+        (0..60).any(|_| self.hears_itself(address))
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_is_silent_inwards_is_heard_by_others_alone() {
+    let (pod, outside) = neighbours();
+    let own = ["127.0.0.1", "::1", "10.9.0.1", "fd09::1"];
+    assert!(own.iter().all(|address| pod.comes_to_hear_itself(address)));
+    for _ in 0..2 {
+        pod.network.silence(Silence::Inward).await.unwrap();
+    }
+    for address in own {
+        assert!(!pod.hears_itself(address), "{address}");
+    }
+    assert_eq!(pod.network.was().await.unwrap(), Was::Heard, "others hear it");
+    for address in ["10.9.0.1:7", "[fd09::1]:7"] {
+        let hears = pod.there(|| UdpSocket::bind(address)).unwrap();
+        assert!(is_heard(&outside, b'a', address, &hears), "{address}");
+    }
+    pod.network.break_silence().await.unwrap();
+    assert!(own.iter().all(|address| pod.comes_to_hear_itself(address)));
+}
+
 #[tokio::test]
 async fn a_network_that_may_be_silent_counts_as_silent_until_it_is_opened() {
     let (space, silenced) = (Space::new(), Silenced::default());
     // No network: the kernel was not even asked.
     let other = Network::of_file("/proc/self/ns/uts");
-    assert!(silenced.silence(&other).await.unwrap_err().chain().contains("cannot be entered"));
+    assert!(
+        silenced
+            .silence(&other, Silence::Whole)
+            .await
+            .unwrap_err()
+            .chain()
+            .contains("cannot be entered")
+    );
     assert!(!silenced.has(&other) && !silenced.has(&space.network));
-    silenced.silence(&space.network).await.unwrap();
+    silenced.silence(&space.network, Silence::Whole).await.unwrap();
     assert!(silenced.has(&space.network));
     let all = [space.network.clone(), other.clone()];
     silenced.open_all(&all, Duration::ZERO).await.unwrap_err();
     assert!(!silenced.has(&space.network));
     // One that is silent stays so, whatever becomes of the next attempt.
-    silenced.silence(&space.network).await.unwrap();
+    silenced.silence(&space.network, Silence::Whole).await.unwrap();
     silenced.open_all(&all[..1], Duration::ZERO).await.unwrap();
     assert_eq!(space.network.was().await.unwrap(), Was::Heard);
 }
@@ -198,21 +241,26 @@ async fn a_network_that_may_be_silent_counts_as_silent_until_it_is_opened() {
 async fn connections_outlive_silence_and_lose_no_byte() {
     let space = Space::new();
     let (mut one, mut other) = space.pair();
-    space.network.silence().await.unwrap();
-    one.write_all(b"sent in silence").unwrap();
-    space.network.forget_former().await.unwrap();
-    assert_eq!(space.connections(), 2, "they have a process");
-    space.network.break_silence().await.unwrap();
-    let mut read = [0; 15];
-    other.read_exact(&mut read).unwrap();
-    assert_eq!(&read, b"sent in silence");
+    for silence in [Silence::Whole, Silence::Inward] {
+        space.network.silence(silence).await.unwrap();
+        one.write_all(b"sent in silence").unwrap();
+        other.set_nonblocking(true).unwrap();
+        let mut read = [0; 15];
+        assert_eq!(other.read(&mut read).unwrap_err().kind(), ErrorKind::WouldBlock);
+        other.set_nonblocking(false).unwrap();
+        space.network.forget_former().await.unwrap();
+        assert_eq!(space.connections(), 2, "they have a process");
+        space.network.break_silence().await.unwrap();
+        other.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"sent in silence");
+    }
 }
 
 #[tokio::test]
 async fn what_died_in_silence_is_forgotten_before_a_new_life() {
     let space = Space::new();
     let (one, mut other) = space.pair();
-    space.network.silence().await.unwrap();
+    space.network.silence(Silence::Whole).await.unwrap();
     drop(one);
     assert_eq!(space.connections(), 2, "its end could not be told");
     space.network.forget_former().await.unwrap();

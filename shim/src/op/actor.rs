@@ -343,6 +343,7 @@ impl Actor {
         match &event {
             Event::FreezeDeadline => self.deadline_passed(),
             Event::Thawed => self.thawed(),
+            Event::Killed => self.said_farewell(),
             _ => {}
         }
         if !deadline {
@@ -352,11 +353,7 @@ impl Actor {
     }
 
     /// SIGKILL for a container that an operation holds: it is given up first.
-    async fn give_up(
-        &mut self,
-        container: &crate::container::Container,
-        done: oneshot::Sender<()>,
-    ) {
+    async fn give_up(&mut self, container: &crate::container::Container, done: oneshot::Sender<()>) {
         info!(container = container.id(), phase = ?self.machine.phase(), "given up for a kill");
         self.waiting.push(done);
         match self.machine.phase() {

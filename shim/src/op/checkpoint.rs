@@ -303,6 +303,13 @@ impl Actor {
         info!(pod = self.key, frozen_ms = checkpoint.frozen_for.as_millis(), "thawed");
     }
 
+    /// Everyone was killed, and whoever may has heard of it: whoever comes next has the network.
+    pub(super) fn said_farewell(&mut self) {
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.silent.clear();
+        }
+    }
+
     /// The operation is over: new processes may be executed.
     pub(super) fn end_checkpoint(&mut self) {
         if let Some(mut checkpoint) = self.checkpoint.take() {

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use godwit_ownership::shim::Event;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -108,13 +107,15 @@ impl Farewell {
         self.after().await;
     }
 
-    /// Where nobody can go on from a point, they hear that it is over.
+    /// Those who are killed hear each other's end. Where nobody can go on from a point, so do all others.
     async fn before(&self) {
-        if self.sealed {
-            return;
-        }
-        if let Err(why) = self.silenced.open_all(&self.silent, Duration::ZERO).await {
-            warn!(why = why.chain(), "what is killed cannot say farewell");
+        for network in &self.silent {
+            if self.sealed && !matches!(network.was().await, Ok(Was::Heard)) {
+                continue;
+            }
+            if let Err(why) = self.silenced.open(network).await {
+                warn!(why = why.chain(), "what is killed cannot say farewell");
+            }
         }
     }
 

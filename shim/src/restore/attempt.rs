@@ -175,7 +175,7 @@ impl Scene {
         decision: &mut oneshot::Receiver<Decision>,
     ) -> Result<u32> {
         let container = Arc::clone(&self.container);
-        if let Some(network) = &mut self.network {
+        if let Some(network) = self.network.as_mut().filter(|network| network.keeps()) {
             network.enter().await?;
         }
         let lazy = if plan.lazy {
@@ -223,13 +223,27 @@ impl Scene {
         self.container.adopt_cgroup_of(criu);
         self.criu = Some(handover.criu);
         let mut forward = Forward::new(handover.runc, handover.socket)?;
-        let reached = run(&mut forward, self.pager.as_ref(), lazy.as_mut());
+        let (pager, network) = (self.pager.as_ref(), &mut self.network);
+        let reached = async {
+            loop {
+                match run(&mut forward, pager, lazy.as_mut()).await? {
+                    // It has tried what the kernel can with connections of its own, if it did not know.
+                    Stop::Begins => {
+                        if let Some(network) = network.as_mut().filter(|one| !one.keeps()) {
+                            network.enter().await?;
+                        }
+                        forward.release().await?;
+                    }
+                    reached => return Ok(reached),
+                }
+            }
+        };
         let limit = tokio::time::timeout(CRIU_WORKS, reached);
         let stop =
             either(decision, async { limit.await.unwrap_or_else(|_| Err(slow("to restore"))) });
         let root = match stop.await? {
             Stop::Held { pid } => pid,
-            Stop::AboutToRun => {
+            Stop::Begins | Stop::AboutToRun => {
                 return Err(Error::Refused("CRIU did not stop at post-restore".into()));
             }
             Stop::Ended(said) => return Err(ended_early(said)),
@@ -352,7 +366,7 @@ impl Scene {
                         forward.release().await?;
                         tell(&mut ran);
                     }
-                    Stop::Held { .. } => forward.release().await?,
+                    Stop::Begins | Stop::Held { .. } => forward.release().await?,
                     Stop::Ended(Some(said)) if said.success => {
                         tell(&mut ran);
                         return Ok(());

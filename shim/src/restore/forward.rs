@@ -39,6 +39,8 @@ pub struct Response {
 /// How far forwarding came.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
+    /// CRIU asks at `pre-restore` and waits: it knows what the kernel can, and begins.
+    Begins,
     /// CRIU asks at `post-restore` and waits; the pid is the root task's, in our pid namespace.
     Held {
         /// The root task.
@@ -61,7 +63,7 @@ impl Forward {
         Ok(Self { runc: side(runc)?, criu: side(criu)?, runc_open: true, held: None, said: None })
     }
 
-    /// Forwards until CRIU asks at `post-restore` or `pre-resume`, or ends. Not cancel safe: a
+    /// Forwards until CRIU asks at `pre-restore`, `post-restore` or `pre-resume`, or ends. Not cancel safe: a
     /// dropped call may lose a packet, and with it the restore.
     ///
     /// # Errors
@@ -99,7 +101,7 @@ impl Forward {
             Ok(()) => Ok(()),
             Err(why) => {
                 drop(self.criu.send(&nak()).await);
-                Err(Error::io("hand post-restore to runc")(why))
+                Err(Error::io("hand a question of CRIU to runc")(why))
             }
         }
     }
@@ -120,6 +122,10 @@ impl Forward {
                 self.held = Some(packet);
                 let pid = asked.pid.and_then(|pid| u32::try_from(pid).ok());
                 return Ok(Some(Stop::Held { pid }));
+            }
+            Incoming::Notification(asked) if asked.kind == Notify::PreRestore => {
+                self.held = Some(packet);
+                return Ok(Some(Stop::Begins));
             }
             Incoming::Notification(asked) if asked.kind == Notify::PreResume => {
                 self.held = Some(packet);
@@ -196,6 +202,11 @@ mod tests {
         let (mine, theirs) = SeqPacket::pair().unwrap();
         let mut terminal = asks("orphan-pts-master", None);
         terminal.fds.push(theirs.into());
+        criu.send(&asks("pre-restore", None)).unwrap();
+        assert_eq!(forward.run().await.unwrap(), Stop::Begins);
+        assert!(runc.try_recv().is_err(), "runc has not seen pre-restore");
+        forward.release().await.unwrap();
+        assert_eq!(runc.try_recv().unwrap().unwrap().bytes, asks("pre-restore", None).bytes);
         criu.send(&terminal).unwrap();
         criu.send(&asks("post-restore", Some(77))).unwrap();
         assert_eq!(forward.run().await.unwrap(), Stop::Held { pid: Some(77) });

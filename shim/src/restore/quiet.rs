@@ -1,11 +1,11 @@
-//! The network in which a container starts, where nobody of its pod runs: silent while a restore may give it the pod's connections, and
+//! The network in which a container starts, where nobody of its pod runs: silent while a restore gives it the pod's connections, and
 //! heard, whoever silenced it, before anybody runs in it.
 
 use tracing::warn;
 
 use crate::container::{Container, Origin};
 use crate::error::Result;
-use crate::network::{Network, OPENS, Silenced, Was};
+use crate::network::{Network, OPENS, Silence, Silenced, Was};
 use crate::pod::Pod;
 
 /// A network that a start joins.
@@ -13,22 +13,22 @@ use crate::pod::Pod;
 pub struct Quiet {
     network: Network,
     silenced: Silenced,
-    /// Its pod asks for its connections.
+    /// Its pod asks for its connections to others.
     keeps: bool,
     /// Before this start, as far as it was seen: what was not is left as it is.
     was: Was,
 }
 
 impl Quiet {
-    /// That of this container, if it may be silent or is to be: this shim has silenced it; the container asks for its connections; or it
-    /// is restored into a namespace that somebody made by hand, where one that did may have been before. Any other is not even looked at.
+    /// That of this container, if it may be silent or is to be: this shim has silenced it, or the container is restored or asks for its
+    /// connections. Any other is not even looked at.
     ///
     /// # Errors
     /// Its namespace cannot be opened.
     pub(crate) fn of(pod: &Pod, container: &Container) -> Result<Option<Self>> {
         let silenced = pod.silenced();
         let keeps = container.spec().keeps_connections();
-        let asks = keeps || is_restored(container) && !pod.has_sandbox();
+        let asks = keeps || is_restored(container);
         if !asks && silenced.is_empty() {
             return Ok(None);
         }
@@ -38,12 +38,18 @@ impl Quiet {
         Ok(network.map(|network| Self { network, silenced, keeps, was }))
     }
 
+    /// Whether peers are waiting for its answers: then it is silent from the first moment on.
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     /// Before anything is restored.
     pub(super) async fn enter(&mut self) -> Result<()> {
         self.clear().await?;
-        match (self.was, self.keeps) {
-            (Was::Heard, true) => self.silenced.silence(&self.network).await,
-            _ => Ok(()),
+        let silence = if self.keeps { Silence::Whole } else { Silence::Inward };
+        match self.was {
+            Was::Heard => self.silenced.silence(&self.network, silence).await,
+            Was::Silent => Ok(()),
         }
     }
 
@@ -65,10 +71,8 @@ impl Quiet {
 
     /// Before the tasks run.
     pub(crate) async fn be_heard(&self) -> Result<()> {
-        match self.was == Was::Silent || self.silenced.has(&self.network) {
-            true => self.silenced.open_all(std::slice::from_ref(&self.network), OPENS).await,
-            false => Ok(()),
-        }
+        // Whatever was seen: what another shim has silenced inwards is not seen from outside.
+        self.silenced.open_all(std::slice::from_ref(&self.network), OPENS).await
     }
 
     /// Nothing was restored: it is as it was before, for the next try or for whoever else is in it.
@@ -112,9 +116,6 @@ mod tests {
             format!(r#"{{"annotations":{{{annotations}}},"linux":{{"namespaces":[{path}]}}}}"#)
         };
         assert!(quiet(&pod(), &joins("")).is_none());
-        let sandbox = r#"{"annotations":{"io.kubernetes.cri.container-type":"sandbox"}}"#;
-        let in_sandbox = pod_of(&of("pause", sandbox));
-        assert!(quiet(&in_sandbox, &joins(GOES_ON)).is_none());
         for asks in [KEEPS, GOES_ON] {
             Quiet::of(&pod(), &of("c", &joins(asks))).unwrap_err();
         }
@@ -123,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn who_begins_anew_is_heard_whatever_its_annotations_say_by_now() {
         let (space, pod) = (Space::new(), pod());
-        pod.silenced().silence(&space.network).await.unwrap();
+        pod.silenced().silence(&space.network, Silence::Whole).await.unwrap();
         let mut plain = quiet(&pod, &space.spec("")).unwrap();
         plain.clear().await.unwrap();
         assert_eq!(space.network.was().await.unwrap(), Was::Silent);
@@ -132,11 +133,17 @@ mod tests {
         assert!(pod.silenced().is_empty());
 
         // By another shim, which is gone.
-        pod.silenced().silence(&space.network).await.unwrap();
-        let mut later = quiet(&self::pod(), &space.spec(GOES_ON)).unwrap();
-        later.clear().await.unwrap();
-        later.be_heard().await.unwrap();
+        pod.silenced().silence(&space.network, Silence::Whole).await.unwrap();
+        let later = async || {
+            let mut later = quiet(&self::pod(), &space.spec(GOES_ON)).unwrap();
+            later.clear().await.unwrap();
+            later.be_heard().await.unwrap();
+        };
+        later().await;
         assert_eq!(space.network.was().await.unwrap(), Was::Heard);
+        pod.silenced().silence(&space.network, Silence::Inward).await.unwrap();
+        later().await;
+        assert!(space.comes_to_hear_itself("127.0.0.1"));
     }
 
     #[tokio::test]
@@ -148,13 +155,33 @@ mod tests {
             assert_eq!(space.network.was().await.unwrap(), Was::Silent);
             attempt.leave().await;
             assert_eq!(space.network.was().await.unwrap(), was);
-            pod.silenced().silence(&space.network).await.unwrap();
+            pod.silenced().silence(&space.network, Silence::Whole).await.unwrap();
         }
         // One that does not ask for its connections changes nothing before its tasks run.
         let mut attempt = quiet(&pod, &space.spec(GOES_ON)).unwrap();
         attempt.enter().await.unwrap();
         attempt.leave().await;
         assert_eq!(space.network.was().await.unwrap(), Was::Silent);
+    }
+
+    #[tokio::test]
+    async fn a_pod_does_not_hear_itself_while_it_is_restored() {
+        let (space, pod) = (Space::new(), pod());
+        let comes_to_hear_itself = || space.comes_to_hear_itself("127.0.0.1");
+        let mut attempt = quiet(&pod, &space.spec(GOES_ON)).unwrap();
+        attempt.enter().await.unwrap();
+        assert!(!space.hears_itself("127.0.0.1"));
+        attempt.leave().await;
+        assert!(comes_to_hear_itself(), "nothing was restored");
+        // The first of two whose sockets are there opens it for both.
+        let mut both = [0, 1].map(|_| quiet(&pod, &space.spec(GOES_ON)).unwrap());
+        for attempt in &mut both {
+            attempt.enter().await.unwrap();
+        }
+        both[0].be_heard().await.unwrap();
+        assert!(comes_to_hear_itself() && pod.silenced().is_empty());
+        both[1].be_heard().await.unwrap();
+        assert!(comes_to_hear_itself());
     }
 
     #[tokio::test]
@@ -170,7 +197,7 @@ mod tests {
         let first = enter(KEEPS).await;
         assert_eq!(space.connections(), 2, "whoever ended it may still be heard");
         first.be_heard().await.unwrap();
-        pod.silenced().silence(&space.network).await.unwrap();
+        pod.silenced().silence(&space.network, Silence::Whole).await.unwrap();
         enter(KEEPS).await;
         assert_eq!(space.connections(), 1);
     }

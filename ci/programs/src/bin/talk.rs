@@ -11,8 +11,6 @@ use godwit_programs::progress::Progress;
 
 /// Bytes in a message.
 const SIZE: usize = 4096;
-/// Messages that are on their way without an answer.
-const AHEAD: u64 = 16;
 /// Between attempts to connect.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -25,9 +23,15 @@ struct Arguments {
     /// Ask whoever listens there.
     #[arg(long)]
     connect: Option<String>,
-    /// Milliseconds between two messages.
+    /// Milliseconds between two messages, of who asks.
     #[arg(long, default_value_t = 5)]
     every_ms: u64,
+    /// Messages that are on their way without an answer, of who asks.
+    #[arg(long, default_value_t = 16)]
+    ahead: u64,
+    /// Milliseconds before each message is read, of who answers.
+    #[arg(long, default_value_t = 0)]
+    slow_ms: u64,
     #[command(flatten)]
     progress: Progress,
 }
@@ -72,6 +76,7 @@ fn read_message(from: &mut TcpStream, number: u64) -> io::Result<()> {
 fn answer(at: &str, arguments: &Arguments) -> io::Result<()> {
     let (mut peer, _) = TcpListener::bind(at)?.accept()?;
     for number in 0.. {
+        std::thread::sleep(Duration::from_millis(arguments.slow_ms));
         read_message(&mut peer, number)?;
         peer.write_all(&message(!number))?;
         arguments.progress.tell(&number.to_string())?;
@@ -91,7 +96,7 @@ fn ask(to: &str, arguments: &Arguments) -> io::Result<()> {
     };
     for number in 0.. {
         peer.write_all(&message(number))?;
-        if let Some(answered) = number.checked_sub(AHEAD) {
+        if let Some(answered) = number.checked_sub(arguments.ahead) {
             read_message(&mut peer, !answered)?;
             arguments.progress.tell(&answered.to_string())?;
         }

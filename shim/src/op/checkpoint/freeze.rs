@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::{Checkpoint, Trouble, freezer, is_unheard, thaw_all};
 use crate::error::Error;
 use crate::freezer::{Freezer, Frost};
-use crate::network::{Network, Silenced};
+use crate::network::{Network, Silence, Silenced};
 use crate::op::actor::Actor;
 use crate::state::Step;
 
@@ -114,17 +114,17 @@ impl Checkpoint {
     }
 
     /// Nothing of the pod's connections changes any more from before CRIU reads them: what the kernel would acknowledge in between
-    /// would be lost. As the manifest says: only where every container asks for it. One that has exited meanwhile is told by itself.
+    /// would be lost. Those to others, as the manifest says: only where every container asks for it. One that has exited meanwhile is
+    /// told by itself.
     async fn fall_silent(&mut self, silenced: &Silenced) -> Result<(), Error> {
-        if !self.gives_away || !self.containers.iter().all(|one| one.spec().keeps_connections()) {
-            return Ok(());
-        }
+        let keeps = || self.containers.iter().all(|one| one.spec().keeps_connections());
+        let silence = if self.gives_away && keeps() { Silence::Whole } else { Silence::Inward };
         for container in &self.containers {
             let Some(network) = Network::of(container)? else { continue };
             if self.silent.contains(&network) {
                 continue;
             }
-            let outcome = silenced.silence(&network).await;
+            let outcome = silenced.silence(&network, silence).await;
             // It may be, whatever the kernel has said.
             if silenced.has(&network) {
                 self.silent.push(network);
