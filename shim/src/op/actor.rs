@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use godwit_ownership::shim::{Action, Conn, Event, Phase, ShimMachine, Tasks};
 use godwit_ownership::{Fence, ToAgent, ToShim};
@@ -25,8 +26,12 @@ use super::hydrating::Hydrating;
 use super::input::Input;
 use super::starting::Starting;
 use super::{Places, words};
+use crate::container::Container;
 use crate::fence::FenceFile;
 use crate::pod::Pod;
+
+/// How long a shim that is to end waits for what is under way.
+const LAST_JOB: Duration = Duration::from_secs(10);
 
 /// What the actor knows of its pod. Fields are used by the files of this folder, one concern each.
 pub(super) struct Actor {
@@ -53,6 +58,8 @@ pub(super) struct Actor {
     pub(super) past: PastLives,
     jobs: u64,
     job: Option<(u64, AbortHandle)>,
+    /// Deletions that wait for the job's end.
+    pub(super) put_off: Vec<(Arc<Container>, oneshot::Sender<()>)>,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -95,22 +102,51 @@ impl Actor {
             past: PastLives::default(),
             jobs: 0,
             job: None,
+            put_off: Vec::new(),
             waiting: Vec::new(),
         }
     }
 
     /// Hears until the shim ends.
     pub(super) async fn run(mut self) {
+        let mut ending: Option<oneshot::Sender<()>> = None;
         while let Some(input) = self.next_input().await {
-            if let Input::Shutdown(done) = input {
-                // Nobody may wait for it any more.
+            debug!(?input, phase = ?self.machine.phase(), "operation");
+            match input {
+                Input::Shutdown(done) if self.is_at_work() && ending.is_none() => {
+                    ending = Some(done);
+                    self.end_in_any_case();
+                }
+                Input::Shutdown(done) => {
+                    // Nobody may wait for it any more.
+                    let _ = done.send(());
+                    return;
+                }
+                input => self.take(input).await,
+            }
+            if !self.is_at_work() {
+                for (container, done) in std::mem::take(&mut self.put_off) {
+                    self.deleted(&container, done).await;
+                }
+            }
+            self.after_each();
+            if !self.is_at_work()
+                && let Some(done) = ending.take()
+            {
                 let _ = done.send(());
                 return;
             }
-            debug!(?input, phase = ?self.machine.phase(), "operation");
-            self.take(input).await;
-            self.after_each();
         }
+    }
+
+    /// What is under way is told before the shim ends, but not waited for for ever.
+    fn end_in_any_case(&self) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_JOB).await;
+            // An actor that is gone needs no word.
+            let _ = inputs.send(Input::Shutdown(oneshot::channel().0)).await;
+        });
     }
 
     pub(super) async fn take(&mut self, input: Input) {
@@ -331,6 +367,11 @@ impl Actor {
         self.jobs
     }
 
+    /// Whether a job is under way.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.job.is_some()
+    }
+
     pub(super) fn is_current(&self, number: u64) -> bool {
         self.job.as_ref().is_some_and(|(current, _)| *current == number)
     }
@@ -353,7 +394,7 @@ impl Actor {
     }
 
     /// SIGKILL for a container that an operation holds: it is given up first.
-    async fn give_up(&mut self, container: &crate::container::Container, done: oneshot::Sender<()>) {
+    async fn give_up(&mut self, container: &Container, done: oneshot::Sender<()>) {
         info!(container = container.id(), phase = ?self.machine.phase(), "given up for a kill");
         self.waiting.push(done);
         match self.machine.phase() {

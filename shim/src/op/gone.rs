@@ -127,19 +127,21 @@ impl Actor {
     /// A container was deleted. Without Kubernetes its pod is gone with it: the agent settles what that means.
     pub(super) async fn deleted(&mut self, container: &Arc<Container>, done: oneshot::Sender<()>) {
         let pod_lives = self.pod.uid().is_some() || !self.pod.containers().is_empty();
-        let given = self
-            .machine
-            .fence()
-            .is_some_and(|fence| fence.state == godwit_ownership::FenceState::Moved);
-        if pod_lives || self.machine.fence().is_none() {
+        let Some(fence) = self.machine.fence().filter(|_| !pod_lives) else {
             // Whoever deletes may be gone.
             let _ = done.send(());
             return;
-        }
+        };
+        let given = fence.state == godwit_ownership::FenceState::Moved;
         if !Self::proved_dead(container) {
             // Its fence stays as it is: the next start under this name proves the death, or is refused.
             warn!(container = container.id(), "deleted, and its cgroups are not empty");
             let _ = done.send(());
+            return;
+        }
+        if self.is_at_work() {
+            // Whoever asked for it hears of its outcome first: the shim ends with its last container.
+            self.put_off.push((Arc::clone(container), done));
             return;
         }
         let status = container.init().exit().map_or(255, |exit| exit.status);
