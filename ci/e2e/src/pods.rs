@@ -97,7 +97,7 @@ impl Pod {
     #[must_use]
     pub fn that_keeps(self) -> Self {
         self.annotated(names::CHECKPOINT_ON_STOP, "true")
-            .with("terminationGracePeriodSeconds", json!(30))
+            .with("terminationGracePeriodSeconds", json!(60))
     }
 
     /// With this annotation.
@@ -260,9 +260,9 @@ pub fn progress(node: &Node, container: &str) -> Result<u64> {
 /// What a web server answers at this address, asked from the host.
 ///
 /// # Errors
-/// It does not answer well within some seconds.
+/// It does not answer well within a minute.
 pub fn http(address: SocketAddr) -> Result<String> {
-    let soon = Duration::from_secs(5);
+    let soon = Duration::from_secs(60);
     let mut stream = TcpStream::connect_timeout(&address, soon)?;
     stream.set_read_timeout(Some(soon))?;
     write!(stream, "GET / HTTP/1.0\r\n\r\n")?;

@@ -113,6 +113,8 @@ pub fn connect(address: impl Into<IpAddr>) -> anyhow::Result<Client> {
     Ok(wait::until("Redis to answer", SOON, || {
         let mut client = Client::connect(address)?;
         client.call(&[b"PING"])?;
+        // Memory that is still on its way may be late on a busy machine.
+        client.stream.get_ref().set_read_timeout(Some(SOON))?;
         Ok::<_, Error>(client)
     })?)
 }

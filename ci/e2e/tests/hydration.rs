@@ -23,7 +23,7 @@ const STORE: &str = "/lab/shared/store";
 const AWAY: &str = "/lab/shared/away";
 
 /// For memory that never comes, and for memory that comes late.
-const SHORT: &str = "5s";
+const SHORT: &str = "20s";
 const LONG: &str = "5min";
 
 /// A stopped writer of 256 MiB, and a second node whose agent reads slowly.
@@ -90,10 +90,18 @@ impl Scene {
         ensure!(exit["exit_status"] == 137, "{exit}");
         ensure!(self.writer.listed(self.node())? == "STOPPED");
         let told = "memory cannot be completed: the container is killed; delete it and restore";
-        let log = self.node().log("containerd")?;
-        let line = log.lines().find(|line| line.contains(told)).context("nothing is told")?;
+        let line = self.logged("containerd", told)?;
         ensure!(line.contains(reason), "expected {reason:?} in {line}");
         self.saw_only_its_own()
+    }
+
+    /// The line in which a daemon's log has these words; it may come a moment late.
+    fn logged(&self, daemon: &str, words: &str) -> Result<String> {
+        Ok(wait::until(&format!("{words:?} of {daemon}"), SOON, || {
+            let log = self.node().log(daemon).map_err(|error| error.to_string())?;
+            let line = log.lines().find(|line| line.contains(words));
+            line.map(str::to_owned).ok_or_else(|| "it does not say so".to_owned())
+        })?)
     }
 
     /// The program checks every page for ever, and says what it finds before it ends.
@@ -210,10 +218,8 @@ fn a_store_that_is_gone_for_good_ends_the_container_and_one_that_returns_lets_it
     let events = Events::of(scene.node())?;
     scene.hydrate()?;
     scene.node().run(&["mv", STORE, AWAY])?;
-    scene.is_hydrating()?;
     scene.wait_killed(&events, "the store file:///lab/shared/store is not there")?;
-    let told = scene.node().log("godwit-agent")?;
-    ensure!(told.contains("killed: its memory could not be completed"), "{told}");
+    scene.logged("godwit-agent", "killed: its memory could not be completed")?;
     // Whatever was written where it had been is not the store.
     scene.node().run(&["rm", "-rf", STORE])?;
     scene.node().run(&["mv", AWAY, STORE])?;
@@ -236,7 +242,7 @@ fn a_store_that_is_away_for_less_than_the_deadline_costs_nothing_but_time() -> R
 
 #[test]
 fn a_store_that_takes_no_writes_any_more_is_read_on() -> Result<()> {
-    let scene = Scene::new(SHORT)?;
+    let scene = Scene::new(LONG)?;
     scene.hydrate()?;
     let remount = |how: &str| scene.node().run(&["mount", "-o", how, SHARED]);
     remount("remount,bind,ro")?;
@@ -258,8 +264,8 @@ fn an_s3_server_that_is_gone_for_good_ends_the_container_and_one_that_returns_le
     let events = Events::of(scene.node())?;
     scene.hydrate()?;
     scene.bed.lab.s3_server().kill()?;
-    scene.is_hydrating()?;
-    scene.wait_killed(&events, "no memory has come from the agent for 5s")?;
+    let reason = format!("no memory has come from the agent for {SHORT}");
+    scene.wait_killed(&events, &reason)?;
     scene.bed.lab.s3_server().start()?;
     scene.goes_on_again()
 }

@@ -21,7 +21,7 @@ const IN_FREEZE: Load = Load { changes: 256, stored: 12 };
 /// The same for long enough that containerd starts again meanwhile.
 const LONG_IN_FREEZE: Load = Load { changes: 256, stored: 6 };
 /// It fits the budget, and takes long to store afterwards.
-const AFTERWARDS: Load = Load { changes: 14, stored: 2 };
+const AFTERWARDS: Load = Load { changes: 14, stored: 1 };
 
 /// A line for each SIGHUP that it got.
 const SIGNALLED: &str = "/signalled";
@@ -145,9 +145,14 @@ impl Scene {
         let then = self.writer.wait_beyond(self.node(), 0)?;
         self.writer.wait_beyond(self.node(), then)?;
         ensure!(self.writer.listed(self.node())? == "RUNNING");
-        let left = self.node().sh("find /run/godwit/images -mindepth 1 2>/dev/null || true")?;
-        ensure!(left.is_empty() && self.criu()?.is_none(), "{left}");
-        Ok(())
+        Ok(wait::until("nothing to be left", SOON, || {
+            let left =
+                "find /run/godwit/images -mindepth 1 2>/dev/null; pgrep --exact criu || true";
+            match self.node().sh(left) {
+                Ok(left) if left.is_empty() => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })?)
     }
 }
 

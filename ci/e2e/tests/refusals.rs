@@ -395,7 +395,7 @@ fn what_does_not_fit() -> Result<()> {
 /// No refusal has spoilt the checkpoint: it is continued, slowly, and is not checkpointed until all of it is there.
 fn while_it_hydrates(bed: &Bed, small: &Container, id: &str) -> Result<()> {
     let quick = bed.n2.read_file(names::AGENT_CONFIG)?;
-    configure(bed, &format!("{quick}max_bytes_per_second = 1048576\n"))?;
+    configure(bed, &format!("{quick}max_bytes_per_second = 524288\n"))?;
     small.restore(&bed.n2, id)?;
     small.wait_state(&bed.n2, "hydrating")?;
     expect(&refused(small, &bed.n2, &[])?, "still being restored")?;

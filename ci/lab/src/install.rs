@@ -165,11 +165,15 @@ impl Node {
     }
 }
 
+/// What settings say of freezes.
+const DEADLINE: &str = "freeze_deadline";
+
+/// A freeze may last longer than on a machine that does nothing else, unless the settings say how long.
 fn configuration(node: &str, options: &InstallOptions) -> String {
+    let (settings, store) = (&options.settings, options.store.section());
+    let patient = if settings.contains(DEADLINE) { "" } else { "freeze_deadline = \"2min\"\n" };
     format!(
-        "node = \"{node}\"\ndefault_store = \"main\"\n{}\n[stores.main]\n{}",
-        options.settings,
-        options.store.section()
+        "node = \"{node}\"\ndefault_store = \"main\"\n{patient}{settings}\n[stores.main]\n{store}"
     )
 }
 
@@ -187,5 +191,17 @@ mod tests {
         let text = configuration("n1", &options);
         assert!(text.contains("url = \"file:///lab/shared/store\""), "{text}");
         assert!(!text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn a_freeze_may_last_as_long_as_the_settings_say() {
+        let of = |settings: &str| {
+            let store = StoreChoice::Directory("/lab/shared/store".to_owned());
+            let (bin_dir, settings) = (default_bin_dir(), settings.to_owned());
+            configuration("n1", &InstallOptions { bin_dir, store, settings })
+        };
+        assert!(of("").contains("freeze_deadline = \"2min\"\n"));
+        let told = of("freeze_deadline = \"4s\"\n");
+        assert_eq!(told.matches(DEADLINE).count(), 1, "{told}");
     }
 }

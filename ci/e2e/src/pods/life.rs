@@ -190,8 +190,11 @@ impl<'c> Life<'c> {
     pub fn checkpoint(&self) -> Result<String> {
         let before = self.annotation(names::LAST_CHECKPOINT)?;
         self.ask_for_checkpoint()?;
-        let made = self.annotation(names::LAST_CHECKPOINT)?;
-        made.filter(|made| before.as_ref() != Some(made)).with_context(|| events(self.cluster))
+        // What was told of the one before may come late.
+        Ok(wait::until("one to be made", SOON, || match self.annotation(names::LAST_CHECKPOINT) {
+            Ok(Some(made)) if before.as_ref() != Some(&made) => Ok(made),
+            _ => Err(events(self.cluster)),
+        })?)
     }
 
     /// Has an administrator of its node stop it at a checkpoint.

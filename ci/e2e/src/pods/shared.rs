@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use godwit_lab::{Cluster, Service};
+use godwit_lab::{Cluster, Service, wait};
 
 use super::{Clusters, wait_clean};
+use crate::container::SOON;
 use crate::sys;
 
 static LEFT: Mutex<Option<Clusters>> = Mutex::new(None);
@@ -65,8 +66,15 @@ impl Drop for Shared {
 /// What the next test would trip over.
 fn is_as_before(cluster: &Cluster) -> Result<()> {
     let kinds = "pods,deployments,statefulsets,jobs,persistentvolumeclaims";
-    let left = cluster.kubectl(&["get", kinds, "--output", "name"])?;
-    ensure!(left.is_empty(), "left in cluster {}: {left}", cluster.name());
+    // What belongs to a deleted object goes after it.
+    wait::until(
+        &format!("nothing to be left in cluster {}", cluster.name()),
+        SOON,
+        || match cluster.kubectl(&["get", kinds, "--output", "name"]) {
+            Ok(left) if left.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )?;
     cluster.wait_ready()?;
     for node in cluster.workers() {
         let found = cluster.get(&["node", node.name()])?;

@@ -128,7 +128,7 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
         done(&a, "godwit-install")
     })?;
     let ready = "--for=jsonpath={.metadata.labels.godwit\\.dev/ready}=true";
-    a.kubectl(&["wait", "node/a1", ready, "--timeout=60s"])?;
+    a.kubectl(&["wait", "node/a1", ready, "--timeout=180s"])?;
     a.apply(&Pod::new("web", Handler::Godwit, Image::Mem, &COUNTER).manifest())?;
     a.wait_for(&["pod/web"], "condition=Ready")?;
     // The agent has come in with the token of the pod that has installed it.
@@ -137,7 +137,7 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
 
     // Another pod in its place finds nothing to do.
     let pid = node.containerd_pid();
-    a.kubectl(&["delete", "pod", SPACE, "--selector=app=godwit-install", "--timeout=60s"])?;
+    a.kubectl(&["delete", "pod", SPACE, "--selector=app=godwit-install", "--timeout=180s"])?;
     ensure!(done(&a, "godwit-install")? != first);
     let said = log(&a, "godwit-install").map_err(anyhow::Error::msg)?;
     ensure!(!said.contains("write") && !said.contains("left to you"), "{said}");

@@ -22,7 +22,7 @@ fn keeper(name: &str, containers: &[(&str, &[&str])]) -> Pod {
     Pod::new(name, Handler::Godwit, Image::Mem, &[])
         .on(NODE)
         .annotated(names::CHECKPOINT_ON_STOP, "true")
-        .with("terminationGracePeriodSeconds", json!(30))
+        .with("terminationGracePeriodSeconds", json!(60))
         .with("containers", containers.iter().map(container).collect())
 }
 
@@ -85,7 +85,7 @@ fn no_half_of_a_pod(clusters: &Clusters) -> Result<()> {
     const POD: &str = "busy";
     let (a, node) = (&clusters.a, clusters.lab.node(NODE)?);
     let pod = keeper(POD, &[("first", COUNTER), ("second", COUNTER)])
-        .with("terminationGracePeriodSeconds", json!(8))
+        .with("terminationGracePeriodSeconds", json!(20))
         .manifest();
     a.apply(&pod)?;
     let uid = runs_anew(a, POD, "")?;
@@ -160,6 +160,7 @@ fn kubelets_sidecars_are_kept(clusters: &Clusters) -> Result<()> {
         *last = read_beyond(a, member, 20)?;
     }
     delete(a, "pod/guarded")?;
+    event(a, &uid, "CheckpointCompleted")?;
     let counts = ["CheckpointStarted", "CheckpointCompleted", "CheckpointFailed"];
     let counts = counts.map(|reason| told(a, &uid, reason).unwrap_or(u64::MAX));
     ensure!(counts == [1, 1, 0], "{counts:?}: {}", events(a));

@@ -1,6 +1,6 @@
 //! Pods that are to start from their images although there is a point of them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::pods::{Clusters, Handler, Life, Pod, events};
 use godwit_lab::{Cluster, Image};
 use godwit_types::names;
@@ -12,10 +12,14 @@ fn counter(name: &str) -> Pod {
     Pod::new(name, Handler::Godwit, Image::Mem, &words).that_keeps()
 }
 
+/// Makes a file that is there as long as the pod goes on.
+fn mark(pod: &Life<'_>, file: &str) -> Result<()> {
+    pod.exec(&["touch", file]).map(drop)
+}
+
 /// It starts from its image, and says why.
-fn begins_anew(cluster: &Cluster, pod: &Life<'_>, last: u64) -> Result<()> {
-    let now = pod.number(COUNT)?;
-    ensure!(now < last, "{now}, {last} before: {}", events(cluster));
+fn begins_anew(cluster: &Cluster, pod: &Life<'_>, mark: &str) -> Result<()> {
+    pod.exec(&["test", "!", "-e", mark]).with_context(|| events(cluster))?;
     let why = pod.event("RestoreNever")?;
     ensure!(why.contains("because the pod says so"), "{why}");
     ensure!(pod.annotation(names::RESTORED_FROM)?.is_none(), "{}", events(cluster));
@@ -30,25 +34,24 @@ fn a_pod_that_says_never_starts_from_its_image_whatever_there_is() -> Result<()>
     clusters.leave()
 }
 
-/// Enough for a life from an image to be told from one that goes on.
-const MUCH: u64 = 500;
-
 fn of_nobody(cluster: &Cluster) -> Result<()> {
     const NAME: &str = "alone";
     let pod = counter(NAME).on("a1");
     let first = Life::begin(cluster, &pod.manifest(), NAME)?;
-    let last = first.goes_beyond(COUNT, MUCH)?;
+    first.goes_beyond(COUNT, 20)?;
+    mark(&first, "/first")?;
     first.stop()?;
     let never = pod.clone().annotated(names::RESTORE, names::NEVER);
     let second = Life::begin(cluster, &never.manifest(), NAME)?;
-    begins_anew(cluster, &second, last)?;
+    begins_anew(cluster, &second, "/first")?;
     // Its own memory is kept, and is what the next one goes on with.
     let of_second = second.goes_beyond(COUNT, 20)?;
+    mark(&second, "/second")?;
     second.stop()?;
     let third = Life::begin(cluster, &pod.manifest(), NAME)?;
     third.went_on(COUNT, of_second)?;
-    let now = third.number(COUNT)?;
-    ensure!(now < last, "{now}: it goes on with the first one's memory");
+    third.exec(&["test", "-e", "/second"])?;
+    third.exec(&["test", "!", "-e", "/first"])?;
     third.delete("pod/alone")
 }
 
@@ -56,15 +59,15 @@ fn of_a_set(cluster: &Cluster) -> Result<()> {
     const POD: &str = "never-0";
     let set = counter("never");
     let first = Life::begin(cluster, &set.owned_by("StatefulSet", 1), POD)?;
-    let last = first.goes_beyond(COUNT, MUCH)?;
+    mark(&first, "/first")?;
     first.delete("statefulset/never")?;
     let never = set.annotated(names::RESTORE, names::NEVER);
     let second = Life::begin(cluster, &never.owned_by("StatefulSet", 1), POD)?;
-    begins_anew(cluster, &second, last)?;
+    begins_anew(cluster, &second, "/first")?;
     // Each of its lives does.
-    let last = second.goes_beyond(COUNT, MUCH)?;
+    mark(&second, "/second")?;
     cluster.kubectl(&["delete", "pod", POD, "--timeout=180s"])?;
     let third = Life::wait(cluster, POD, Some(&second))?;
-    begins_anew(cluster, &third, last)?;
+    begins_anew(cluster, &third, "/second")?;
     third.delete("statefulset/never")
 }

@@ -1,8 +1,9 @@
 //! A worker whose power fails, and that comes back.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Clusters, Handler, Pod, instance, progress};
-use godwit_lab::{Image, Service};
+use godwit_lab::{Image, Service, wait};
 
 use super::stage::{Acts, Stage};
 
@@ -39,7 +40,10 @@ fn a_worker_that_comes_back_starts_its_pods_anew() -> Result<()> {
             if well { Ok(()) } else { Err(pod["status"].to_string()) }
         })?;
         let worker = clusters.lab.node(place)?;
-        ensure!(progress(&worker, &instance(cluster, name)?.0)? > 0, "{name} counts");
+        let (container, _) = instance(cluster, name)?;
+        wait::until_true(&format!("{name} to count"), SOON, || {
+            progress(&worker, &container).is_ok_and(|now| now > 0)
+        })?;
         cluster.kubectl(&["delete", "pod", name, "--timeout=180s"])?;
     }
     clusters.leave()

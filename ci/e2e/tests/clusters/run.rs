@@ -103,7 +103,7 @@ fn pods_reach_each_other(clusters: &Clusters, handler: Handler) -> Result<()> {
     ensure!(answers.contains(&http(SocketAddr::new(ip, 80))?), "from outside");
     // The API server is a service, too.
     let to_api = "exec 3<>/dev/tcp/$KUBERNETES_SERVICE_HOST/$KUBERNETES_SERVICE_PORT";
-    a.kubectl(&["exec", "near", "--", "timeout", "10", "bash", "-c", to_api])?;
+    a.kubectl(&["exec", "near", "--", "timeout", "60", "bash", "-c", to_api])?;
 
     let forwarded = Forwarded::to(a, "pod/near", WEB_PORT)?;
     ensure!(http(forwarded.address)? == "near", "forwarded");
@@ -121,7 +121,7 @@ fn pods_reach_each_other(clusters: &Clusters, handler: Handler) -> Result<()> {
 /// What the web server there answers to a pod.
 fn asked(cluster: &Cluster, by: &str, at: &str) -> Result<String> {
     let url = format!("http://{at}/");
-    let words = ["exec", by, "--", "wget", "-T", "10", "-q", "-O", "-", &url];
+    let words = ["exec", by, "--", "wget", "-T", "60", "-q", "-O", "-", &url];
     Ok(cluster.kubectl(&words)?.trim().to_owned())
 }
 

@@ -14,8 +14,6 @@ use serde_json::Value;
 
 const SHOP: &str = "kiosk";
 const POD: &str = "kiosk-0";
-/// The agent stands still in the middle of a freeze while somebody else is killed; a slow machine shall not end it.
-const PATIENT: &str = "freeze_deadline = \"1min\"\n";
 /// For a kubelet whose containerd was killed as it stopped a pod, to do so again, and to make the next one.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -39,8 +37,6 @@ pub(super) struct Last {
 pub(super) struct Stage<'c> {
     cluster: &'c Cluster,
     pub(super) node: Node,
-    /// Of its agent, as it was before.
-    config: String,
 }
 
 impl<'c> Stage<'c> {
@@ -49,13 +45,11 @@ impl<'c> Stage<'c> {
         for other in cluster.workers().iter().filter(|other| other.name() != node.name()) {
             cluster.kubectl(&["cordon", other.name()])?;
         }
-        let config = node.read_file(names::AGENT_CONFIG)?;
-        node.write_file(names::AGENT_CONFIG, format!("{PATIENT}{config}"))?;
         let set = shop::pod(SHOP)
             .annotated(names::CHECKPOINT_ON_STOP, "true")
             .annotated(names::RESTORE_FROM, names::LATEST);
         cluster.apply(&set.owned_by("StatefulSet", 1))?;
-        let stage = Self { cluster, node, config };
+        let stage = Self { cluster, node };
         let last = stage.is_well(&Running::wait(cluster, SHOP)?)?;
         Ok((stage, last))
     }
@@ -68,7 +62,7 @@ impl<'c> Stage<'c> {
         self.cluster.kubectl(&["delete", "statefulset", SHOP, "--timeout=180s"])?;
         let gone = ["wait", "--for=delete", &format!("pod/{POD}"), "--timeout=180s"];
         self.cluster.kubectl(&gone)?;
-        Ok(self.node.write_file(names::AGENT_CONFIG, &self.config)?)
+        Ok(())
     }
 
     /// The agent ends where it passes a place, after `act`.

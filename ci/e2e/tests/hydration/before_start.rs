@@ -17,7 +17,7 @@ const AT_ONCE: Duration = Duration::from_secs(50);
 
 /// A stopped writer with its checkpoint, and a second node that reads slowly.
 fn stopped() -> Result<(Bed, Container, String)> {
-    let settings = "hydration_deadline = \"1s\"\n";
+    let settings = "hydration_deadline = \"1min\"\n";
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, settings, &[Image::Mem])?;
     let words = ["memwriter", "--mib", "64", "--file", PROGRESS];
     let writer = Container::new("writer", Image::Mem, &words);
@@ -74,7 +74,7 @@ fn whoever_waits_for_its_memory_needs_no_agent_any_more() -> Result<()> {
     writer.remove(&bed.n2)?;
 
     writer.clone().with(&["--annotation", &before_start()]).restore(&bed.n2, &id)?;
-    // It would be killed after a second without memory, or stand still.
+    // It would stand still at the first page that has not come.
     bed.n2.kill_agent()?;
     let now = writer.progress(&bed.n2)?;
     // It has looked at every page.

@@ -98,8 +98,9 @@ fn logs_go_into_a_file_and_through_a_program() -> Result<()> {
     bed.wait_listed("program", "STOPPED")?;
     bed.node.ctr(&["task", "delete", "program"])?;
     bed.node.ctr(&["container", "delete", "program"])?;
-    let end = wait::until("the logger to end", SOON, || bed.node.read_file("/tmp/logger.end"))?;
-    ensure!(end == "done\n");
+    wait::until_true("the logger to end", SOON, || {
+        bed.node.read_file("/tmp/logger.end").is_ok_and(|end| end == "done\n")
+    })?;
     ensure!(bed.node.read_file("/tmp/logger.start")? == "program default --to x\n");
     ensure!(bed.node.read_file("/tmp/logger.out")? == "out\n");
     ensure!(bed.node.read_file("/tmp/logger.err")? == "err\n");

@@ -59,11 +59,11 @@ pub(super) fn line(service: Service, cluster: ClusterName, network: Network) -> 
                  --profiling=false --shutdown-delay-duration=0s"
             )
         }
-        // A node counts as lost after ten seconds, not after forty.
+        // A node counts as lost after half a minute.
         Service::ControllerManager => format!(
             "/opt/kubernetes/kube-controller-manager {} {RATES} --use-service-account-credentials \
              --service-account-private-key-file={DIR}/pki/sa.key --root-ca-file={DIR}/pki/ca.crt \
-             --allocate-node-cidrs=false --node-monitor-period=1s --node-monitor-grace-period=10s \
+             --allocate-node-cidrs=false --node-monitor-period=1s --node-monitor-grace-period=30s \
              --controllers='*,-bootstrap-signer-controller,-cloud-node-lifecycle-controller,\
              -node-route-controller,-service-lb-controller,-token-cleaner-controller'",
             client("controller-manager")

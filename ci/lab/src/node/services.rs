@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use godwit_types::names;
 
-use super::Node;
+use super::{Node, Role};
 use crate::error::{LabError, Result};
 
 /// What stands for systemd to the CRI proxy.
@@ -206,6 +206,10 @@ impl Node {
 
     fn wait_for(&self, service: Service) -> Result<()> {
         self.wait_for_daemon(service.name(), || match service {
+            Service::Containerd if matches!(self.role(), Role::Worker(..)) => {
+                // Its CRI comes last, and a kubelet that comes before that ends.
+                self.run(&["crictl", "version"]).map(drop)
+            }
             Service::Containerd => self.ctr(&["--timeout", "5s", "version"]).map(drop),
             Service::Agent => {
                 let socket = self.host_path(names::AGENT_API_SOCKET)?;

@@ -13,7 +13,7 @@ use crate::error::{LabError, Result};
 use crate::wait;
 
 /// For one answer.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(120);
 /// For the agent to answer who it is; it may not run yet, and what it was asked meanwhile is lost.
 const SYNC: Duration = Duration::from_secs(2);
 /// What every command has around it.
@@ -153,9 +153,16 @@ impl Guest {
         Ok(talk)
     }
 
+    /// A conversation, as soon as there is one: a busy machine does not answer at once.
+    fn greeted(&self, patience: Duration) -> Result<Talk> {
+        wait::until("the guest agent to answer", patience, || {
+            self.talk().map_err(|why| why.to_string())
+        })
+    }
+
     pub(super) fn exec(&self, words: &[&str], patience: Duration) -> Result<Ended> {
         let (program, arguments) = words.split_first().unwrap_or((&"false", &[]));
-        let started = self.talk()?.ask(
+        let started = self.greeted(patience)?.ask(
             "guest-exec",
             &json!({ "path": program, "arg": arguments, "env": ENVIRONMENT, "capture-output": true }),
         )?;
@@ -175,7 +182,7 @@ impl Guest {
 
     pub(super) fn shutdown(&self) -> Result<()> {
         // It answers only when it cannot.
-        self.talk()?.say("guest-shutdown", &json!({ "mode": "powerdown" }))
+        self.greeted(ANSWER)?.say("guest-shutdown", &json!({ "mode": "powerdown" }))
     }
 }
 
