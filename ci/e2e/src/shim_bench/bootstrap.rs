@@ -1,6 +1,7 @@
 //! A shim as containerd starts it, without containerd: from its execution until it has answered a call. Measured in the node, by this
 //! program: a shim looks at its parent, and entering a node takes longer than what is measured.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use containerd_shim_protos::api::{ConnectRequest, ShutdownRequest};
 use containerd_shim_protos::{Client, TaskClient, ttrpc};
 use godwit_lab::{Node, wait};
 use godwit_types::names;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::{RUNC, millis, remove, run};
 use crate::container::{BUNDLES, RUNTIME, SOON};
@@ -61,6 +63,10 @@ fn program(runtime: &str) -> Result<&'static str> {
 /// It does not start, answer or end.
 pub fn answered(shim: &str, bundle: &Path) -> Result<f64> {
     let id = bundle.file_name().and_then(|name| name.to_str()).context("a bundle has a name")?;
+    // Where it logs: containerd makes that, and reads it. runc's shim needs both.
+    let log = bundle.join("log");
+    mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+    let _reads = File::options().read(true).write(true).open(&log)?;
     let mut start = Command::new(shim);
     start
         .args(["-namespace", "default", "-id", id, "-address", names::CONTAINERD_SOCKET, "start"])
