@@ -12,7 +12,9 @@ use crate::kubelet::{CONFIG, Kubelet, OURS, endpoint};
 
 /// More deaths than there are steps mean that it does not get on.
 const MOST: usize = 100;
-const RESTART: [&str; 2] = ["--restart-kubelet", "systemctl restart kubelet"];
+const RESTART: &str = "systemctl restart kubelet";
+const INSTALL: [&str; 4] = ["--kubelet-config", CONFIG, "--restart-kubelet", RESTART];
+const REVERT: [&str; 3] = ["--revert", "--restart-kubelet", RESTART];
 
 /// Runs the installer, which is ended at a place if it comes by it.
 fn ended_at(bed: &Bed, site: &str, words: &[&str]) -> Result<Ended> {
@@ -33,10 +35,8 @@ fn an_installer_that_dies_after_any_step_leaves_a_kubelet_with_a_runtime() -> Re
     let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()))?;
     let kubelet = Kubelet::start(&bed)?;
     let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
-    let install = [&["--kubelet-config", CONFIG][..], &RESTART].concat();
-    let revert = [&["--revert"][..], &RESTART].concat();
     let mut deaths = vec![];
-    for words in [&install, &revert] {
+    for words in [&INSTALL[..], &REVERT] {
         let mut times = 0;
         while died(&ended_at(&bed, "install.step", words)?) {
             times += 1;
@@ -46,7 +46,7 @@ fn an_installer_that_dies_after_any_step_leaves_a_kubelet_with_a_runtime() -> Re
         deaths.push(times);
         kubelet.runs_a_pod()?;
         let endpoint = endpoint(&bed)?;
-        ensure!((endpoint == OURS) == (words == &install), "{endpoint}");
+        ensure!((endpoint == OURS) == (words == INSTALL), "{endpoint}");
     }
     ensure!(deaths.iter().all(|times| *times > 15), "steps there and back: {deaths:?}");
     bed.is_as(&before)?;
@@ -60,12 +60,11 @@ fn a_revert_after_a_death_at_any_step_leaves_nothing() -> Result<()> {
     let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()))?;
     let kubelet = Kubelet::start(&bed)?;
     let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
-    let install = [&["--kubelet-config", CONFIG][..], &RESTART].concat();
     for step in 1.. {
-        let ended = ended_at(&bed, &format!("install.step:{step}"), &install)?;
+        let ended = ended_at(&bed, &format!("install.step:{step}"), &INSTALL)?;
         // What runs now, runs on.
         bed.runs_containers_by(&endpoint(&bed)?)?;
-        bed.install(&[&["--revert"][..], &RESTART].concat())?;
+        bed.install(&REVERT)?;
         bed.is_as(&before)?;
         ensure!(bed.vm.sh(&format!("cat {CONFIG}"))? == config, "step {step}: the kubelet's file");
         bed.nothing_is_left()?;

@@ -97,16 +97,22 @@ async fn an_agent_that_lives_begins_when_executed_processes_have_ended() {
 /// What the agent of an operation says and hears.
 type Agent = Socket<godwit_wire::shim_op::ToShim, godwit_wire::shim_op::FromShim>;
 
+impl Scene {
+    async fn begins_and_loses_its_agent(&mut self) {
+        let (agent, shim) = Agent::pair().unwrap();
+        let from = self.actor.conns.serve(AsyncSocket::from_fd(shim.into_fd()).unwrap());
+        self.actor.operator = Some(from);
+        self.actor.wait_quiet(from, begin()).await;
+        drop(agent);
+    }
+}
+
 #[tokio::test]
 async fn an_agent_that_dies_while_a_container_is_being_frozen_is_not_waited_for() {
     let mut scene = Scene::new();
-    let (agent, shim) = Agent::pair().unwrap();
-    let from = scene.actor.conns.serve(AsyncSocket::from_fd(shim.into_fd()).unwrap());
-    scene.actor.operator = Some(from);
-    scene.actor.wait_quiet(from, begin()).await;
+    scene.begins_and_loses_its_agent().await;
     // On its way for longer than a freeze waits.
     let _signal = scene.container.send_signal().await;
-    drop(agent);
     assert_eq!(scene.actor.freeze().await, Event::FreezeFailed);
     let trouble = format!("{:?}", scene.actor.trouble);
     assert!(trouble.contains("the agent of a checkpoint is gone"), "{trouble}");
@@ -115,12 +121,8 @@ async fn an_agent_that_dies_while_a_container_is_being_frozen_is_not_waited_for(
 #[tokio::test]
 async fn a_container_that_cannot_be_heard_is_killed_rather_than_thawed() {
     let mut scene = Scene::new();
-    let (agent, shim) = Agent::pair().unwrap();
-    let from = scene.actor.conns.serve(AsyncSocket::from_fd(shim.into_fd()).unwrap());
-    scene.actor.operator = Some(from);
-    scene.actor.wait_quiet(from, begin()).await;
+    scene.begins_and_loses_its_agent().await;
     let _signal = scene.container.send_signal().await;
-    drop(agent);
     // It may have fallen silent, and nothing opens it.
     let network = Network::of_file("/proc/self/ns/uts");
     scene.actor.checkpoint.as_mut().unwrap().silent.push(network);
