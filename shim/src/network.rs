@@ -149,7 +149,7 @@ impl Network {
             silence::begin(&mut filter, silence)
         };
         let silenced = match self.there("silence", begin).await {
-            // Connections that rest, as most do, come to no harm. A rule that is wrong is told by the first of many messages.
+            // Connections that rest, as most do, come to no harm. Of many messages EINVAL says that one is wrong.
             Err(Error::Io { source, .. })
                 if silence == Silence::Inward
                     && is_missing(&source)

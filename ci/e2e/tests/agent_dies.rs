@@ -17,6 +17,8 @@ use godwit_wire::failpoint::VARIABLE;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(4);
 /// What is said of a freeze that was undone because of it.
 const TOO_LONG: &str = "was frozen for";
+/// How often one is tried again.
+const TRIES: usize = 4;
 
 /// Steps of a checkpoint that stops, before the freeze: the container runs on without any agent.
 const UNFROZEN_SITES: [&str; 10] = [
@@ -285,13 +287,14 @@ fn checkpoint_dies(bed: &Bed, web: &Container, site: &str, flags: &[&str]) -> Re
     web.wait_beyond(&bed.n1, 0)?;
     restart_agent(&bed.n1, Some(site))?;
     // One that is frozen for too long is undone before it comes to some of the sites.
-    let told = loop {
-        let told = web.checkpoint(&bed.n1, flags);
+    let mut told = web.checkpoint(&bed.n1, flags);
+    for _ in 0..TRIES {
         let is_late = told.as_ref().is_err_and(|why| format!("{why:#}").contains(TOO_LONG));
         if !is_late || bed.n1.agent_pid().is_none() {
-            break told;
+            break;
         }
-    };
+        told = web.checkpoint(&bed.n1, flags);
+    }
     wait_agent_dead(&bed.n1, site)?;
     ensure!(told.is_err(), "the command succeeded without an agent");
     Ok(())

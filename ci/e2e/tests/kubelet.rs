@@ -165,7 +165,7 @@ fn who_kills_proxy_and_agent_costs_a_kubelet_no_other_call_than_who_kills_contai
     ensure!(others.is_empty(), "calls fail otherwise than with containerd: {others:?}");
     ensure!(containerd.of(AWAY), "nobody saw that containerd was killed: {containerd:?}");
     // A kill breaks what is on its way: seldom more than one call, of several that a kubelet makes each second.
-    let most = 3.0 * containerd.rate().max(1.0);
+    let most = 2.0 * containerd.rate().max(1.0);
     ensure!(proxy.rate() <= most, "more calls fail: {proxy:?}; {containerd:?}");
     // What still fails because of the last kill.
     while_doing(cluster, &node, ("rest", OFTEN), || Ok(()))?;

@@ -8,8 +8,6 @@ mod pods {
     use super::{POD, stopped};
 }
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::clean;
@@ -17,10 +15,10 @@ use godwit_e2e::container::{Container, PROGRESS, SOON};
 use godwit_lab::{AgentOptions, Image, LabOptions, Node, PodNetwork, wait};
 use godwit_types::names;
 
-/// Longer than the kernel waits before it sends again what nobody has acknowledged (`TCP_TIMEOUT_INIT`: 1 s).
-const SENT_AGAIN: Duration = Duration::from_secs(2);
 /// The pod's sandbox id.
 const POD: &str = "pod-1";
+/// Its network, of this name on each node.
+const NETWORK: &str = "pod";
 
 /// A container of the pod. Kubernetes gives each life another id; its name stays.
 fn member(name: &str, network: &PodNetwork, words: &[&str]) -> Container {
@@ -37,11 +35,18 @@ fn member(name: &str, network: &PodNetwork, words: &[&str]) -> Container {
 struct Talkers {
     answers: Container,
     asks: Container,
+    /// More was sent than the other end takes at once: it is told to wait, and the kernel asks again and again whether it still has to.
+    is_full: bool,
 }
 
 impl Talkers {
     fn new(network: &PodNetwork) -> Self {
         Self::with(network, &[], &[])
+    }
+
+    fn full(network: &PodNetwork) -> Self {
+        let (slow, many) = (["--slow-ms", "20"], ["--every-ms", "0", "--ahead", "64"]);
+        Self { is_full: true, ..Self::with(network, &slow, &many) }
     }
 
     /// With these options for the two of them.
@@ -51,16 +56,17 @@ impl Talkers {
         Self {
             answers: member("answers", network, &[&listens[..], answers].concat()),
             asks: member("asks", network, &[&connects[..], asks].concat()),
+            is_full: false,
         }
-    }
-
-    /// Where more was sent than the other end takes at once: it is told to wait, and the kernel asks again and again whether it still has to.
-    fn full(network: &PodNetwork) -> Self {
-        Self::with(network, &["--slow-ms", "20"], &["--every-ms", "0", "--ahead", "64"])
     }
 
     fn all(&self) -> [&Container; 2] {
         [&self.answers, &self.asks]
+    }
+
+    /// Who has something to send is restored before who is to get it.
+    fn for_restore(&self) -> [&Container; 2] {
+        if self.is_full { [&self.asks, &self.answers] } else { self.all() }
     }
 
     fn run(&self, node: &Node) -> Result<()> {
@@ -85,22 +91,26 @@ impl Talkers {
 
 #[test]
 fn containers_that_talk_to_each_other_move_together_and_lose_no_byte() -> Result<()> {
-    there_and_back(Talkers::new, |pod| [&pod.answers, &pod.asks])
+    there_and_back(Talkers::new)
 }
 
 #[test]
 fn a_connection_whose_buffers_are_full_goes_on_however_long_its_ends_wait_for_each_other()
 -> Result<()> {
-    there_and_back(Talkers::full, |pod| [&pod.asks, &pod.answers])
+    there_and_back(Talkers::full)
 }
 
-fn there_and_back(
-    talkers: fn(&PodNetwork) -> Talkers,
-    in_order: fn(&Talkers) -> [&Container; 2],
-) -> Result<()> {
+/// How often the kernel has sent something again in the pod's network (`TcpRetransSegs`).
+fn sent_again(node: &Node) -> Result<u64> {
+    let words = ["awk", "/^Tcp:/ && line++ { print $13 }", "/proc/net/snmp"];
+    let told = node.run(&[&["ip", "netns", "exec", NETWORK][..], &words].concat())?;
+    told.trim().parse().with_context(|| format!("{told:?} is no number"))
+}
+
+fn there_and_back(talkers: fn(&PodNetwork) -> Talkers) -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
     let networks = [(&bed.n1, 101), (&bed.n2, 102)]
-        .map(|(node, host_part)| node.pod_network("pod", host_part));
+        .map(|(node, host_part)| node.pod_network(NETWORK, host_part));
     let [first, _second] = networks;
     let pod = talkers(&first?);
     pod.run(&bed.n1)?;
@@ -115,14 +125,19 @@ fn there_and_back(
         }
         pod.remove(from)?;
         let id = report.checkpoint.to_string();
-        let [first, second] = in_order(&pod);
+        let [first, second] = pod.for_restore();
+        let sent = sent_again(to)?;
         first.restore(to, &id)?;
         let before = first.progress(to)?;
         // Alone it is held.
         wait::until_true("it to be held", SOON, || {
             to.log("containerd").is_ok_and(|log| log.contains("held until the others are there"))
         })?;
-        std::thread::sleep(SENT_AGAIN);
+        if pod.is_full {
+            wait::until_true("the kernel to send again to who is not there", SOON, || {
+                sent_again(to).is_ok_and(|now| now > sent)
+            })?;
+        }
         ensure!(first.progress(to)? == before, "it runs before the other is there");
         second.restore(to, &id)?;
         pod.talk(to)?;
@@ -141,8 +156,8 @@ fn there_and_back(
 /// A pod that was stopped on the first node, to be continued on the second.
 fn stopped() -> Result<(Bed, Talkers, String)> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem, Image::Shell])?;
-    let network = bed.n1.pod_network("pod", 101)?;
-    bed.n2.pod_network("pod", 102)?;
+    let network = bed.n1.pod_network(NETWORK, 101)?;
+    bed.n2.pod_network(NETWORK, 102)?;
     let pod = Talkers::new(&network);
     pod.run(&bed.n1)?;
     let id = pod.asks.checkpoint(&bed.n1, &["--stop"])?.checkpoint.to_string();
@@ -157,7 +172,7 @@ fn a_container_that_does_not_come_keeps_nobody_and_one_that_is_killed_takes_all_
 
     // A stranger is refused by name, and takes the others with it: nothing of the pod has run.
     pod.answers.restore(&bed.n2, &id)?;
-    let stranger = member("stranger", &bed.n2.pod_network("pod", 102)?, &["counter"]);
+    let stranger = member("stranger", &bed.n2.pod_network(NETWORK, 102)?, &["counter"]);
     let refused = stranger.restore(&bed.n2, &id).err().context("a container of no point")?;
     let refused = format!("{refused:#}");
     ensure!(refused.contains("answers, asks") && refused.contains("stranger"), "{refused}");
