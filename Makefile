@@ -65,7 +65,7 @@ test-unit: tested-tools ## Tests that need no node
 	cargo test $(TESTED) --exclude godwit-e2e --test '*'
 	cargo test $(TESTED) --exclude godwit-e2e --doc
 
-test-full: tested-tools ## What `test` leaves out: long searches, and known defects, which fail until they are mended
+test-full: tested-tools ## What `test` leaves out: long searches, ten thousand lives, a hundred races, an installer that dies at each step, the virtual machine (four hours; docs/verification.md)
 	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
 	cargo test $(TESTED) --test churn -- --ignored
 	cargo test $(TESTED) --test clusters -- --ignored --test-threads=1
