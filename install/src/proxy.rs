@@ -7,6 +7,7 @@ use std::time::Duration;
 use godwit_types::names;
 
 use crate::containerd::client::Client;
+use crate::kubelet::running::Kubelet;
 use crate::process::{runs, wait_for};
 use crate::record::Stage;
 use crate::session::Session;
@@ -100,9 +101,15 @@ pub fn answers() -> Result<()> {
     }
 }
 
-/// Whether somebody is connected to the proxy, as the kubelet is for as long as it runs.
+/// Whether the kubelet is connected to the proxy, as it is for as long as it runs. Of a kubelet that is part of another program, and
+/// where the kernel does not tell who is connected: whether somebody is.
 #[must_use]
 pub fn is_in_use() -> bool {
+    let connected = Kubelet::find().and_then(|kubelet| kubelet.is_connected(names::CRI_SOCKET));
+    connected.unwrap_or_else(has_a_client)
+}
+
+fn has_a_client() -> bool {
     std::fs::read_to_string("/proc/net/unix").is_ok_and(|table| has_clients(&table))
 }
 
@@ -114,7 +121,7 @@ fn has_clients(table: &str) -> bool {
     })
 }
 
-/// Stops the proxy and takes its units away; not while somebody is connected.
+/// Stops the proxy and takes its units away; not while the kubelet is connected.
 ///
 /// # Errors
 /// It does not stop, or a unit cannot be removed.

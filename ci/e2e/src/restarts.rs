@@ -14,6 +14,14 @@ fn asked(service: Service) -> String {
     format!("/run/lab/restart-{}", service.name())
 }
 
+/// Whether somebody waits for a restart of this.
+///
+/// # Errors
+/// The node is not up.
+pub fn is_asked(node: &Node, service: Service) -> Result<bool> {
+    Ok(node.host_path(&asked(service))?.exists())
+}
+
 /// The shell command by which the restart of a daemon is asked for.
 #[must_use]
 pub fn command(service: Service) -> String {

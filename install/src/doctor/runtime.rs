@@ -53,7 +53,7 @@ fn runtime(loaded: &Result<Loaded, String>) -> Verdict {
 struct Wiring {
     /// A kubelet runs.
     runs: bool,
-    /// Somebody is connected to the proxy, as the kubelet is.
+    /// It is connected to the proxy.
     connected: bool,
     /// The configuration in which the endpoint was set, if that was asked for; and whether it still says it.
     asked: Option<PathBuf>,

@@ -2,9 +2,12 @@
 
 use std::fs;
 
+use godwit_criu::unix_sockets;
+
 /// A process of the name `kubelet`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kubelet {
+    pid: u32,
     words: Vec<String>,
 }
 
@@ -21,13 +24,20 @@ impl Kubelet {
         };
         let dir = entries.map(|entry| entry.path()).find(|dir| is_kubelet(dir))?;
         let line = fs::read(dir.join("cmdline")).ok()?;
-        Some(Self::of(&String::from_utf8_lossy(&line)))
+        let pid = dir.file_name()?.to_str()?.parse().ok()?;
+        Some(Self::of(pid, &String::from_utf8_lossy(&line)))
     }
 
     /// One with this command line, words ended by zero bytes.
     #[must_use]
-    pub fn of(line: &str) -> Self {
-        Self { words: line.split_terminator('\0').map(str::to_owned).collect() }
+    pub fn of(pid: u32, line: &str) -> Self {
+        Self { pid, words: line.split_terminator('\0').map(str::to_owned).collect() }
+    }
+
+    /// Whether it is connected to who listens at this path; nothing where the kernel does not tell.
+    #[must_use]
+    pub fn is_connected(&self, path: &str) -> Option<bool> {
+        unix_sockets::is_connected(self.pid, path)
     }
 
     /// The last value of a flag, as `--flag=value` or `--flag value`.
@@ -53,10 +63,10 @@ mod tests {
 
     #[test]
     fn the_last_value_of_a_flag_counts() {
-        let kubelet = Kubelet::of("/usr/bin/kubelet\0--config\0/a\0--v=2\0-config=/b\0");
+        let kubelet = Kubelet::of(1, "/usr/bin/kubelet\0--config\0/a\0--v=2\0-config=/b\0");
         assert_eq!(kubelet.flag("config"), Some("/b"));
         assert_eq!(kubelet.flag("v"), Some("2"));
         assert_eq!(kubelet.flag("container-runtime-endpoint"), None);
-        assert_eq!(Kubelet::of("kubelet\0--config\0/a\0").flag("config"), Some("/a"));
+        assert_eq!(Kubelet::of(1, "kubelet\0--config\0/a\0").flag("config"), Some("/a"));
     }
 }

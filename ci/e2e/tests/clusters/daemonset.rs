@@ -78,6 +78,23 @@ fn done(cluster: &Cluster, set: &str) -> Result<String> {
     })?)
 }
 
+/// The set's pod is ended in the middle, as it waits for a restart; with all that it does on the node.
+fn killed_half_way(cluster: &Cluster, node: &Node, (set, service): (&str, Service)) -> Result<()> {
+    wait::until(&format!("{set} to be half-way"), SOON, || {
+        let said = || log(cluster, set).unwrap_or_else(|why| why);
+        match restarts::is_asked(node, service) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(said()),
+            Err(why) => Err(why.to_string()),
+        }
+    })?;
+    let installer = node.sh("pgrep --oldest godwit-install")?;
+    let selector = format!("--selector=app={set}");
+    cluster.kubectl(&["delete", "pod", SPACE, &selector, "--force", "--grace-period=0"])?;
+    let is_gone = format!("! kill -0 {} 2>/dev/null", installer.trim());
+    Ok(wait::until("its installer to end", SOON, || node.sh(&is_gone)).map(drop)?)
+}
+
 fn checkpointed(cluster: &Cluster, pod: &str) -> Result<()> {
     cluster.kubectl(&["annotate", "pod", pod, "godwit.dev/checkpoint=now"])?;
     wait::until(&format!("a checkpoint of {pod}"), SOON, || {
@@ -117,9 +134,10 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     a.apply(CLUSTER)?;
     a.apply(&manifest())?;
 
+    label(&a, "true")?;
+    killed_half_way(&a, &node, ("godwit-install", Service::Containerd))?;
     let first = restarts::served(&node, || {
         let pid = node.containerd_pid();
-        label(&a, "true")?;
         // It has restarted the containerd that it runs in; there is no systemd here to start these two.
         says(&a, "godwit-install", "left to you   start the agent")?;
         ensure!(node.containerd_pid() != pid, "containerd runs with its old configuration");
@@ -143,10 +161,11 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     ensure!(!said.contains("write") && !said.contains("left to you"), "{said}");
     ensure!(node.containerd_pid() == pid, "containerd was restarted for nothing");
 
+    label(&a, "revert")?;
+    says(&a, "godwit-revert", "in use by pod default/web")?;
+    a.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
+    killed_half_way(&a, &node, ("godwit-revert", Service::Kubelet))?;
     restarts::served(&node, || {
-        label(&a, "revert")?;
-        says(&a, "godwit-revert", "in use by pod default/web")?;
-        a.kubectl(&["delete", "pod", "web", "--timeout=180s"])?;
         says(&a, "godwit-revert", "left to you   stop godwit-agent")?;
         // The agent's token was that of the pod that had installed it, which is gone, or about to.
         wait::until("the label to be off, or left to a person", SOON, || {
