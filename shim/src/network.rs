@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::spec::Spec;
 use netlink::Netlink;
 
+use silenced::Turn;
 pub(crate) use silenced::{OPENS, Silenced};
 
 /// The shim's own: the node's.
@@ -140,10 +141,11 @@ impl Network {
     ///
     /// # Errors
     /// [`Unsilenced`].
-    async fn silence(&self, silence: Silence) -> std::result::Result<(), Unsilenced> {
+    async fn silence(&self, silence: Silence, turn: Turn) -> std::result::Result<(), Unsilenced> {
         let asked = Arc::new(AtomicBool::new(false));
         let asks = Arc::clone(&asked);
         let begin = move || {
+            let _turn = turn;
             let mut filter = Netlink::connect(netlink::NETFILTER)?;
             asks.store(true, Ordering::SeqCst);
             silence::begin(&mut filter, silence)
@@ -179,12 +181,15 @@ impl Network {
     ///
     /// # Errors
     /// It is not known whether it is heard.
-    async fn break_silence(&self) -> Result<()> {
-        self.there("open", || match silence::end(&mut Netlink::connect(netlink::NETFILTER)?) {
-            Err(why) if is_missing(&why) => Ok(()),
-            ended => ended,
-        })
-        .await
+    async fn break_silence(&self, turn: Turn) -> Result<()> {
+        let end = move || {
+            let _turn = turn;
+            match silence::end(&mut Netlink::connect(netlink::NETFILTER)?) {
+                Err(why) if is_missing(&why) => Ok(()),
+                ended => ended,
+            }
+        };
+        self.there("open", end).await
     }
 
     /// Does something in this namespace.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -17,7 +18,14 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// Those that have not been opened again. It keeps none of them alive: a namespace that is deleted is gone, with its address.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Silenced(Arc<Mutex<BTreeSet<Id>>>);
+pub(crate) struct Silenced {
+    all: Arc<Mutex<BTreeSet<Id>>>,
+    turns: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// One silence begins or ends at a time, in the order in which it was asked for: who does it keeps this, also when nobody waits for it any
+/// more. Else a silence that was given up half-way could begin after it was ended.
+pub(super) type Turn = OwnedMutexGuard<()>;
 
 impl Silenced {
     /// From now on nothing of this is heard. Idempotent.
@@ -27,7 +35,7 @@ impl Silenced {
     pub(crate) async fn silence(&self, network: &Network, silence: Silence) -> Result<()> {
         // First, for whoever does not come to know whether it succeeded.
         let is_new = self.all().insert(network.id);
-        network.silence(silence).await.map_err(|Unsilenced { why, asked }| {
+        network.silence(silence, self.turn().await).await.map_err(|Unsilenced { why, asked }| {
             if is_new && !asked {
                 self.all().remove(&network.id);
             }
@@ -40,7 +48,7 @@ impl Silenced {
     /// # Errors
     /// The kernel cannot; it counts as silent still.
     pub(crate) async fn open(&self, network: &Network) -> Result<()> {
-        network.break_silence().await?;
+        network.break_silence(self.turn().await).await?;
         self.all().remove(&network.id);
         Ok(())
     }
@@ -73,7 +81,11 @@ impl Silenced {
         self.all().is_empty()
     }
 
+    async fn turn(&self) -> Turn {
+        Arc::clone(&self.turns).lock_owned().await
+    }
+
     fn all(&self) -> MutexGuard<'_, BTreeSet<Id>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -54,6 +54,14 @@ impl Space {
         std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
     }
 
+    async fn silence(&self, silence: Silence) -> Result<()> {
+        Silenced::default().silence(&self.network, silence).await
+    }
+
+    async fn open(&self) -> Result<()> {
+        Silenced::default().open(&self.network).await
+    }
+
     fn ip(&self, words: &str) {
         let run = || Command::new("ip").args(words.split(' ')).status().unwrap().success();
         assert!(self.there(run), "ip {words}");
@@ -107,18 +115,18 @@ async fn nothing_leaves_a_silent_network_and_all_does_again_afterwards() {
     let space = Space::new();
     let everywhere = ["127.0.0.1:9", "[::1]:9"];
     let _ = everywhere.map(|to| space.say(to).unwrap());
-    space.network.break_silence().await.unwrap();
+    space.open().await.unwrap();
     assert_eq!(space.network.was().await.unwrap(), Was::Heard);
     for _ in 0..2 {
         // Whoever asks twice has what he asked for.
-        space.network.silence(Silence::Whole).await.unwrap();
+        space.silence(Silence::Whole).await.unwrap();
     }
     assert_eq!(space.network.was().await.unwrap(), Was::Silent);
     for to in everywhere {
         assert_eq!(space.say(to).unwrap_err().kind(), ErrorKind::PermissionDenied, "{to}");
     }
     for _ in 0..2 {
-        space.network.break_silence().await.unwrap();
+        space.open().await.unwrap();
     }
     let _ = everywhere.map(|to| space.say(to).unwrap());
 }
@@ -162,7 +170,7 @@ async fn nothing_that_comes_into_a_silent_network_is_heard() {
         let hears = pod.there(|| UdpSocket::bind(address)).unwrap();
         assert!(is_heard(&outside, b'a', address, &hears));
 
-        pod.network.silence(Silence::Whole).await.unwrap();
+        pod.silence(Silence::Whole).await.unwrap();
         // More than neighbours have to say to each other.
         let arrived = pod.received(file, counter) + 50;
         let until = Instant::now() + Duration::from_secs(20);
@@ -171,7 +179,7 @@ async fn nothing_that_comes_into_a_silent_network_is_heard() {
             assert!(Instant::now() < until, "nothing comes to {address}");
         }
 
-        pod.network.break_silence().await.unwrap();
+        pod.open().await.unwrap();
         assert!(is_heard(&outside, b'c', address, &hears));
     }
 }
@@ -198,7 +206,7 @@ async fn a_network_that_is_silent_inwards_is_heard_by_others_alone() {
     let own = ["127.0.0.1", "::1", "10.9.0.1", "fd09::1"];
     assert!(own.iter().all(|address| pod.comes_to_hear_itself(address)));
     for _ in 0..2 {
-        pod.network.silence(Silence::Inward).await.unwrap();
+        pod.silence(Silence::Inward).await.unwrap();
     }
     for address in own {
         assert!(!pod.hears_itself(address), "{address}");
@@ -208,7 +216,7 @@ async fn a_network_that_is_silent_inwards_is_heard_by_others_alone() {
         let hears = pod.there(|| UdpSocket::bind(address)).unwrap();
         assert!(is_heard(&outside, b'a', address, &hears), "{address}");
     }
-    pod.network.break_silence().await.unwrap();
+    pod.open().await.unwrap();
     assert!(own.iter().all(|address| pod.comes_to_hear_itself(address)));
 }
 
@@ -238,11 +246,26 @@ async fn a_network_that_may_be_silent_counts_as_silent_until_it_is_opened() {
 }
 
 #[tokio::test]
+async fn a_silence_that_was_given_up_does_not_begin_after_its_end() {
+    let (space, silenced) = (Space::new(), Silenced::default());
+    for _ in 0..100 {
+        // Asked for, and no longer waited for.
+        tokio::select! {
+            biased;
+            _ = silenced.silence(&space.network, Silence::Whole) => {}
+            () = std::future::ready(()) => {}
+        }
+        silenced.open(&space.network).await.unwrap();
+        assert_eq!(space.network.was().await.unwrap(), Was::Heard);
+    }
+}
+
+#[tokio::test]
 async fn connections_outlive_silence_and_lose_no_byte() {
     let space = Space::new();
     let (mut one, mut other) = space.pair();
     for silence in [Silence::Whole, Silence::Inward] {
-        space.network.silence(silence).await.unwrap();
+        space.silence(silence).await.unwrap();
         one.write_all(b"sent in silence").unwrap();
         other.set_nonblocking(true).unwrap();
         let mut read = [0; 15];
@@ -250,7 +273,7 @@ async fn connections_outlive_silence_and_lose_no_byte() {
         other.set_nonblocking(false).unwrap();
         space.network.forget_former().await.unwrap();
         assert_eq!(space.connections(), 2, "they have a process");
-        space.network.break_silence().await.unwrap();
+        space.open().await.unwrap();
         other.read_exact(&mut read).unwrap();
         assert_eq!(&read, b"sent in silence");
     }
@@ -260,12 +283,12 @@ async fn connections_outlive_silence_and_lose_no_byte() {
 async fn what_died_in_silence_is_forgotten_before_a_new_life() {
     let space = Space::new();
     let (one, mut other) = space.pair();
-    space.network.silence(Silence::Whole).await.unwrap();
+    space.silence(Silence::Whole).await.unwrap();
     drop(one);
     assert_eq!(space.connections(), 2, "its end could not be told");
     space.network.forget_former().await.unwrap();
     assert_eq!(space.connections(), 1);
-    space.network.break_silence().await.unwrap();
+    space.open().await.unwrap();
     // It had heard nothing: its next word finds nobody.
     other.write_all(b"x").unwrap();
     assert_eq!(other.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
