@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use godwit_engine::checkpoint::{CheckpointError, checkpoint};
+use godwit_engine::cluster::Knows as _;
 use godwit_engine::journal::Journal;
 use godwit_engine::pods_of::{self, PodOf};
 use godwit_engine::restore::ahead;

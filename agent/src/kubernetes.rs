@@ -8,6 +8,7 @@
 //! burials   the last word about pods that are gone      `burials`
 //! node      the node's label and condition              `this_node`
 //! ends      what a stop of a pod's containers means    `ends`
+//! knows     what the engine asks about a pod         `knows`
 //! diagnosis how the API server answers, for people      `diagnosis`
 //! ```
 //! Rights: `install/kubernetes/godwit.yaml`. It annotates pods of its own node, and writes nothing else of them.
@@ -19,6 +20,7 @@ mod eligible;
 mod ends;
 #[cfg(test)]
 mod fake;
+mod knows;
 mod requests;
 mod tells;
 mod this_node;

@@ -127,8 +127,7 @@ async fn all_else(
     let cluster = match kubernetes {
         Some(settings) => {
             let api = kubernetes::api(&node, settings).await?;
-            let knows = Arc::clone(&api);
-            node.ephemeral.told_by(move |pod, container| knows.is_ephemeral(pod, container));
+            node.cluster.told_by(Arc::<kubernetes::Api>::clone(&api));
             Some(api)
         }
         None => None,

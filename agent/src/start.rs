@@ -10,7 +10,7 @@ use anyhow::Context;
 use godwit_criu::launch::Launcher;
 use godwit_criu::probe::probe;
 use godwit_engine::budget::Budget;
-use godwit_engine::ephemeral::Ephemeral;
+use godwit_engine::cluster::Cluster;
 use godwit_engine::frames::source::HandedOver;
 use godwit_engine::news::Channel;
 use godwit_engine::node::{NO_CLUSTER, Operations, Restored};
@@ -127,7 +127,7 @@ pub(crate) async fn node(config: Config, run_dir: PathBuf) -> anyhow::Result<Nod
         ahead: Ahead::default(),
         unfit: Unfit::default(),
         found: Found::default(),
-        ephemeral: Ephemeral::default(),
+        cluster: Cluster::default(),
     })
 }
 

@@ -146,14 +146,6 @@ impl Api {
         }
     }
 
-    /// Whether a container of a pod is one of `kubectl debug`.
-    pub(crate) fn is_ephemeral(&self, uid: &str, container: &str) -> bool {
-        let pod = self.pod(uid);
-        let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
-        let all = spec.and_then(|spec| spec.ephemeral_containers.as_ref());
-        all.into_iter().flatten().any(|one| one.name == container)
-    }
-
     /// Writes annotations of this very pod, not of one that came after it.
     ///
     /// # Errors

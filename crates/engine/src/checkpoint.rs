@@ -255,7 +255,8 @@ impl<'n> Attempt<'n> {
         let Self { node, key, request, store, counts, shim, spec, template } = self;
         let tenant = store.tenant(&spec.at.tenant);
         let log = StoreLog::new(tenant.clone(), &spec.at.lineage);
-        let mut peer = SourcePeer::new(shim, spec.at.clone(), node.freeze_deadline);
+        let patience = node.cluster.longest_freeze(&key, spec.outcome, node.freeze_deadline);
+        let mut peer = SourcePeer::new(shim, spec.at.clone(), patience);
         let mut driver =
             Driver::new(Source::new(spec.clone()), &log, &mut peer, std::time::Duration::MAX)
                 .too_old_after(store.identity().horizon() / 2, store.clock())
@@ -277,8 +278,16 @@ impl<'n> Attempt<'n> {
         }
         let outside = Outside::new(&cancel);
         let done = driver.peer().done.clone();
-        let work =
-            Work { node, request: &request, spec: &spec, template, tenant: &tenant, outside, done };
+        let work = Work {
+            node,
+            request: &request,
+            spec: &spec,
+            template,
+            tenant: &tenant,
+            outside,
+            done,
+            patience,
+        };
         let made = match work.make(sources, driver.peer(), journal).await {
             Ok(made) => made,
             Err(error) => {
@@ -323,7 +332,8 @@ async fn examine(
     store: &str,
 ) -> Result<Vec<Container>, CheckpointError> {
     let sources = source::all(peer)?;
-    if let Some(source) = sources.iter().find(|source| node.ephemeral.is_one(key, &source.name)) {
+    if let Some(source) = sources.iter().find(|source| node.cluster.is_ephemeral(key, &source.name))
+    {
         return Err(CheckpointError::Ephemeral { container: source.name.clone() });
     }
     let ghost_limit = Bytes(node.launcher.ghost_limit.into());

@@ -7,12 +7,12 @@ mod blocking;
 pub mod budget;
 pub mod catalog;
 pub mod checkpoint;
+pub mod cluster;
 pub mod compat;
 pub mod containerd;
 mod cpu;
 pub mod diagnosis;
 pub mod driver;
-pub mod ephemeral;
 mod error;
 #[cfg(test)]
 mod fixture;

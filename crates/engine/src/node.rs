@@ -15,7 +15,7 @@ use godwit_wire::api::OperationStatus;
 use tokio::sync::Semaphore;
 
 use crate::budget::Budget;
-use crate::ephemeral::Ephemeral;
+use crate::cluster::Cluster;
 use crate::frames::source::HandedOver;
 use crate::journal::Watched;
 use crate::news::Channel;
@@ -72,8 +72,8 @@ pub struct Node {
     pub unfit: Unfit,
     /// Whose containers are known.
     pub found: Found,
-    /// Which of them no continued pod would have.
-    pub ephemeral: Ephemeral,
+    /// What their cluster knows of pods.
+    pub cluster: Cluster,
 }
 
 impl Node {

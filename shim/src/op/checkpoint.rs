@@ -342,7 +342,7 @@ impl Actor {
     pub(super) fn deadline_passed(&mut self) {
         let deadline = self.checkpoint.as_ref().map_or(Duration::ZERO, |c| c.deadline);
         let why = format!(
-            "the container was frozen for {deadline:?} and its checkpoint was not complete: it runs on; let it write less meanwhile, or allow more with freeze_deadline in agent.toml"
+            "the container was frozen for {deadline:?} and its checkpoint was not complete: it runs on; let it write less meanwhile, or allow more: freeze_deadline in agent.toml, and its own liveness probes over the network"
         );
         warn!(pod = self.key, why, "freeze deadline");
         self.trouble = Some(Trouble::Aborted(Refusal::new(Code::Cancelled, why)));

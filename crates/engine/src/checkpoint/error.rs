@@ -139,7 +139,7 @@ pub enum CheckpointError {
     },
     /// The freeze lasted too long; CRIU has ended, nothing was stored.
     #[error(
-        "the container was frozen for {patience:?} and its checkpoint was not complete: it runs on; let it write less to its files and memory meanwhile, or allow more with freeze_deadline in agent.toml"
+        "the container was frozen for {patience:?} and its checkpoint was not complete: it runs on; let it write less to its files and memory meanwhile, or allow more: freeze_deadline in agent.toml, and its own liveness probes over the network"
     )]
     FrozenTooLong {
         /// How long it may be frozen.

@@ -48,6 +48,8 @@ pub(super) struct Work<'a> {
     pub(super) outside: Outside<'a>,
     /// Names of the pod's containers that are done and do not run.
     pub(super) done: Vec<String>,
+    /// How long the pod may be frozen.
+    pub(super) patience: Duration,
 }
 
 /// All of it is durable but the entry.
@@ -231,7 +233,7 @@ impl Work<'_> {
         stage: &PackStage,
         peer: &mut SourcePeer,
     ) -> Result<Frozen, CheckpointError> {
-        let (since, patience) = (Instant::now(), self.node.freeze_deadline);
+        let (since, patience) = (Instant::now(), self.patience);
         peer.shim().freeze(patience).await?;
         failpoint::site("frozen");
         let mut cut = Cut::new(dumps);
@@ -258,7 +260,7 @@ impl Work<'_> {
     }
 
     fn frozen<'p>(&self, since: Instant, peer: &'p SourcePeer) -> Freeze<'p> {
-        Freeze { shim: peer.shim(), patience: self.node.freeze_deadline, since }
+        Freeze { shim: peer.shim(), patience: self.patience, since }
     }
 }
 
