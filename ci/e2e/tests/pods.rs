@@ -37,26 +37,35 @@ struct Talkers {
     asks: Container,
     /// More was sent than the other end takes at once: it is told to wait, and the kernel asks again and again whether it still has to.
     is_full: bool,
+    /// They talk by the pod's own address and not by loopback.
+    is_by_address: bool,
 }
 
 impl Talkers {
     fn new(network: &PodNetwork) -> Self {
-        Self::with(network, &[], &[])
+        Self::with(network, "127.0.0.1:7", (&[], &[]))
+    }
+
+    /// By the pod's own address, which it has from its node.
+    fn by_address(network: &PodNetwork) -> Self {
+        let at = format!("{}:7", network.address);
+        Self { is_by_address: true, ..Self::with(network, &at, (&[], &[])) }
     }
 
     fn full(network: &PodNetwork) -> Self {
         let (slow, many) = (["--slow-ms", "20"], ["--every-ms", "0", "--ahead", "64"]);
-        Self { is_full: true, ..Self::with(network, &slow, &many) }
+        Self { is_full: true, ..Self::with(network, "127.0.0.1:7", (&slow, &many)) }
     }
 
-    /// With these options for the two of them.
-    fn with(network: &PodNetwork, answers: &[&str], asks: &[&str]) -> Self {
-        let listens = ["talk", "--listen", "127.0.0.1:7", "--file", PROGRESS];
-        let connects = ["talk", "--connect", "127.0.0.1:7", "--file", PROGRESS];
+    /// Where they talk, and with these options for the two of them.
+    fn with(network: &PodNetwork, at: &str, (answers, asks): (&[&str], &[&str])) -> Self {
+        let listens = ["talk", "--listen", at, "--file", PROGRESS];
+        let connects = ["talk", "--connect", at, "--file", PROGRESS];
         Self {
             answers: member("answers", network, &[&listens[..], answers].concat()),
             asks: member("asks", network, &[&connects[..], asks].concat()),
             is_full: false,
+            is_by_address: false,
         }
     }
 
@@ -100,6 +109,25 @@ fn a_connection_whose_buffers_are_full_goes_on_however_long_its_ends_wait_for_ea
     there_and_back(Talkers::full)
 }
 
+#[test]
+fn what_is_bound_to_the_pods_address_is_bound_to_its_new_one_elsewhere() -> Result<()> {
+    there_and_back(Talkers::by_address)
+}
+
+/// Whether both ends of the talk and the one who listens are at an address of the node's, in this pod's network.
+fn is_at(node: &Node, at: &str) -> Result<()> {
+    let sockets = node.run(&["ip", "netns", "exec", NETWORK, "ss", "--no-header", "-tan"])?;
+    let is_there = |wanted: [&str; 3]| {
+        sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|words| {
+            words.first() == Some(&wanted[0])
+                && words.get(3) == Some(&wanted[1])
+                && words.get(4).is_some_and(|peer| peer.ends_with(wanted[2]))
+        })
+    };
+    ensure!(is_there(["LISTEN", at, "*"]) && is_there(["ESTAB", at, ""]), "at {at}: {sockets}");
+    Ok(())
+}
+
 /// How often the kernel has sent something again in the pod's network (`TcpRetransSegs`).
 fn sent_again(node: &Node) -> Result<u64> {
     let words = ["awk", "/^Tcp:/ && line++ { print $13 }", "/proc/net/snmp"];
@@ -109,16 +137,18 @@ fn sent_again(node: &Node) -> Result<u64> {
 
 fn there_and_back(talkers: fn(&PodNetwork) -> Talkers) -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Mem])?;
-    let networks = [(&bed.n1, 101), (&bed.n2, 102)]
-        .map(|(node, host_part)| node.pod_network(NETWORK, host_part));
-    let [first, _second] = networks;
-    let pod = talkers(&first?);
+    let (here, there) = (bed.n1.pod_network(NETWORK, 101)?, bed.n2.pod_network(NETWORK, 102)?);
+    let pod = talkers(&here);
     pod.run(&bed.n1)?;
     // One that leaves them running, then there and back; whoever of them is named.
     let report = pod.asks.checkpoint(&bed.n1, &[])?;
     ensure!(report.containers == ["answers", "asks"], "{:?}", report.containers);
     pod.talk(&bed.n1)?;
-    for (from, to, named) in [(&bed.n1, &bed.n2, &pod.answers), (&bed.n2, &bed.n1, &pod.asks)] {
+    let moves = [
+        (&bed.n1, (&bed.n2, there.address), &pod.answers),
+        (&bed.n2, (&bed.n1, here.address), &pod.asks),
+    ];
+    for (from, (to, address), named) in moves {
         let report = named.checkpoint(from, &["--stop"])?;
         for one in pod.all() {
             ensure!(one.listed(from)? == "STOPPED", "{} runs on after its stop", one.id);
@@ -141,6 +171,9 @@ fn there_and_back(talkers: fn(&PodNetwork) -> Talkers) -> Result<()> {
         ensure!(first.progress(to)? == before, "it runs before the other is there");
         second.restore(to, &id)?;
         pod.talk(to)?;
+        if pod.is_by_address {
+            is_at(to, &format!("{address}:7"))?;
+        }
     }
     // A copy of a point that went on, elsewhere: both of both talk.
     let id = report.checkpoint.to_string();

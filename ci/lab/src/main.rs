@@ -127,7 +127,7 @@ enum Up {
         #[arg(long, value_enum)]
         cgroup: Option<Cgroup>,
     },
-    /// Kubernetes clusters: a with the workers a1 and a2, b with b1. The control planes are the nodes a0 and b0.
+    /// Kubernetes clusters: a with the workers a1 and a2, b with b1, and an S3 server. The control planes are the nodes a0 and b0.
     Clusters {
         /// Clusters and how many workers each has, 1 to 3.
         #[arg(long, value_delimiter = ',', default_value = "a=2,b=1", value_parser = parse_workers)]
@@ -175,6 +175,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Up(Up::Node { nodes, cgroup }) => up(name, nodes, cgroup.map(Into::into))?,
         Command::Up(Up::Clusters { workers }) => {
             Lab::up_and_keep(&LabOptions::new(name).clusters(workers))?;
+            s3_up(name)?;
             status(name)?;
         }
         Command::Down { all: true } => down_all()?,

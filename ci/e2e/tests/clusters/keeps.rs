@@ -10,6 +10,7 @@ use godwit_types::names;
 use serde_json::{Value, json};
 
 const NODE: &str = "a1";
+const OTHER: &str = "a2";
 
 /// One that is to keep its memory, with containers of these names and commands.
 fn keeper(name: &str, containers: &[(&str, &[&str])]) -> Pod {
@@ -142,18 +143,16 @@ fn kubelets_sidecars_are_kept(clusters: &Clusters) -> Result<()> {
     // Before both have come back the kubelet starts no other container, and the sidecar runs only when the others are there, too.
     let command = json!({"command": ["test", "-d", "/"]});
     let starts = json!({"exec": &command, "periodSeconds": 1, "timeoutSeconds": 5});
-    let pod = keeper(POD, &[("asks", asks)])
-        .with(
-            "initContainers",
-            json!([{
-                "name": "answers", "image": Image::Mem.reference(), "imagePullPolicy": "Never",
-                "command": ["talk", "--listen", "127.0.0.1:7", "--file", "/progress"],
-                "restartPolicy": "Always", "startupProbe": starts,
-                "lifecycle": {"postStart": {"exec": command}},
-            }]),
-        )
-        .manifest();
-    a.apply(&pod)?;
+    let pod = keeper(POD, &[("asks", asks)]).with(
+        "initContainers",
+        json!([{
+            "name": "answers", "image": Image::Mem.reference(), "imagePullPolicy": "Never",
+            "command": ["talk", "--listen", "127.0.0.1:7", "--file", "/progress"],
+            "restartPolicy": "Always", "startupProbe": starts,
+            "lifecycle": {"postStart": {"exec": command}},
+        }]),
+    );
+    a.apply(&pod.clone().manifest())?;
     let uid = runs_anew(a, POD, "")?;
     let mut last = [0; 2];
     for (last, member) in last.iter_mut().zip(MEMBERS) {
@@ -164,7 +163,7 @@ fn kubelets_sidecars_are_kept(clusters: &Clusters) -> Result<()> {
     let counts = ["CheckpointStarted", "CheckpointCompleted", "CheckpointFailed"];
     let counts = counts.map(|reason| told(a, &uid, reason).unwrap_or(u64::MAX));
     ensure!(counts == [1, 1, 0], "{counts:?}: {}", events(a));
-    a.apply(&pod)?;
+    a.apply(&pod.on(OTHER).manifest())?;
     runs_anew(a, POD, &uid)?;
     for (last, member) in last.into_iter().zip(MEMBERS) {
         read_beyond(a, member, last)?;

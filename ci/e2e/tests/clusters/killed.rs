@@ -8,13 +8,15 @@ use godwit_lab::Service;
 use super::stage::{Acts, Stage};
 
 /// Who is killed, and where: what the agent has just done, as it makes or restores a checkpoint. It stands still meanwhile.
-const KILLED: [(Service, &str, Acts); 7] = [
+const KILLED: [(Service, &str, Acts); 9] = [
     (Service::Kubelet, "frozen", Acts::Ask),
     (Service::Containerd, "dumped", Acts::Ask),
+    (Service::CriProxy, "frozen", Acts::Ask),
     (Service::Kubelet, "put-stop.answered", Acts::Delete),
     (Service::Containerd, "frozen", Acts::Delete),
     (Service::CriProxy, "put-stop.answered", Acts::Delete),
     (Service::Kubelet, "phase-stage:2", Acts::Delete),
+    (Service::CriProxy, "phase-stage:2", Acts::Delete),
     (Service::Containerd, "put-take-over.answered", Acts::Delete),
 ];
 /// Where the agent itself ends.

@@ -74,7 +74,9 @@ fn read_message(from: &mut TcpStream, number: u64) -> io::Result<()> {
 }
 
 fn answer(at: &str, arguments: &Arguments) -> io::Result<()> {
-    let (mut peer, _) = TcpListener::bind(at)?.accept()?;
+    // It listens on.
+    let listener = TcpListener::bind(at)?;
+    let (mut peer, _) = listener.accept()?;
     for number in 0.. {
         std::thread::sleep(Duration::from_millis(arguments.slow_ms));
         read_message(&mut peer, number)?;
