@@ -5,12 +5,13 @@
 //!  node      what the installer checks before it installs                 [`check`]
 //!  programs  one release, and who runs it                                 [`programs`]
 //!  runtime   what containerd has loaded; CRI proxy and kubelet            [`runtime`]
-//!  rights    what kernel and security modules permit                      [`rights`]
+//!  rights    what kernel and security modules permit        [`rights`], [`netfilter`]
 //!  agent     whether it answers, and what only it can see                 [`agent`]
 //! ```
 //! Each group has a thread and a deadline: whoever hangs is told, and holds nobody up.
 
 mod agent;
+mod netfilter;
 mod programs;
 mod rights;
 mod runtime;

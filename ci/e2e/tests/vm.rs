@@ -41,7 +41,7 @@ fn a_stock_machine_is_installed_a_container_moves_and_all_is_taken_off() -> Resu
     let again = bed.install(&kubelet)?;
     ensure!(!again.contains("write") && !again.contains("restart"), "{again}");
     let checks = bed.vm.sh("godwit doctor")?;
-    let of_node = ["CRIU check", "agent's rights", "security modules"];
+    let of_node = ["CRIU check", "agent's rights", "security modules", "netfilter"];
     let of_release = ["units", "programs", "runtime", "CRI proxy", "agent", "store"];
     for check in of_node.iter().chain(&of_release) {
         let is_good = |line: &str| line.starts_with(&format!("good      {check}  "));

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::netfilter;
 use crate::check::{Finding, Verdict};
 use crate::process::output;
 use crate::{agent, error_chain, host};
@@ -66,6 +67,7 @@ pub(super) fn examine(socket: &Path) -> Vec<Finding> {
         },
         Finding { subject: "agent's rights", verdict: rights(pid.and_then(Rights::of)) },
         Finding { subject: "security modules", verdict: Modules::look(pid).verdict() },
+        netfilter::examine(),
     ]
 }
 
