@@ -165,7 +165,7 @@ async fn made(node: &Node, pod: &Pod) -> Result<Option<CheckpointReport>, Told> 
     for left in (0..TRIES).rev() {
         match once(node, pod).await {
             Ok(report) => return Ok(Some(report)),
-            Err(error) if left > 0 && may_succeed(error.code()) => {
+            Err(error) if left > 0 && may_succeed(&error) => {
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }
@@ -182,9 +182,11 @@ async fn once(node: &Node, pod: &Pod) -> Result<CheckpointReport, CheckpointErro
     checkpoint(node, request, journal, CancellationToken::new()).await
 }
 
-/// Its store is away, or somebody else is at work for the pod.
-fn may_succeed(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::Precondition)
+/// Its store is away, or somebody else is at work for the pod. Not after a freeze that lasted too long: its probes have failed as often as
+/// they may already.
+fn may_succeed(error: &CheckpointError) -> bool {
+    let is_for_later = matches!(error.code(), Code::Unavailable | Code::Precondition);
+    is_for_later && !matches!(error, CheckpointError::FrozenTooLong { .. })
 }
 
 fn refused(note: String) -> Told {

@@ -1,9 +1,13 @@
 //! Probes of the kubelet: by a command, by HTTP, by TCP; each second.
 
 use anyhow::{Result, ensure};
-use godwit_e2e::pods::{Clusters, Handler, Pod, WEB_PORT, instance};
-use godwit_lab::{Cluster, Image};
+use godwit_e2e::container::SOON;
+use godwit_e2e::pods::{Clusters, Handler, Life, Pod, WEB_PORT, instance};
+use godwit_lab::{Cluster, Image, wait};
+use godwit_types::names;
 use serde_json::{Value, json};
+
+use super::stage::agent_stops_at;
 
 #[test]
 fn who_fails_its_probes_is_started_anew_or_gets_no_clients() -> Result<()> {
@@ -64,4 +68,32 @@ fn a_pod_that_is_not_ready_gets_no_clients(cluster: &Cluster, handler: Handler) 
     ensure!(instance(cluster, "ready")?.1 == 0, "who is not ready goes on");
     cluster.kubectl(&["delete", "pod/ready", "service/ready", "--timeout=180s"])?;
     Ok(())
+}
+
+/// Its agent hangs in the freeze; were it for `freeze_deadline`, two minutes in the lab, the kubelet would start it anew after eight seconds.
+#[test]
+fn a_pod_that_runs_on_is_thawed_before_its_liveness_probes_fail() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let (a, node) = (&clusters.a, clusters.lab.node("a1")?);
+    let page = json!({"path": "/index.html", "port": WEB_PORT});
+    let probe =
+        json!({"httpGet": page, "periodSeconds": 2, "failureThreshold": 4, "timeoutSeconds": 2});
+    let pod = Pod::new("probed", Handler::Godwit, Image::Web, &[]).on("a1");
+    let pod = Life::begin(a, &pod.container_with("livenessProbe", probe).manifest(), "probed")?;
+    let ask = format!("{}={}", names::CHECKPOINT, names::NOW);
+    let agent = agent_stops_at((a, &node), "frozen", || {
+        Ok(a.kubectl(&["annotate", "pod", "probed", &ask]).map(drop)?)
+    })?;
+    wait::until("its freeze to be given up", SOON, || {
+        let log = node.log("containerd").map_err(|why| why.to_string())?;
+        let is_it = |line: &str| line.contains("freeze deadline") && line.contains(&pod.uid);
+        if log.lines().any(is_it) { Ok(()) } else { Err("not yet".to_owned()) }
+    })?;
+    agent.goes_on()?;
+    let why = pod.event("CheckpointFailed")?;
+    ensure!(why.contains("liveness probes"), "{why}");
+    pod.wait_no_request()?;
+    pod.was_started_once()?;
+    pod.delete("pod/probed")?;
+    clusters.leave()
 }

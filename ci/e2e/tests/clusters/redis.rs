@@ -140,7 +140,7 @@ fn of_a_job(clusters: &Clusters) -> Result<()> {
         let wrong = check_fill(client, customer.keys)?;
         ensure!(wrong.is_empty(), "{} values of the copy of {point} are wrong", wrong.len());
         copy.goes_on(beats)?;
-        let hostname = copy.exec(&["cat", "/proc/sys/kernel/hostname"])?;
+        let hostname = copy.exec_in("redis", &["cat", "/proc/sys/kernel/hostname"])?;
         ensure!(hostname.trim() == copy.name, "{hostname} instead of {}", copy.name);
         delete(to, "job/copy")?;
     }

@@ -67,7 +67,7 @@ impl<'c> Stage<'c> {
 
     /// The agent ends where it passes a place, after `act`.
     pub(super) fn agent_ends_at(&self, site: &str, act: Acts) -> Result<()> {
-        self.restart_agent(site)?;
+        restart_agent(&self.node, site)?;
         self.act(act)?;
         Ok(wait::until(&format!("the agent to end at {site}"), SOON, || {
             match self.node.agent_pid() {
@@ -79,17 +79,7 @@ impl<'c> Stage<'c> {
 
     /// The agent stops where it passes a place, after `act`, until it is continued.
     pub(super) fn agent_stops_at(&self, site: &str, act: Acts) -> Result<Stopped<'_>> {
-        let (place, count) = site.split_once(':').unwrap_or((site, "1"));
-        self.restart_agent(&format!("{place}:{count}:stop"))?;
-        let pid = self.node.agent_pid().context("an agent")?;
-        self.act(act)?;
-        wait::until(&format!("the agent to stop at {site}"), SOON, || {
-            match self.node.read_file(&format!("/proc/{pid}/stat")) {
-                Ok(stat) if stat.contains(") T ") => Ok(()),
-                _ => Err(events(self.cluster)),
-            }
-        })?;
-        Ok(Stopped { node: &self.node, pid })
+        agent_stops_at((self.cluster, &self.node), site, || self.act(act))
     }
 
     /// Power fails, and is on again.
@@ -159,12 +149,31 @@ impl<'c> Stage<'c> {
         };
         Ok(())
     }
+}
 
-    fn restart_agent(&self, failpoint: &str) -> Result<()> {
-        self.node.kill(Service::Agent)?;
-        let env = vec![(VARIABLE.to_owned(), failpoint.to_owned())];
-        Ok(self.node.start_agent(&AgentOptions { env })?)
-    }
+/// The agent of a node stops where it passes a place, after `act`, until it is continued.
+pub(super) fn agent_stops_at<'n>(
+    (cluster, node): (&Cluster, &'n Node),
+    site: &str,
+    act: impl FnOnce() -> Result<()>,
+) -> Result<Stopped<'n>> {
+    let (place, count) = site.split_once(':').unwrap_or((site, "1"));
+    restart_agent(node, &format!("{place}:{count}:stop"))?;
+    let pid = node.agent_pid().context("an agent")?;
+    act()?;
+    wait::until(&format!("the agent to stop at {site}"), SOON, || {
+        match node.read_file(&format!("/proc/{pid}/stat")) {
+            Ok(stat) if stat.contains(") T ") => Ok(()),
+            _ => Err(events(cluster)),
+        }
+    })?;
+    Ok(Stopped { node, pid })
+}
+
+fn restart_agent(node: &Node, failpoint: &str) -> Result<()> {
+    node.kill(Service::Agent)?;
+    let env = vec![(VARIABLE.to_owned(), failpoint.to_owned())];
+    Ok(node.start_agent(&AgentOptions { env })?)
 }
 
 /// A process of a node that stands still.
