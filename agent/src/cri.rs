@@ -280,8 +280,7 @@ impl Desk {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
-            let helps = matches!(error.code(), Code::Unavailable | Code::Precondition);
-            if !helps || cancel.is_cancelled() || self.ends.is_cancelled() {
+            if !error.may_succeed(outcome) || cancel.is_cancelled() || self.ends.is_cancelled() {
                 return Err(error);
             }
             tokio::time::sleep(AGAIN).await;

@@ -177,17 +177,22 @@ impl Network {
         self.there("clear", || orphans::forget(&mut Netlink::connect(netlink::SOCK_DIAG)?)).await
     }
 
-    /// It is heard and answers again. Idempotent.
+    /// It is heard and answers again; then `opened`. Idempotent.
     ///
     /// # Errors
     /// It is not known whether it is heard.
-    async fn break_silence(&self, turn: Turn) -> Result<()> {
+    async fn break_silence(
+        &self,
+        turn: Turn,
+        opened: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
         let end = move || {
             let _turn = turn;
             match silence::end(&mut Netlink::connect(netlink::NETFILTER)?) {
-                Err(why) if is_missing(&why) => Ok(()),
-                ended => ended,
+                Err(why) if !is_missing(&why) => return Err(why),
+                _ => opened(),
             }
+            Ok(())
         };
         self.there("open", end).await
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use godwit_engine::checkpoint::{CheckpointError, checkpoint};
 use godwit_engine::journal::Journal;
 use godwit_engine::{Node, shim::Shim};
-use godwit_types::{CheckpointReport, Code, Outcome, PodKey, names};
+use godwit_types::{CheckpointReport, Outcome, PodKey, names};
 use godwit_wire::api::CheckpointRequest;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -165,7 +165,7 @@ async fn made(node: &Node, pod: &Pod) -> Result<Option<CheckpointReport>, Told> 
     for left in (0..TRIES).rev() {
         match once(node, pod).await {
             Ok(report) => return Ok(Some(report)),
-            Err(error) if left > 0 && may_succeed(&error) => {
+            Err(error) if left > 0 && error.may_succeed(Outcome::Run) => {
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }
@@ -180,13 +180,6 @@ async fn once(node: &Node, pod: &Pod) -> Result<CheckpointReport, CheckpointErro
     let request = CheckpointRequest::of_pod(container, Outcome::Run);
     let (journal, _) = Journal::begin();
     checkpoint(node, request, journal, CancellationToken::new()).await
-}
-
-/// Its store is away, or somebody else is at work for the pod. Not after a freeze that lasted too long: its probes have failed as often as
-/// they may already.
-fn may_succeed(error: &CheckpointError) -> bool {
-    let is_for_later = matches!(error.code(), Code::Unavailable | Code::Precondition);
-    is_for_later && !matches!(error, CheckpointError::FrozenTooLong { .. })
 }
 
 fn refused(note: String) -> Told {

@@ -1,5 +1,6 @@
 //! How an installer has daemons of a node restarted that has no systemd: it asks by a file, and the test, which alone can start them, does.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ pub fn is_asked(node: &Node, service: Service) -> Result<bool> {
 #[must_use]
 pub fn command(service: Service) -> String {
     let file = asked(service);
-    format!("touch {file}; while test -e {file}; do sleep 0.1; done")
+    format!("echo $$ >{file}; while test -e {file}; do sleep 0.1; done")
+}
+
+fn read(file: &Path) -> Option<u32> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Does what is asked for by [`command`], of containerd and of the kubelet, while something else is done.
@@ -39,11 +44,14 @@ pub fn served<T>(node: &Node, act: impl FnOnce() -> Result<T>) -> Result<T> {
         while !over.load(Ordering::Relaxed) {
             for service in [Service::Containerd, Service::Kubelet] {
                 let file = node.host_path(&asked(service))?;
-                if file.exists() {
+                // It may just be being written.
+                let Some(pid) = read(&file) else { continue };
+                // Who has ended has not waited for it.
+                if node.sh(&format!("kill -0 {pid}")).is_ok() {
                     node.kill(service)?;
                     node.start(service)?;
-                    std::fs::remove_file(file)?;
                 }
+                std::fs::remove_file(file)?;
             }
             // Its end wakes it.
             std::thread::park_timeout(LOOK);

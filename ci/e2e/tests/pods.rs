@@ -117,14 +117,16 @@ fn what_is_bound_to_the_pods_address_is_bound_to_its_new_one_elsewhere() -> Resu
 /// Whether both ends of the talk and the one who listens are at an address of the node's, in this pod's network.
 fn is_at(node: &Node, at: &str) -> Result<()> {
     let sockets = node.run(&["ip", "netns", "exec", NETWORK, "ss", "--no-header", "-tan"])?;
-    let is_there = |wanted: [&str; 3]| {
-        sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|words| {
-            words.first() == Some(&wanted[0])
-                && words.get(3) == Some(&wanted[1])
-                && words.get(4).is_some_and(|peer| peer.ends_with(wanted[2]))
-        })
+    let sockets: Vec<Vec<&str>> =
+        sockets.lines().map(|line| line.split_whitespace().collect()).collect();
+    // Its state, queues, own address and peer.
+    let is_there = |state: &str, column: usize| {
+        let is_it =
+            |words: &&Vec<&str>| words.first() == Some(&state) && words.get(column) == Some(&at);
+        sockets.iter().any(|words| is_it(&words))
     };
-    ensure!(is_there(["LISTEN", at, "*"]) && is_there(["ESTAB", at, ""]), "at {at}: {sockets}");
+    let all = is_there("LISTEN", 3) && is_there("ESTAB", 3) && is_there("ESTAB", 4);
+    ensure!(all, "at {at}: {sockets:?}");
     Ok(())
 }
 

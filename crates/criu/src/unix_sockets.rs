@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// `<linux/unix_diag.h>`, `<linux/sock_diag.h>`, `<linux/netlink.h>`
@@ -89,7 +90,7 @@ fn dump(namespace: &OwnedFd) -> rustix::io::Result<Vec<Socket>> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let (got, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        if !read_packet(&buffer[..got], &mut sockets) {
+        if !read_packet(&buffer[..got], &mut sockets)? {
             return Ok(sockets);
         }
     }
@@ -111,17 +112,19 @@ fn request() -> Vec<u8> {
     out
 }
 
-/// Reads the messages of one packet; `false` after the last one.
-fn read_packet(mut packet: &[u8], out: &mut Vec<Socket>) -> bool {
+/// Reads the messages of one packet; `false` after the last one. An error is a kernel's that cannot tell, or packets that were lost.
+fn read_packet(mut packet: &[u8], out: &mut Vec<Socket>) -> rustix::io::Result<bool> {
     while let Some((len, kind)) = header(packet) {
-        if kind == NLMSG_DONE || kind == NLMSG_ERROR {
-            return false;
+        match kind {
+            NLMSG_DONE => return Ok(false),
+            NLMSG_ERROR => return Err(Errno::NOENT),
+            _ => {}
         }
-        let Some(message) = packet.get(HEADER..len) else { return false };
+        let Some(message) = packet.get(HEADER..len) else { return Err(Errno::BADMSG) };
         out.extend(read_socket(message));
         packet = packet.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
-    true
+    Ok(true)
 }
 
 fn header(packet: &[u8]) -> Option<(usize, u16)> {
@@ -191,8 +194,13 @@ mod tests {
     #[test]
     fn a_cut_answer_is_not_read_beyond_its_end() {
         let mut out = Vec::new();
-        assert!(!read_packet(&[200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut out));
-        assert!(read_packet(&[1, 2, 3], &mut out));
+        let mut packet = [200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        read_packet(&packet, &mut out).unwrap_err();
+        assert_eq!(read_packet(&[1, 2, 3], &mut out), Ok(true));
+        // A kernel without the diagnosis.
+        packet[0] = 16;
+        packet[4] = 2;
+        read_packet(&packet, &mut out).unwrap_err();
         assert_eq!((out.len(), read_socket(&[1, 1, 1])), (0, None));
     }
 }

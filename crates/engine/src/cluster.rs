@@ -31,7 +31,7 @@ impl Cluster {
         self.0.get().is_some_and(|cluster| cluster.is_ephemeral(pod.as_str(), container))
     }
 
-    /// The longest freeze of a checkpoint, of at most so long. A pod that stops is probed no more.
+    /// The longest freeze of a checkpoint, of at most so long. A kubelet that stops a pod probes it no more.
     pub(crate) fn longest_freeze(
         &self,
         pod: &PodKey,

@@ -33,9 +33,10 @@ impl Silenced {
     /// # Errors
     /// The kernel cannot, or its word was lost: then it may be silent, and has to be opened like one that is.
     pub(crate) async fn silence(&self, network: &Network, silence: Silence) -> Result<()> {
+        let turn = self.turn().await;
         // First, for whoever does not come to know whether it succeeded.
         let is_new = self.all().insert(network.id);
-        network.silence(silence, self.turn().await).await.map_err(|Unsilenced { why, asked }| {
+        network.silence(silence, turn).await.map_err(|Unsilenced { why, asked }| {
             if is_new && !asked {
                 self.all().remove(&network.id);
             }
@@ -48,9 +49,13 @@ impl Silenced {
     /// # Errors
     /// The kernel cannot; it counts as silent still.
     pub(crate) async fn open(&self, network: &Network) -> Result<()> {
-        network.break_silence(self.turn().await).await?;
-        self.all().remove(&network.id);
-        Ok(())
+        let turn = self.turn().await;
+        let (silenced, id) = (self.clone(), network.id);
+        // Before anybody else's turn.
+        let opened = move || {
+            silenced.all().remove(&id);
+        };
+        network.break_silence(turn, opened).await
     }
 
     /// All of these are heard again; tried for so long.

@@ -342,18 +342,19 @@ impl Actor {
     pub(super) fn deadline_passed(&mut self) {
         let deadline = self.checkpoint.as_ref().map_or(Duration::ZERO, |c| c.deadline);
         let why = format!(
-            "the container was frozen for {deadline:?} and its checkpoint was not complete: it runs on; let it write less meanwhile, or allow more: freeze_deadline in agent.toml, and its own liveness probes over the network"
+            "the container was frozen for {deadline:?} and its checkpoint was not complete: it runs on; let it write less meanwhile, or allow more: freeze_deadline in agent.toml, and its own liveness probes"
         );
         warn!(pod = self.key, why, "freeze deadline");
         self.trouble = Some(Trouble::Aborted(Refusal::new(Code::Cancelled, why)));
     }
 
-    fn arm(&mut self) {
+    fn arm(&mut self, begun: Instant) {
         let number = self.next_job();
         let Some(checkpoint) = &mut self.checkpoint else { return };
-        let (deadline, inputs) = (checkpoint.deadline, self.inputs.clone());
+        let left = checkpoint.deadline.saturating_sub(begun.elapsed());
+        let inputs = self.inputs.clone();
         let task = tokio::spawn(async move {
-            tokio::time::sleep(deadline).await;
+            tokio::time::sleep(left).await;
             // An actor that is gone needs no word.
             let _ = inputs.send(Input::Job(number, Event::FreezeDeadline)).await;
         });

@@ -134,10 +134,10 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     a.apply(CLUSTER)?;
     a.apply(&manifest())?;
 
+    let pid = node.containerd_pid();
     label(&a, "true")?;
     killed_half_way(&a, &node, ("godwit-install", Service::Containerd))?;
     let first = restarts::served(&node, || {
-        let pid = node.containerd_pid();
         // It has restarted the containerd that it runs in; there is no systemd here to start these two.
         says(&a, "godwit-install", "left to you   start the agent")?;
         ensure!(node.containerd_pid() != pid, "containerd runs with its old configuration");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use godwit_types::Code;
+use godwit_types::{Code, Outcome};
 
 use crate::budget::TooBig;
 use crate::identity::NoIdentity;
@@ -139,7 +139,7 @@ pub enum CheckpointError {
     },
     /// The freeze lasted too long; CRIU has ended, nothing was stored.
     #[error(
-        "the container was frozen for {patience:?} and its checkpoint was not complete: it runs on; let it write less to its files and memory meanwhile, or allow more: freeze_deadline in agent.toml, and its own liveness probes over the network"
+        "the container was frozen for {patience:?} and its checkpoint was not complete: it runs on; let it write less to its files and memory meanwhile, or allow more: freeze_deadline in agent.toml, and its own liveness probes"
     )]
     FrozenTooLong {
         /// How long it may be frozen.
@@ -157,6 +157,15 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// Whether another try may succeed soon. Not of a pod that runs on and was frozen for as long as its probes bear: they have failed
+    /// already, another freeze could be the one too many.
+    #[must_use]
+    pub fn may_succeed(&self, outcome: Outcome) -> bool {
+        let is_for_later = matches!(self.code(), Code::Unavailable | Code::Precondition);
+        let is_bearable = outcome != Outcome::Run || !matches!(self, Self::FrozenTooLong { .. });
+        is_for_later && is_bearable
+    }
+
     /// What it means to the caller.
     #[must_use]
     pub fn code(&self) -> Code {

@@ -37,17 +37,16 @@ impl Actor {
             self.operator.map_or_else(CancellationToken::new, |conn| self.conns.over(conn));
         let silenced = self.pod.silenced().clone();
         let Some(checkpoint) = &mut self.checkpoint else { return Event::FreezeFailed };
-        let started = Instant::now();
         match checkpoint.freeze(&silenced, &agent_gone).await {
-            Ok(_signals) => {
-                checkpoint.since = Some(started);
+            Ok((begun, _signals)) => {
+                checkpoint.since = Some(begun);
                 checkpoint.frozen.store(true, Ordering::SeqCst);
                 for container in &checkpoint.containers {
                     // An exit in the middle is told by itself.
                     let _ = container.shift(Step::Freeze);
                 }
                 let members = checkpoint.members();
-                self.arm();
+                self.arm(begun);
                 Event::Frozen { members }
             }
             Err(trouble) => {
@@ -68,22 +67,24 @@ impl Actor {
 }
 
 impl Checkpoint {
-    /// Gives what keeps signals from being sent until the state says that it is frozen: then they wait for the thaw.
+    /// Gives when the first task may have stopped, and what keeps signals from being sent until the state says that it is frozen: then
+    /// they wait for the thaw.
     async fn freeze(
         &mut self,
         silenced: &Silenced,
         agent_gone: &CancellationToken,
-    ) -> Result<Vec<OwnedRwLockWriteGuard<()>>, Trouble> {
+    ) -> Result<(Instant, Vec<OwnedRwLockWriteGuard<()>>), Trouble> {
         let signals = within(SIGNALS, self.hold_signals(), agent_gone).await?;
         let signals = signals.ok_or_else(|| {
             failed(&"a signal that was sent to the container does not arrive: try again")
         })?;
+        let begun = Instant::now();
         self.stop_tasks(agent_gone).await?;
         self.fall_silent(silenced).await.map_err(|why| failed(&why.chain()))?;
         within(DRAIN, self.drain(), agent_gone).await?.ok_or_else(|| {
             failed(&"whoever reads the container's output does not; lines would be lost or doubled")
         })?;
-        Ok(signals)
+        Ok((begun, signals))
     }
 
     async fn hold_signals(&self) -> Vec<OwnedRwLockWriteGuard<()>> {
@@ -101,7 +102,7 @@ impl Checkpoint {
             freezer.begin_freeze().map_err(|why| failed(&why))?;
             freezers.push((container.id().to_owned(), freezer));
         }
-        let until = Instant::now() + Duration::from_millis(FREEZE_TIMEOUT_MS);
+        let until = Instant::now() + Duration::from_millis(FREEZE_TIMEOUT_MS).min(self.deadline);
         let given_up = agent_gone.clone();
         // Waited for in any case: it thaws and freezes, and must not any more when this is over.
         let waited =
