@@ -27,7 +27,8 @@ pub fn is_asked(node: &Node, service: Service) -> Result<bool> {
 #[must_use]
 pub fn command(service: Service) -> String {
     let file = asked(service);
-    format!("echo $$ >{file}; while test -e {file}; do sleep 0.1; done")
+    // This shell's own number. Kubernetes would make one `$` of two.
+    format!("sh -c 'echo $PPID' >{file}; while test -e {file}; do sleep 0.1; done")
 }
 
 fn read(file: &Path) -> Option<u32> {
