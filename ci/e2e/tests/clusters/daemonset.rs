@@ -69,6 +69,10 @@ fn done(cluster: &Cluster, set: &str) -> Result<String> {
         let said = || log(cluster, set).unwrap_or_else(|why| why);
         match found["items"].as_array().map(Vec::as_slice) {
             Some([pod]) if pod["status"]["containerStatuses"][0]["ready"] == true => {
+                // A kubelet that was started anew calls everything ready until it has probed it.
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                let looks = ["exec", SPACE, name, "--", "test", "-e", "/tmp/ready"];
+                cluster.kubectl(&looks).map_err(|error| error.to_string())?;
                 let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
                 let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
                 if restarts == 0 { Ok(uid) } else { Err(format!("{restarts} restarts")) }
