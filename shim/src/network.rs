@@ -13,7 +13,6 @@
 //! Owns: what is dropped, and that it is not any more before a task of ours runs there. Silence goes with the namespace; nothing else of
 //! the node's network is touched, and never the network of the node itself.
 
-mod netlink;
 mod orphans;
 mod silence;
 mod silenced;
@@ -24,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use godwit_netlink::nf_tables::is_missing;
+use godwit_netlink::{NETFILTER, Netlink, SOCK_DIAG};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
@@ -32,8 +33,6 @@ use tracing::warn;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::spec::Spec;
-use netlink::Netlink;
-
 use silenced::Turn;
 pub(crate) use silenced::{OPENS, Silenced};
 
@@ -146,7 +145,7 @@ impl Network {
         let asks = Arc::clone(&asked);
         let begin = move || {
             let _turn = turn;
-            let mut filter = Netlink::connect(netlink::NETFILTER)?;
+            let mut filter = Netlink::connect(NETFILTER)?;
             asks.store(true, Ordering::SeqCst);
             silence::begin(&mut filter, silence)
         };
@@ -174,7 +173,7 @@ impl Network {
     /// # Errors
     /// The kernel cannot.
     pub(crate) async fn forget_former(&self) -> Result<()> {
-        self.there("clear", || orphans::forget(&mut Netlink::connect(netlink::SOCK_DIAG)?)).await
+        self.there("clear", || orphans::forget(&mut Netlink::connect(SOCK_DIAG)?)).await
     }
 
     /// It is heard and answers again; then `opened`. Idempotent.
@@ -188,7 +187,7 @@ impl Network {
     ) -> Result<()> {
         let end = move || {
             let _turn = turn;
-            match silence::end(&mut Netlink::connect(netlink::NETFILTER)?) {
+            match silence::end(&mut Netlink::connect(NETFILTER)?) {
                 Err(why) if !is_missing(&why) => return Err(why),
                 _ => opened(),
             }
@@ -223,7 +222,7 @@ impl Network {
 
 /// In the namespace of the calling thread.
 fn look() -> io::Result<Was> {
-    let there = silence::is_there(&mut Netlink::connect(netlink::NETFILTER)?)?;
+    let there = silence::is_there(&mut Netlink::connect(NETFILTER)?)?;
     Ok(if there { Was::Silent } else { Was::Heard })
 }
 
@@ -261,13 +260,6 @@ fn needs_tables(why: Error) -> Error {
         )),
         _ => why,
     }
-}
-
-/// What a kernel without netfilter's tables says; by the last, that it has no subsystem of this number.
-fn is_missing(why: &io::Error) -> bool {
-    let said = why.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    use rustix::io::Errno as E;
-    matches!(said, Some(E::OPNOTSUPP | E::PROTONOSUPPORT | E::AFNOSUPPORT | E::INVAL))
 }
 
 #[cfg(test)]

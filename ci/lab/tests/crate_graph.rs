@@ -17,8 +17,9 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("godwit-wire", &["types"]),
     ("godwit-image", &["types"]),
     ("godwit-ownership", &["types"]),
+    ("godwit-netlink", &[]),
     ("godwit-criu-rpc", &["types"]),
-    ("godwit-criu", &["types", "criu-rpc"]),
+    ("godwit-criu", &["types", "netlink", "criu-rpc"]),
     ("godwit-store", &["types", "image", "ownership"]),
     ("godwit-files", &["types", "image", "store"]),
     ("godwit-capture", &["types", "image"]),
@@ -28,7 +29,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &["types", "wire", "image", "ownership", "store", "files", "criu-rpc", "criu", "capture"],
     ),
     // Products. The shim knows no store, the pager none either; only the agent runs the engine. The CRI proxy needs none of us.
-    ("containerd-shim-godwit-v2", &["types", "wire", "ownership", "criu-rpc"]),
+    ("containerd-shim-godwit-v2", &["types", "wire", "ownership", "netlink", "criu-rpc"]),
     ("godwit-pager", &["types", "wire", "image", "faults"]),
     ("godwit-relay", &["types", "wire", "criu-rpc"]),
     ("godwit-cri-proxy", &["types", "wire"]),
@@ -36,7 +37,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         "godwit-agent",
         &["types", "wire", "image", "ownership", "store", "files", "criu", "capture", "engine"],
     ),
-    ("godwit-install", &["types", "wire", "criu-rpc", "criu"]),
+    ("godwit-install", &["types", "wire", "netlink", "criu-rpc", "criu"]),
     // `godwit doctor` looks at what the installer has put there.
     ("godwit", &["types", "wire", "image", "ownership", "store", "engine", "install"]),
     // For tests.

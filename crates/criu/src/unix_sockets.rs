@@ -2,24 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use godwit_netlink::{Netlink, SOCK_DIAG, attributes};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// `<linux/unix_diag.h>`, `<linux/sock_diag.h>`, `<linux/netlink.h>`
+/// `<linux/unix_diag.h>`, `<linux/sock_diag.h>`
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const UDIAG_SHOW_NAME: u32 = 1;
 const UDIAG_SHOW_PEER: u32 = 4;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_PEER: u16 = 2;
 const SOCK_STREAM: u8 = 1;
 const SOCK_SEQPACKET: u8 = 5;
-const HEADER: usize = 16;
+const AF_UNIX: u8 = 1;
 const MESSAGE: usize = 16;
 
 /// One socket as the kernel describes it.
@@ -76,77 +73,32 @@ pub(crate) fn in_network_of(pid: u32) -> Option<Vec<Socket>> {
     looker.spawn(move || dump(&namespace).ok()).ok()?.join().ok()?
 }
 
-fn dump(namespace: &OwnedFd) -> rustix::io::Result<Vec<Socket>> {
+fn dump(namespace: &OwnedFd) -> io::Result<Vec<Socket>> {
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
     rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?;
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(rustix::net::netlink::SOCK_DIAG),
-    )?;
-    rustix::net::send(&socket, &request(), SendFlags::empty())?;
-    let mut sockets = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let (got, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        if !read_packet(&buffer[..got], &mut sockets)? {
-            return Ok(sockets);
-        }
-    }
+    Netlink::connect(SOCK_DIAG)?.dump(SOCK_DIAG_BY_FAMILY, &request(), read_socket)
 }
 
-/// `nlmsghdr` and `unix_diag_req`: all states, with names and peers.
+/// `unix_diag_req`: all states, with names and peers.
 fn request() -> Vec<u8> {
-    let mut out = Vec::with_capacity(40);
-    out.extend(40_u32.to_ne_bytes());
-    out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    out.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    out.extend([0; 8]);
-    let family = u8::try_from(AddressFamily::UNIX.as_raw()).unwrap_or(1);
-    out.extend([family, 0, 0, 0]);
-    out.extend(u32::MAX.to_ne_bytes());
-    out.extend(0_u32.to_ne_bytes());
-    out.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_PEER).to_ne_bytes());
-    out.extend([0; 8]);
-    out
-}
-
-/// Reads the messages of one packet; `false` after the last one. An error is a kernel's that cannot tell, or packets that were lost.
-fn read_packet(mut packet: &[u8], out: &mut Vec<Socket>) -> rustix::io::Result<bool> {
-    while let Some((len, kind)) = header(packet) {
-        match kind {
-            NLMSG_DONE => return Ok(false),
-            NLMSG_ERROR => return Err(Errno::NOENT),
-            _ => {}
-        }
-        let Some(message) = packet.get(HEADER..len) else { return Err(Errno::BADMSG) };
-        out.extend(read_socket(message));
-        packet = packet.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(true)
-}
-
-fn header(packet: &[u8]) -> Option<(usize, u16)> {
-    let len = usize::try_from(u32_at(packet, 0)?).ok()?;
-    let kind = u16_at(packet, 4)?;
-    (len >= HEADER).then_some((len, kind))
+    let show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER;
+    let numbers = [u32::MAX, 0, show, 0, 0].map(u32::to_ne_bytes);
+    [[AF_UNIX, 0, 0, 0].as_slice(), numbers.as_flattened()].concat()
 }
 
 /// `unix_diag_msg` (family, type, state, pad, inode, cookie) and its attributes.
 fn read_socket(message: &[u8]) -> Option<Socket> {
-    let mut socket =
-        Socket { kind: *message.get(1)?, inode: u32_at(message, 4)?, ..Socket::default() };
-    let mut rest = message.get(MESSAGE..)?;
-    while let (Some(len), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
-        let len = usize::from(len);
-        let value = rest.get(4..len)?;
-        match kind {
-            UNIX_DIAG_NAME => socket.name = Some(name(value)),
-            UNIX_DIAG_PEER => socket.peer = u32_at(value, 0),
+    let ([_, kind, _, _, a, b, c, d, ..], rest) = message.split_first_chunk::<MESSAGE>()?;
+    let inode = u32::from_ne_bytes([*a, *b, *c, *d]);
+    let mut socket = Socket { kind: *kind, inode, ..Socket::default() };
+    for attribute in attributes(rest) {
+        match attribute.ok()? {
+            (UNIX_DIAG_NAME, value) => socket.name = Some(name(value)),
+            (UNIX_DIAG_PEER, value) => {
+                socket.peer = value.first_chunk().copied().map(u32::from_ne_bytes);
+            }
             _ => {}
         }
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(socket)
 }
@@ -154,14 +106,6 @@ fn read_socket(message: &[u8]) -> Option<Socket> {
 /// Abstract names begin with a zero byte, shown as `@`.
 fn name(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').replace('\0', "@")
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
 #[cfg(test)]
@@ -193,14 +137,11 @@ mod tests {
 
     #[test]
     fn a_cut_answer_is_not_read_beyond_its_end() {
-        let mut out = Vec::new();
-        let mut packet = [200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        read_packet(&packet, &mut out).unwrap_err();
-        assert_eq!(read_packet(&[1, 2, 3], &mut out), Ok(true));
-        // A kernel without the diagnosis.
-        packet[0] = 16;
-        packet[4] = 2;
-        read_packet(&packet, &mut out).unwrap_err();
-        assert_eq!((out.len(), read_socket(&[1, 1, 1])), (0, None));
+        let mut message = [0; MESSAGE + 8];
+        message[MESSAGE..].copy_from_slice(&[8, 0, 2, 0, 7, 7, 7, 7]);
+        let peer = Some(u32::from_ne_bytes([7; 4]));
+        assert_eq!(read_socket(&message), Some(Socket { peer, ..Socket::default() }));
+        assert_eq!(read_socket(&message[..MESSAGE + 6]), None);
+        assert_eq!(read_socket(&[1, 1, 1]), None);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::netlink::{ACK, DONE, DUMP, ERROR, Netlink, message};
+use godwit_netlink::{ACK, Netlink, message};
 
 /// `SOCK_DIAG_BY_FAMILY`, `SOCK_DESTROY`.
 const LOOK: u16 = 20;
@@ -20,32 +20,22 @@ const INODE: std::ops::Range<usize> = 68..72;
 
 /// Forgets them all.
 pub(super) fn forget(diag: &mut Netlink) -> io::Result<()> {
-    use io::ErrorKind::{NotFound, Unsupported};
     for family in FAMILIES {
-        for id in find(diag, family)? {
-            let asked = message(DESTROY, ACK, &request(family, &id));
-            match diag.ask(&asked, 1) {
-                // It ended by itself; or the kernel cannot (`CONFIG_INET_DIAG_DESTROY`): a restore that it is in the way of says so.
-                Err(why) if matches!(why.kind(), NotFound | Unsupported) => {}
-                other => other?,
-            }
+        let found = diag.dump(LOOK, &request(family, &[0; 48]), orphan);
+        for id in able(found)?.unwrap_or_default() {
+            able(diag.ask(&message(DESTROY, ACK, &request(family, &id)), 1))?;
         }
     }
     Ok(())
 }
 
-fn find(diag: &mut Netlink, family: u8) -> io::Result<Vec<Vec<u8>>> {
-    diag.send(&message(LOOK, DUMP, &request(family, &[0; 48])))?;
-    let mut found = Vec::new();
-    loop {
-        for answer in diag.receive()? {
-            match answer.kind {
-                DONE => return Ok(found),
-                ERROR => answer.result()?,
-                LOOK => found.extend(orphan(&answer.body)),
-                _ => {}
-            }
-        }
+/// Nothing where a connection ended by itself, or the kernel cannot (`CONFIG_INET_TCP_DIAG`, `CONFIG_INET_DIAG_DESTROY`): a restore that
+/// one is in the way of says so.
+fn able<T>(told: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{NotFound, Unsupported};
+    match told {
+        Err(why) if matches!(why.kind(), NotFound | Unsupported) => Ok(None),
+        other => other.map(Some),
     }
 }
 

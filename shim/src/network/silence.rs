@@ -7,8 +7,9 @@
 
 use std::io;
 
+use godwit_netlink::{ACK, CREATE, Netlink, attribute, message, nested, number, text};
+
 use super::Silence;
-use super::netlink::{ACK, CREATE, Netlink, attribute, message, nested, number, text};
 
 /// The tables' names: `nft list table inet godwit-silence`.
 const WHOLE: &str = "godwit-silence";
@@ -27,7 +28,8 @@ const INET: u8 = 1;
 
 /// Message types of netfilter's subsystem for tables (10), and the ends of a transaction.
 mod kind {
-    const TABLES: u16 = 10 << 8;
+    use godwit_netlink::nf_tables::TABLES;
+
     pub(super) const NEW_TABLE: u16 = TABLES;
     pub(super) const GET_TABLE: u16 = TABLES + 1;
     pub(super) const DELETE_TABLE: u16 = TABLES + 2;
