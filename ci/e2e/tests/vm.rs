@@ -11,6 +11,8 @@ mod killed;
 mod kit;
 #[path = "vm/kubelet.rs"]
 mod kubelet;
+#[path = "vm/pod.rs"]
+mod pod;
 
 use anyhow::{Result, ensure};
 use godwit_e2e::release::Release;

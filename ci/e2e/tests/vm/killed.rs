@@ -4,17 +4,14 @@
 use anyhow::{Result, ensure};
 use godwit_e2e::release::Release;
 use godwit_lab::default_bin_dir;
-use godwit_lab::vm::Ended;
+use godwit_lab::vm::{Ended, Reboot};
 use godwit_wire::failpoint::VARIABLE;
 
 use crate::kit::{Bed, RELEASE};
-use crate::kubelet::{CONFIG, Kubelet, OURS, endpoint};
+use crate::kubelet::{CONFIG, INSTALL, Kubelet, OURS, REVERT, endpoint};
 
 /// More deaths than there are steps mean that it does not get on.
 const MOST: usize = 100;
-const RESTART: &str = "systemctl restart kubelet";
-const INSTALL: [&str; 4] = ["--kubelet-config", CONFIG, "--restart-kubelet", RESTART];
-const REVERT: [&str; 3] = ["--revert", "--restart-kubelet", RESTART];
 
 /// Runs the installer, which is ended at a place if it comes by it.
 fn ended_at(bed: &Bed, site: &str, words: &[&str]) -> Result<Ended> {
@@ -32,7 +29,7 @@ fn died(ended: &Ended) -> bool {
 #[test]
 #[ignore = "minutes: `make vm-test`"]
 fn an_installer_that_dies_after_any_step_leaves_a_kubelet_with_a_runtime() -> Result<()> {
-    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()))?;
+    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()), &[])?;
     let kubelet = Kubelet::start(&bed)?;
     let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
     let mut deaths = vec![];
@@ -57,7 +54,7 @@ fn an_installer_that_dies_after_any_step_leaves_a_kubelet_with_a_runtime() -> Re
 #[test]
 #[ignore = "minutes: `make vm-test`"]
 fn a_revert_after_a_death_at_any_step_leaves_nothing() -> Result<()> {
-    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()))?;
+    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()), &[])?;
     let kubelet = Kubelet::start(&bed)?;
     let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
     for step in 1.. {
@@ -74,4 +71,27 @@ fn a_revert_after_a_death_at_any_step_leaves_nothing() -> Result<()> {
         }
     }
     kubelet.runs_a_pod()
+}
+
+#[test]
+#[ignore = "minutes: `make vm-test`"]
+fn a_power_loss_in_an_installation_leaves_a_kubelet_with_a_runtime() -> Result<()> {
+    let bed = Bed::with_kubelet(&Release::whole(&default_bin_dir()), &[])?;
+    let kubelet = Kubelet::start(&bed)?;
+    let (before, config) = (bed.snapshot()?, bed.vm.sh(&format!("cat {CONFIG}"))?);
+    for words in [&INSTALL[..], &REVERT] {
+        let mut losses = 0;
+        while died(&ended_at(&bed, "install.step:5", words)?) {
+            losses += 1;
+            ensure!(losses < MOST, "it does not get on");
+            // Nobody has synced anything but the installer.
+            bed.vm.reboot(Reboot::PowerLoss)?;
+            kubelet.starts()?;
+        }
+        ensure!(losses > 2, "only {losses} losses");
+        kubelet.runs_a_pod()?;
+    }
+    bed.is_as(&before)?;
+    ensure!(bed.vm.sh(&format!("cat {CONFIG}"))? == config, "the kubelet's file is another one");
+    bed.nothing_is_left()
 }

@@ -35,15 +35,21 @@ impl Bed {
         Self::with(options, release)
     }
 
-    /// A machine that sees a release and a kubelet, and has what its pods need.
-    pub(crate) fn with_kubelet(release: &Release) -> Result<Self> {
-        let program = kubernetes::ensure_built()?.join("kubelet");
-        let options = VmOptions::for_tests().with(&program, "kubelet");
-        let bed = Self::with(options.with(&Image::Pause.archive()?, "pause.tar"), release)?;
-        for archive in ["image.tar", "pause.tar"] {
-            let archive = format!("{SHARE}/{archive}");
-            bed.vm.run(&["ctr", "--namespace", "k8s.io", "images", "import", &archive])?;
+    /// A machine that sees a release, a kubelet and crictl, and has these images and what else pods need.
+    pub(crate) fn with_kubelet(release: &Release, images: &[Image]) -> Result<Self> {
+        let programs = kubernetes::ensure_built()?;
+        let mut options = VmOptions::for_tests();
+        for name in ["kubelet", "crictl"] {
+            options = options.with(&programs.join(name), name);
         }
+        let images: Vec<_> = [&[Image::Pause], images].concat();
+        for (at, image) in images.iter().enumerate() {
+            options = options.with(&image.archive()?, &format!("pods/{at}.tar"));
+        }
+        let bed = Self::with(options, release)?;
+        let import =
+            "for archive in image.tar pods/*.tar; do ctr -n k8s.io images import $archive; done";
+        bed.vm.sh(&format!("cd {SHARE}; {import}"))?;
         Ok(bed)
     }
 

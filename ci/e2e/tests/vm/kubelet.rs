@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use anyhow::{Context as _, Result};
 use godwit_lab::Image;
 use godwit_lab::vm::SHARE;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kit::Bed;
 
@@ -15,6 +15,12 @@ const UNIT: &str = "/etc/systemd/system/kubelet.service";
 const PODS: &str = "/root/pods";
 /// Where pods tell that they have run.
 const OUT: &str = "/root/out";
+/// Of pods that do not use the node's.
+const NETWORK: &str = "/etc/cni/net.d/10-test.conflist";
+/// How the installer goes, and goes back, where this kubelet is.
+const RESTART: &str = "systemctl restart kubelet";
+pub(crate) const INSTALL: [&str; 4] = ["--kubelet-config", CONFIG, "--restart-kubelet", RESTART];
+pub(crate) const REVERT: [&str; 3] = ["--revert", "--restart-kubelet", RESTART];
 
 /// The one of a machine.
 pub(crate) struct Kubelet<'a> {
@@ -47,20 +53,31 @@ impl<'a> Kubelet<'a> {
             "failSwapOn": false,
             "resolvConf": "/dev/null",
         });
+        let network = json!({"cniVersion": "1.0.0", "name": "test", "plugins": [{
+            "type": "bridge", "bridge": "cni0", "isGateway": true,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/24"}]]},
+        }]});
         // JSON is YAML.
         let unit = format!(
             "[Unit]\nAfter=containerd.service\n[Service]\nExecStart={SHARE}/kubelet --config={CONFIG}\nRestart=always\n"
         );
         bed.vm.sh(&format!(
-            "mkdir -p {PODS} {OUT}; printf '%s\\n' '{config:#}' >{CONFIG}; printf '{unit}' >{UNIT}
+            "mkdir -p {PODS} {OUT} $(dirname {NETWORK}); printf '%s' '{network}' >{NETWORK}
+            printf '%s\\n' '{config:#}' >{CONFIG}; printf '{unit}' >{UNIT}
             pause=$(containerd config dump | sed -n \"s/^ *sandbox *= *'\\(.*\\)'/\\1/p; s/^ *sandbox_image *= *'\\(.*\\)'/\\1/p\" | head -n1)
             ctr -n k8s.io images tag {} \"$pause\"
-            systemctl daemon-reload; systemctl start kubelet",
+            systemctl daemon-reload; sync",
             Image::Pause.reference()
         ))?;
         let kubelet = Self { bed, pods: Cell::new(0), endpoint: RefCell::new(endpoint(bed)?) };
-        kubelet.runs_a_pod()?;
+        kubelet.starts()?;
         Ok(kubelet)
+    }
+
+    /// After a boot, which does not start it: its program is on a disk that comes later.
+    pub(crate) fn starts(&self) -> Result<()> {
+        self.bed.vm.sh("systemctl start kubelet")?;
+        self.runs_a_pod()
     }
 
     /// What is on disk is what daemons start with: containerd runs a container for who asks as the kubelet is told to. Where the kubelet
@@ -85,16 +102,28 @@ impl<'a> Kubelet<'a> {
             "command": ["counter", "--until", "2", "--every-ms", "1", "--file", told],
             "volumeMounts": [{"name": "out", "mountPath": OUT}],
         });
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-            "spec": {
-                "hostNetwork": true, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
-                "containers": [container],
-                "volumes": [{"name": "out", "hostPath": {"path": OUT}}],
-            },
+        let spec = json!({
+            "hostNetwork": true, "restartPolicy": "Never", "containers": [container],
+            "volumes": [{"name": "out", "hostPath": {"path": OUT}}],
         });
-        bed.vm.sh(&format!("printf '%s' '{pod}' >{PODS}/{name}.json"))?;
+        self.put(&name, json!({}), spec)?;
         bed.wait_for(&format!("{name} to run"), &format!("test -s {told}"))?;
-        bed.vm.sh(&format!("rm {PODS}/{name}.json")).map(drop).map_err(Into::into)
+        self.take(&name)
+    }
+
+    /// Gives it a pod.
+    pub(crate) fn put(&self, name: &str, annotations: Value, mut spec: Value) -> Result<()> {
+        spec["terminationGracePeriodSeconds"] = json!(0);
+        let metadata = json!({"name": name, "namespace": "default", "annotations": annotations});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        // Not seen before it is whole: the kubelet skips names that begin so.
+        let (new, file) = (format!("{PODS}/.{name}"), format!("{PODS}/{name}.json"));
+        self.bed.vm.sh(&format!("printf '%s' '{pod}' >{new}; mv {new} {file}"))?;
+        Ok(())
+    }
+
+    /// Takes it away.
+    pub(crate) fn take(&self, name: &str) -> Result<()> {
+        self.bed.vm.sh(&format!("rm {PODS}/{name}.json")).map(drop).map_err(Into::into)
     }
 }

@@ -20,6 +20,7 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
     "containerd",
+    "containernetworking-plugins",
     "criu",
     "crun",
     "dbus",
