@@ -21,6 +21,9 @@ const OTHER: u8 = 120;
 /// What Kubernetes would call the pod that has a sandbox.
 const UID: &str = "22a1-b0";
 
+/// The network of addresses of IPv6, which nobody has to find out; their last number is the host part, too.
+const IPV6: &str = "fd00:67::";
+
 /// An agent stands still in the middle of a freeze; a slow machine shall not end it.
 const PATIENT: &str = "freeze_deadline = \"2min\"\n";
 
@@ -217,6 +220,57 @@ fn a_pod_that_is_not_stopped_after_all_goes_on_with_its_connections() -> Result<
         ensure!(!is_silent(n1)?, "after {site}");
     }
     Ok(())
+}
+
+/// A network with an address of each kind.
+fn network_of_both(node: &Node, name: &str, host_part: u8) -> Result<PodNetwork> {
+    let network = node.pod_network(name, host_part)?;
+    node.sh(&format!("ip -n {name} addr add {IPV6}{host_part}/64 dev eth0 nodad"))?;
+    Ok(network)
+}
+
+#[test]
+fn containers_of_one_pod_keep_their_connections_together_by_ipv4_and_by_ipv6() -> Result<()> {
+    let bed = Bed::up(&LabOptions::for_tests(), Store::File, PATIENT, &[Image::Mem])?;
+    let (n1, n2) = (&bed.n1, &bed.n2);
+    let pod = network_of_both(n1, "pod", POD)?;
+    let outside = network_of_both(n1, "peer", PEER)?;
+    asks_each_second(n1)?;
+    let member = |name: &str, listens: &str| {
+        let words = ["talk", "--listen", listens, "--file", PROGRESS];
+        let one = keeping(Container::new(name, Image::Mem, &words).on(&pod));
+        with(with(one, names::SANDBOX_ID, "pod-1"), names::CONTAINER_NAME, name)
+    };
+    let peer = |name: &str, to: &str| {
+        let words = ["talk", "--connect", to, "--every-ms", "1", "--file", PROGRESS];
+        Container::new(name, Image::Mem, &words).on(&outside)
+    };
+    let members = [member("four", "0.0.0.0:7"), member("six", "[::]:8")];
+    let to = [format!("{}:7", pod.address), format!("[{IPV6}{POD}]:8")];
+    let peers = [peer("asks-four", &to[0]), peer("asks-six", &to[1])];
+    let go_on = |node: &Node| -> Result<()> {
+        for (one, node) in
+            members.iter().map(|one| (one, node)).chain(peers.iter().map(|one| (one, n1)))
+        {
+            let now = one.progress(node).unwrap_or(0);
+            one.wait_beyond(node, now + 100)?;
+        }
+        Ok(())
+    };
+    members.iter().chain(&peers).try_for_each(|one| one.run(n1))?;
+    go_on(n1)?;
+
+    for (from, to) in [(n1, n2), (n2, n1)] {
+        let id = members[0].checkpoint(from, &["--stop"])?.checkpoint.to_string();
+        members.iter().try_for_each(|one| one.remove(from))?;
+        from.sh("ip netns del pod")?;
+        network_of_both(to, "pod", POD)?;
+        members.iter().try_for_each(|one| one.restore(to, &id))?;
+        n1.sh("ip -n peer neigh flush all")?;
+        go_on(to)?;
+    }
+    members.iter().chain(&peers).try_for_each(|one| one.remove(n1))?;
+    clean::wait(n1)
 }
 
 /// A restore whose agent dies when all of it is there, and that is removed before there is another one.
