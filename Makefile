@@ -16,6 +16,11 @@ DENY_VERSION := 0.20.2
 STORE ?= s3
 LAB ?= node
 SUITE ?= all
+# Tests that need no node: units, and of each crate what is in `tests`, a file or a directory with a `main.rs`. By name: a selection of
+# packages has other features of what they depend on, and all of it would be built again.
+CRATE_TESTS := $(wildcard */tests crates/*/tests ci/lab/tests ci/programs/tests)
+CRATE_TESTS := $(wildcard $(CRATE_TESTS:=/*.rs)) $(patsubst %/main.rs,%,$(wildcard $(CRATE_TESTS:=/*/main.rs)))
+UNIT_TESTS := --lib --bins $(addprefix --test ,$(sort $(basename $(notdir $(CRATE_TESTS)))))
 PROGRAMS := containerd-shim-godwit-v2 godwit-agent godwit-pager godwit-relay godwit-cri-proxy godwit godwit-install
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
@@ -61,12 +66,11 @@ tested-tools: build
 
 # End-to-end tests are a suite's `--test`; what they share has tests that need no node.
 test-unit: tested-tools ## Tests that need no node
-	cargo test $(TESTED) --lib --bins
-	cargo test $(TESTED) --exclude godwit-e2e --test '*'
-	cargo test $(TESTED) --exclude godwit-e2e --doc
+	cargo test $(TESTED) $(UNIT_TESTS)
+	cargo test $(TESTED) --doc
 
 test-full: tested-tools ## What `test` leaves out: long searches, ten thousand lives, a hundred races, an installer that dies at each step, the virtual machine (four hours; docs/verification.md)
-	cargo test $(TESTED) --exclude godwit-e2e --no-fail-fast -- --ignored
+	cargo test $(TESTED) $(UNIT_TESTS) --no-fail-fast -- --ignored
 	cargo test $(TESTED) --test churn -- --ignored
 	cargo test $(TESTED) --test clusters -- --ignored --test-threads=1
 	cargo test $(TESTED) --test install --test vm -- --ignored --test-threads=1
@@ -74,7 +78,7 @@ test-full: tested-tools ## What `test` leaves out: long searches, ten thousand l
 test-e2e: tested-tools ## Tests on real nodes, one after the other (needs root)
 	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test connections --test churn --test cri_proxy --test cgroup_v2 --test clusters --test kubelet --test install --test vm -- --test-threads=1
 
-vm-test: build ## A stock Debian in a virtual machine: install, also when it dies or loses power at any step, move, a pod of Redis, power loss, both cgroup drivers, another release (an hour)
+vm-test: build ## A stock Debian in a virtual machine: install, also when it dies or loses power at any step, move, a pod of Redis, power loss, both cgroup drivers, another release (an hour and a half)
 	cargo test $(TESTED) --test vm -- --include-ignored --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release
