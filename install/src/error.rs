@@ -21,7 +21,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Refused before anything was changed; a sentence that says what to do.
+    /// Refused; a sentence that says what to do. What the checks find, they find before anything is changed.
     #[error("{0}")]
     Refused(String),
     /// The host check found this many faults, which have been told.

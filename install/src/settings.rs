@@ -67,7 +67,7 @@ pub struct Settings {
     /// With --revert: also while containers of Godwit run; the programs that they need stay until they are gone
     #[arg(long, requires = "revert")]
     pub force: bool,
-    /// With --revert: also remove the configuration, fences and the node's own store with all its checkpoints
+    /// With --revert: also remove all of /etc/godwit and of /var/lib/godwit: configuration, keys, fences, and the node's own store with all its checkpoints
     #[arg(long, requires = "revert")]
     pub purge: bool,
     /// Do not wait until what is written has reached the disk: only for nodes that are thrown away

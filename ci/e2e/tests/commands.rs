@@ -263,7 +263,12 @@ fn nothing_is_bad(bed: &Bed) -> Result<()> {
         let (verdict, told) = doctor(bed, 0, check)?;
         ensure!(verdict == "good", "{check}: {told}");
     }
-    for (check, why) in [("kubelet", "no kubelet runs"), ("Kubernetes", "[kubernetes]")] {
+    let missing = [
+        ("kubelet", "no kubelet runs"),
+        ("pod network", "no kubelet runs"),
+        ("Kubernetes", "[kubernetes]"),
+    ];
+    for (check, why) in missing {
         let (verdict, told) = doctor(bed, 0, check)?;
         ensure!(verdict == "unknown" && told.contains(why), "{check}: {verdict} {told}");
     }

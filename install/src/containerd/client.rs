@@ -17,6 +17,7 @@ use crate::{Error, Result};
 
 /// For one question; containerd answers from memory or a local database.
 const PATIENCE: Duration = Duration::from_secs(10);
+const CRI_STATUS: &str = "the CRI's status";
 
 /// `runtime.v1.StatusRequest` of the CRI.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -28,8 +29,28 @@ struct StatusRequest {
 /// What we read of `runtime.v1.StatusResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct StatusResponse {
+    #[prost(message, optional, tag = "1")]
+    status: Option<RuntimeStatus>,
     #[prost(map = "string, string", tag = "2")]
     info: std::collections::HashMap<String, String>,
+}
+
+/// `runtime.v1.RuntimeStatus`
+#[derive(Clone, PartialEq, prost::Message)]
+struct RuntimeStatus {
+    #[prost(message, repeated, tag = "1")]
+    conditions: Vec<Condition>,
+}
+
+/// `runtime.v1.RuntimeCondition`
+#[derive(Clone, PartialEq, prost::Message)]
+struct Condition {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(bool, tag = "2")]
+    holds: bool,
+    #[prost(string, tag = "4")]
+    message: String,
 }
 
 /// What we read of `runtime.v1.ListPodSandboxResponse`.
@@ -107,16 +128,27 @@ impl Client {
     /// # Errors
     /// It does not answer.
     pub fn cri_config(&self) -> Result<Option<Value>> {
-        let question = "the CRI's status";
-        let status = StatusRequest { verbose: true };
-        let Some(answer) = self.cri::<_, StatusResponse>(question, "Status", status)? else {
-            return Ok(None);
-        };
+        let Some(answer) = self.cri_status()? else { return Ok(None) };
         let config = answer.info.get("config").map(String::as_str).unwrap_or_default();
         serde_json::from_str(config).map(Some).map_err(|why| Error::Told {
-            question,
+            question: CRI_STATUS,
             status: Box::new(Status::internal(format!("its configuration is no JSON: {why}"))),
         })
+    }
+
+    /// Why its CRI can give pods no network; empty when it can, nothing if it has no CRI.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn network_fault(&self) -> Result<Option<String>> {
+        let Some(answer) = self.cri_status()? else { return Ok(None) };
+        let conditions = answer.status.unwrap_or_default().conditions;
+        let network = conditions.into_iter().find(|one| one.kind == "NetworkReady" && !one.holds);
+        Ok(Some(network.map(|one| one.message).unwrap_or_default()))
+    }
+
+    fn cri_status(&self) -> Result<Option<StatusResponse>> {
+        self.cri(CRI_STATUS, "Status", StatusRequest { verbose: true })
     }
 
     /// Asks the CRI; nothing if there is none.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use godwit_types::names;
 
 use crate::check::{self, Finding, Verdict};
+use crate::containerd::client::Client;
 use crate::containerd::daemon::Daemon;
 use crate::containerd::{self, Loaded};
 use crate::files::Disk;
@@ -22,11 +23,28 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let loaded = Daemon::find(settings)
         .and_then(|daemon| containerd::loaded(&settings.containerd_socket, &daemon))
         .map_err(|why| error_chain(&why));
+    let fault = Client::connect(&settings.containerd_socket).and_then(|one| one.network_fault());
+    let fault = fault.map_err(|why| error_chain(&why));
     vec![
         Finding { subject: "runtime", verdict: runtime(&loaded) },
         Finding { subject: "CRI proxy", verdict: cri_proxy(&answers, &kubelet, settings.init()) },
         Finding { subject: "kubelet", verdict: kubelet.verdict() },
+        Finding { subject: "pod network", verdict: network(fault, kubelet.runs) },
     ]
+}
+
+/// `fault`: empty where there is none, nothing where there is no CRI.
+fn network(fault: Result<Option<String>, String>, kubelet_runs: bool) -> Verdict {
+    match fault {
+        Ok(Some(fault)) if fault.is_empty() => Good("containerd has one for pods".to_owned()),
+        Ok(Some(fault)) if kubelet_runs => Limited(format!(
+            "containerd has none for pods ({fault}): none starts or continues here; install the cluster's CNI plugin, or look at what its own \
+             pod on this node says. What `godwit.dev/tcp: keep` needs of it is in docs/kubernetes.md"
+        )),
+        Ok(Some(_)) => Unknown("containerd has none for pods, and no kubelet runs here".to_owned()),
+        Ok(None) => Unknown("containerd has no CRI plugin".to_owned()),
+        Err(why) => Unknown(why),
+    }
 }
 
 fn runtime(loaded: &Result<Loaded, String>) -> Verdict {
@@ -110,7 +128,7 @@ fn cri_proxy(answers: &Result<(), String>, wiring: &Wiring, init: InitKind) -> V
         InitKind::Systemd => {
             "`systemctl restart godwit-cri-proxy.socket`; `journalctl --unit godwit-cri-proxy` says why it ended"
         }
-        InitKind::None => "start `godwit-cri-proxy`",
+        InitKind::None => "start `godwit-cri-proxy --listen /run/godwit/cri.sock`",
     };
     match answers {
         Ok(()) => Good(format!("containerd answers behind {}", names::CRI_SOCKET)),
@@ -174,6 +192,20 @@ mod tests {
         assert!(anew.word() == "limited" && anew.told().contains("written it anew"), "{anew:?}");
         let flag = with(|facts| facts.flag = Some("unix:///x".to_owned()));
         assert!(flag.word() == "bad" && flag.told().contains("command line"), "{flag:?}");
+    }
+
+    #[test]
+    fn a_network_is_missed_where_pods_would_come() {
+        assert_eq!(network(Ok(Some(String::new())), true).word(), "good");
+        let none = || Ok(Some("cni plugin not initialized".to_owned()));
+        let missed = network(none(), true);
+        assert!(missed.word() == "limited" && missed.told().contains("CNI"), "{missed:?}");
+        let others = [
+            network(none(), false),
+            network(Ok(None), true),
+            network(Err("away".to_owned()), true),
+        ];
+        assert!(others.iter().all(|one| one.word() == "unknown"), "{others:?}");
     }
 
     #[test]

@@ -247,6 +247,22 @@ const ROOM: [&str; 4] = [
     r#"{"status":{"allocatable":{"example.com/room":"9"}}}"#,
 ];
 
+/// What an agent of this node tells of somebody.
+fn event_by(node: &str) -> Value {
+    json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event",
+        "metadata": {"generateName": "told-", "namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal", "action": "Checkpoint",
+        "reason": "CheckpointCompleted", "note": "so it is said",
+        "reportingController": "godwit-agent", "reportingInstance": node,
+        "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": "a1"},
+    })
+}
+
+/// Keeps the node from being deleted.
+const STAYS: [&str; 3] =
+    ["--type=merge", "--patch", r#"{"metadata":{"finalizers":["example.com/stays"]}}"#];
+
 #[test]
 fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
     let clusters = Clusters::up()?;
@@ -270,9 +286,16 @@ fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
         }
     };
     let annotate = |object: &str, word: &str| as_agent(&["annotate", "--overwrite", object, word]);
-    let own = annotate("pod/a1", "godwit.dev/eligible=true")?;
-    ensure!(own.is_empty(), "{own}");
+    let tell = |node: &str| -> Result<String> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), event_by(node).to_string())?;
+        as_agent(&["create", "--filename", &file.path().display().to_string()])
+    };
+    for own in [annotate("pod/a1", "godwit.dev/eligible=true")?, tell("a1")?] {
+        ensure!(own.is_empty(), "{own}");
+    }
     let denied = [
+        (tell("a2")?, "events of its own only"),
         (annotate("pod/a2", "godwit.dev/eligible=true")?, "its own node only"),
         (annotate("pod/a1", "example.com/x=y")?, "begin with godwit.dev/ only"),
         (as_agent(&["label", "pod/a1", "x=y"])?, "annotations of a pod only"),
@@ -283,6 +306,7 @@ fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
         (as_agent(&["label", "node/a1", "x=y"])?, "begin with godwit.dev/ only"),
         (as_agent(&["taint", "node", "a1", "x=y:NoSchedule"])?, "GodwitReady only"),
         (as_agent(&[&["patch", "node", "a1"][..], &ROOM].concat())?, "GodwitReady only"),
+        (as_agent(&[&["patch", "node", "a1"][..], &STAYS].concat())?, "GodwitReady only"),
     ];
     for (told, why) in denied {
         ensure!(told.contains(why), "{why}: {told:?}");
@@ -300,7 +324,8 @@ fn what_is_done_while_the_api_server_is_away_is_told_when_it_is_back() -> Result
     a.apply(&counter("web").on("a1").manifest())?;
     a.wait_for(&["pod/web"], "condition=Ready")?;
     ask(a, "web")?;
-    for check in ["runtime", "CRI proxy", "kubelet", "agent", "shims", "Kubernetes"] {
+    for check in ["runtime", "CRI proxy", "kubelet", "pod network", "agent", "shims", "Kubernetes"]
+    {
         let (verdict, said) = diagnosed(&node, check)?;
         ensure!(verdict == "good", "{check}: {said}");
     }
