@@ -37,7 +37,7 @@ const DRAIN: Duration = Duration::from_secs(100);
 
 /// The node's daemon: checkpoints and restores of its containers.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = "GODWIT_LOG=debug: more words in the log")]
 struct Arguments {
     /// Configuration
     #[arg(long, value_name = "FILE", default_value = names::AGENT_CONFIG)]

@@ -32,7 +32,8 @@ Restore and fork with containerd's own client, on any node whose agent has the s
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/restore-from=ID IMAGE NAME
   ctr run -d --runtime io.containerd.godwit.v2 --annotation godwit.dev/fork-from=ID IMAGE NAME
 Beside either: --annotation godwit.dev/store=NAME · --annotation godwit.dev/volumes=DESTINATION,… for writable bind mounts whose \
-files you have brought there · --annotation godwit.dev/hydrate=before-start to run it only when all of its memory is there · beside restore-from, if the container's node is dead: \
+files you have brought there · --annotation godwit.dev/hydrate=before-start to run it only when all of its memory is there · --annotation godwit.dev/tcp=keep, of both, to keep TCP connections \
+where the address is the same · beside restore-from, if the container's node is dead: \
 --annotation godwit.dev/force=REASON";
 
 /// Move running containers without landing them on a disk.
@@ -157,7 +158,7 @@ pub(crate) enum Command {
         #[arg(required = true)]
         checkpoints: Vec<CheckpointId>,
     },
-    /// Remove what is not needed any more; agents do it each hour, within no limits
+    /// Remove what is not needed any more; agents do it each hour, and delete no checkpoint by it
     Gc(Gc),
     /// Show the agent, its stores, the pods of this node and what is in progress
     Status,
@@ -264,7 +265,7 @@ mod tests {
     #[test]
     fn the_help_names_every_annotation() {
         for annotation in
-            ["restore-from=", "fork-from=", "store=", "volumes=", "hydrate=", "force="]
+            ["restore-from=", "fork-from=", "store=", "volumes=", "hydrate=", "tcp=", "force="]
         {
             assert!(AFTER_HELP.contains(&format!("--annotation godwit.dev/{annotation}")));
         }

@@ -1,7 +1,7 @@
-//! `godwit-pager`: serves the page faults of one hydrating pod. A child of the shim; gone when the pod is hydrated.
+//! `godwit-pager`: serves the page faults of one hydrating container. A child of the shim; gone when the container is hydrated.
 //!
-//! Owns the pod's userfaultfds and page maps, reads their events, knows no store. Its failure domain is the pod's: it never outlives the
-//! pod's tasks with descriptors closed, and the pod never outlives it unhydrated (the shim sees to that; the reverse is [`doom`]).
+//! Owns the container's userfaultfds and page maps, reads their events, knows no store. Its failure domain is the container's: it never
+//! outlives its tasks with descriptors closed, and they never outlive it unhydrated (the shim sees to that; the reverse is [`doom`]).
 
 mod agent;
 mod args;

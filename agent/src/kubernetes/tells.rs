@@ -182,7 +182,7 @@ fn event(what: &What) -> Told {
         ),
         What::RestoreSucceeded(report) => {
             let note = format!(
-                "runs from checkpoint {} {:.1} s after it was asked for; its memory follows",
+                "runs from checkpoint {} {:.1} s after it was asked for",
                 report.checkpoint,
                 report.resumed_ms / 1e3
             );

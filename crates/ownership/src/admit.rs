@@ -139,9 +139,13 @@ impl Refusal {
             }
             Self::Exists { node } => format!("{name} has a lineage already, on {node}"),
             Self::PointGone { checkpoint } => {
-                format!("checkpoint {checkpoint} of {name} is not in the store any more")
+                format!(
+                    "checkpoint {checkpoint} of {name} is not in the store any more: `godwit list` shows those that are"
+                )
             }
-            Self::NoPoint => format!("{name} has no good recovery point"),
+            Self::NoPoint => format!(
+                "{name} has no good recovery point: start it from its image under another name"
+            ),
             Self::CannotRestore { checkpoint } => {
                 format!("checkpoint {checkpoint} of {name} can not be restored here")
             }

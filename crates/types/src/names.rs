@@ -83,7 +83,7 @@ pub const SHIM_SOCKETS: &str = "/run/godwit/shims";
 pub const AGENT_OP_SOCKET: &str = "/run/godwit/agent-op.sock";
 /// The agent serves frames here; pagers connect.
 pub const AGENT_FRAMES_SOCKET: &str = "/run/godwit/agent-frames.sock";
-/// The agent serves its local API (ttrpc) here.
+/// The agent serves its local API (lines of JSON) here.
 pub const AGENT_API_SOCKET: &str = "/run/godwit/agent.sock";
 /// containerd's namespace of all that the kubelet runs.
 pub const CRI_NAMESPACE: &str = "k8s.io";

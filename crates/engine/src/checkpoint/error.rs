@@ -46,7 +46,10 @@ pub enum CheckpointError {
     #[error("the shim's message cannot be read")]
     Wire(#[from] godwit_wire::WireError),
     /// The fence or an entry cannot be read: nobody guesses what it says.
-    #[error("what says who may run the container cannot be read")]
+    #[error(
+        "what says who may run the container (its fence, in {}, or its log) cannot be read",
+        godwit_types::names::FENCES
+    )]
     Fence(#[from] godwit_ownership::OwnershipError),
     /// The log does not permit it.
     #[error("{told}")]

@@ -14,7 +14,8 @@ use crate::stores::NoStore;
 pub enum RestoreError {
     /// Annotations that contradict each other.
     #[error(
-        "give one of godwit.dev/restore-from=ID, godwit.dev/fork-from=ID and godwit.dev/restore=never"
+        "give one of godwit.dev/restore-from and godwit.dev/fork-from; godwit.dev/restore=never goes with restore-from=latest or \
+         checkpoint-on-stop only"
     )]
     Annotations,
     /// One that cannot be obeyed.
@@ -109,7 +110,9 @@ pub enum RestoreError {
         frame: u32,
     },
     /// The mounts cannot be had.
-    #[error("the checkpoint's mounts are not those of the container's spec")]
+    #[error(
+        "the checkpoint's mounts are not those of the container's spec: give it the mounts that the checkpoint's container has"
+    )]
     NoMounts,
     /// The pod has a container that the checkpoint does not know.
     #[error(
@@ -147,7 +150,10 @@ pub enum RestoreError {
     #[error("the shim's message cannot be read")]
     Wire(#[from] godwit_wire::WireError),
     /// A fence that cannot be read is not "no fence".
-    #[error("what says who may run the container cannot be read")]
+    #[error(
+        "what says who may run the container (its fence, in {}) cannot be read",
+        godwit_types::names::FENCES
+    )]
     Fence(#[from] godwit_ownership::OwnershipError),
     /// Nobody comes after this pod, nor did anybody come before it.
     #[error(
