@@ -428,7 +428,7 @@ fn what_is_not_there_or_is_asked_for_twice() -> Result<()> {
     let both = shell.clone().with(&["--annotation", &format!("godwit.dev/fork-from={id}")]);
     expect(
         &format!("{:#}", both.restore(&bed.n2, &id).unwrap_err()),
-        "give one of godwit.dev/restore-from=ID",
+        "give one of godwit.dev/restore-from and godwit.dev/fork-from",
     )?;
     shell.remove(&bed.n2)?;
     shell.restore(&bed.n2, &id)?;
