@@ -193,8 +193,10 @@ impl Bed {
             runtime,
             image,
             "probe",
-            "echo",
-            "well",
+            // What ends before ctr has opened its output may go unheard.
+            "sh",
+            "-c",
+            "echo well; sleep 0.3",
         ])?;
         ensure!(said.trim() == "well", "it said {said:?}");
         Ok(())

@@ -9,7 +9,8 @@ use super::kit::{Bed, SOON, exec_words};
 fn a_container_in_the_foreground_hands_on_output_and_exit_status_and_leaves_nothing() -> Result<()>
 {
     let bed = Bed::new()?;
-    let ran = bed.spawn(&["--rm"], "fore", &["sh", "-c", "echo out; echo err >&2; exit 3"])?;
+    let ran =
+        bed.spawn(&["--rm"], "fore", &["sh", "-c", "echo out; echo err >&2; sleep 0.3; exit 3"])?;
     let output = ran.wait_with_output()?;
     ensure!(output.status.code() == Some(3), "{output:?}");
     ensure!(output.stdout == b"out\n", "{output:?}");

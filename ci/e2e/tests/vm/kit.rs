@@ -117,7 +117,7 @@ impl Bed {
 
     /// The same, asked at this socket.
     pub(crate) fn runs_containers_by(&self, socket: &str) -> Result<()> {
-        let words = ["probe", "counter", "--until", "2", "--every-ms", "1"];
+        let words = ["probe", "counter", "--until", "2", "--every-ms", "100"];
         let run = ["ctr", "--address", socket, "run", "--rm", Image::Programs.reference()];
         let said = self.vm.run(&[&run[..], &words].concat())?;
         ensure!(said.contains('2'), "it said {said:?}");
