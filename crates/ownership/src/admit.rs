@@ -144,7 +144,7 @@ impl Refusal {
                 )
             }
             Self::NoPoint => format!(
-                "{name} has no good recovery point: start it from its image under another name"
+                "{name} has no good recovery point: start it from its image, without restore-from or under another name"
             ),
             Self::CannotRestore { checkpoint } => {
                 format!("checkpoint {checkpoint} of {name} can not be restored here")
