@@ -78,7 +78,7 @@ test-full: tested-tools ## What `test` leaves out: long searches, ten thousand l
 test-e2e: tested-tools ## Tests on real nodes, one after the other (needs root)
 	cargo test $(TESTED) --test lab --test shim_lifecycle --test moves --test ownership --test agent_dies --test shim_dies --test store_refuses --test hydration --test interrupted --test refusals --test commands --test starts --test pods --test connections --test churn --test cri_proxy --test cgroup_v2 --test clusters --test kubelet --test install --test vm -- --test-threads=1
 
-vm-test: build ## A stock Debian in a virtual machine: install, also when it dies or loses power at any step, move, a pod of Redis, power loss, both cgroup drivers, another release (an hour and a half)
+vm-test: build ## A stock Debian in a virtual machine: install, also when it dies or loses power at any step, move, a pod of Redis, power loss, both cgroup drivers, another release (an hour)
 	cargo test $(TESTED) --test vm -- --include-ignored --test-threads=1
 
 release: deps ## Build what is installed on nodes, into target/release

@@ -34,22 +34,21 @@ fn spec() -> Value {
     json!({"containers": [redis, sidecar], "volumes": [{"name": "shared", "emptyDir": {}}]})
 }
 
-/// What crictl says, through the CRI proxy.
-fn crictl(bed: &Bed, words: &str) -> Result<String> {
-    let said = bed.vm.sh(&format!("{SHARE}/crictl --runtime-endpoint unix://{OURS} {words}"))?;
-    Ok(said.trim().to_owned())
+/// A line of bash that asks crictl, through the CRI proxy.
+fn crictl(words: &str) -> String {
+    format!("{SHARE}/crictl --runtime-endpoint unix://{OURS} {words}")
 }
 
 /// The one container of this name that runs in the pod of this name: the kubelet adds the node's to a pod's.
 fn container(bed: &Bed, pod: &str, name: &str) -> Result<String> {
-    let of_pod = format!(
-        "ps --quiet --pod \"$({SHARE}/crictl --runtime-endpoint unix://{OURS} pods --quiet --name ^{pod}-)\""
-    );
-    crictl(bed, &format!("{of_pod} --state Running --name ^{name}$"))
+    let pod = crictl(&format!("pods --quiet --name ^{pod}-"));
+    let of_pod = format!("ps --quiet --state Running --name ^{name}$ --pod \"$({pod})\"");
+    Ok(bed.vm.sh(&crictl(&of_pod))?.trim().to_owned())
 }
 
 fn redis(bed: &Bed, pod: &str, words: &str) -> Result<String> {
-    crictl(bed, &format!("exec {} redis-cli {words}", container(bed, pod, "redis")?))
+    let line = crictl(&format!("exec {} redis-cli {words}", container(bed, pod, "redis")?));
+    Ok(bed.vm.sh(&line)?.trim().to_owned())
 }
 
 /// How far the sidecar is.
@@ -83,7 +82,7 @@ fn a_pod_with_redis_goes_on_as_another_pod_in_a_group_of_systemds() -> Result<()
 
     kubelet.put("first", json!({}), spec())?;
     let is_there = |pod: &str| {
-        let running = format!("{SHARE}/crictl --runtime-endpoint unix://{OURS} ps --state Running");
+        let running = crictl("ps --state Running");
         bed.wait_for(pod, &format!("test $({running} | grep --count ' {pod}-') = 2"))
     };
     is_there("first")?;
