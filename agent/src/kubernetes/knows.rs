@@ -16,15 +16,19 @@ const THRESHOLD: i32 = 3;
 
 impl Knows for Api {
     fn is_ephemeral(&self, uid: &str, container: &str) -> bool {
-        let pod = self.pod(uid);
-        let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
-        let all = spec.and_then(|spec| spec.ephemeral_containers.as_ref());
-        all.into_iter().flatten().any(|one| one.name == container)
+        self.pod(uid).as_deref().is_some_and(|pod| is_ephemeral(pod, container))
     }
 
     fn bears(&self, uid: &str) -> Option<Duration> {
         bears(&*self.pod(uid)?)
     }
+}
+
+/// A pod's other containers never change: who is not among them came later, whether that was heard already or not.
+fn is_ephemeral(pod: &Pod, container: &str) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let mut own = spec.init_containers.iter().flatten().chain(&spec.containers);
+    own.all(|one| one.name != container)
 }
 
 fn bears(pod: &Pod) -> Option<Duration> {
@@ -95,6 +99,15 @@ mod tests {
         let both = json!({"containers": [live(http), tcp], "initContainers": [live(quick), ready]});
         assert_eq!(of(both), Some(750));
         assert_eq!(of(json!({"containers": []})), None);
+    }
+
+    #[test]
+    fn who_came_after_its_pod_is_ephemeral() {
+        let spec = json!({"containers": [{"name": "main"}], "initContainers": [{"name": "first"}]});
+        let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let found = ["main", "first", "debugger"].map(|name| is_ephemeral(&pod, name));
+        assert_eq!(found, [false, false, true]);
+        assert!(!is_ephemeral(&Pod::default(), "debugger"), "nothing is known of it");
     }
 
     #[test]

@@ -82,6 +82,23 @@ fn a_sealed_container_stays_frozen_until_an_agent_settles_it() -> Result<()> {
     clean::wait(&bed.n1)
 }
 
+/// What froze it cannot thaw it any more, as when it ends in the middle of a checkpoint; runc calls it paused.
+#[test]
+fn a_container_that_ends_while_it_is_frozen_is_deleted() -> Result<()> {
+    let bed = bed(&[Image::Mem])?;
+    let web = counter("web");
+    web.run(&bed.n1)?;
+    web.wait_beyond(&bed.n1, 3)?;
+    bed.n1.sh("echo 1 >/sys/fs/cgroup/default/web/cgroup.freeze")?;
+    wait::until_true("it to be frozen", SOON, || is_frozen(&bed.n1, &web).is_ok_and(|is| is))?;
+    bed.n1.sh("kill -KILL $(ctr task ls | awk '$1 == \"web\" {print $2}')")?;
+    wait::until_true("its end", SOON, || web.listed(&bed.n1).is_ok_and(|s| s == "STOPPED"))?;
+    // Its exit status is the task's own; without the task the container can go.
+    bed.n1.exec(&["ctr", "task", "rm", "web"])?;
+    bed.n1.ctr(&["container", "rm", "web"])?;
+    clean::wait(&bed.n1)
+}
+
 #[test]
 fn a_copy_lives_beside_a_container_that_runs_on() -> Result<()> {
     let bed = bed(&[Image::Mem])?;

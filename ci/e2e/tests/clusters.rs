@@ -23,4 +23,5 @@ mod clusters {
     mod run;
     mod secure;
     mod stage;
+    mod unfilled;
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use godwit_criu::mounts::binds;
 use godwit_files::Halt;
 use godwit_image::{ContainerHead, FrameSource, Head, Manifest, SECTION_SPEC, section_of_volume};
-use godwit_ownership::{Ending, Event, LineageRef, Refusal, Target};
+use godwit_ownership::{Ending, Event, Fence, LineageRef, Refusal, Target};
 use godwit_store::{CheckpointReader, Pin, TenantStore};
 use godwit_types::{CheckpointId, Code, OpId, Owner, Phase, names};
 use godwit_wire::agent_op::BeginRestore;
@@ -77,6 +77,17 @@ impl<'a> Asking<'a> {
     ) -> Result<Self, RestoreError> {
         let me = node.owner(&begin.pod_uid, parse("incarnation", &begin.incarnation)?);
         Ok(Self { node, begin, spec, op: parse("op", &begin.op)?, me, shim })
+    }
+
+    /// Whoever is debugged knows nothing of its checkpoint: a stranger in it, which would cost the pod its memory.
+    fn is_of_the_pods_own(&self) -> Result<(), RestoreError> {
+        let lives = |fence: Fence| fence.lived && fence.incarnation == self.me.incarnation;
+        let key = parse("pod key", &self.begin.pod_key)?;
+        let is_early = !ask::fence(&self.begin.fence)?.is_some_and(lives);
+        if is_early && self.node.cluster.is_ephemeral(&key, self.name()) {
+            return Err(RestoreError::Ephemeral { container: self.name().to_owned() });
+        }
+        Ok(())
     }
 
     /// What the pod calls the container.
@@ -161,6 +172,7 @@ async fn carry_through(
     pinned: &mut Option<Pin>,
 ) -> Result<Through, RestoreError> {
     let asking = Asking::new(node, begin, spec, peer.pid())?;
+    asking.is_of_the_pods_own()?;
     let wanted = Wanted::find(&asking, pinned).await?;
     if begin.joins.is_some() {
         return join(&asking, &wanted, peer, pinned).await;

@@ -42,6 +42,8 @@ pub enum Rule {
     Idempotence,
     /// A life consumes its request when its tasks run, not when they may.
     LivesFirst,
+    /// A life whose memory never comes gives its request back.
+    Reopens,
     /// Proved deaths are written into the log: no lineage is owned by nobody.
     DeathEntries,
     /// Tasks that died before their first life give `stop`, not `end`.

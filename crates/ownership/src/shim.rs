@@ -31,7 +31,7 @@ use crate::admit::Refusal;
 use crate::entry::Entry;
 use crate::fence::{Asked, Fence, FenceState, Gone};
 use crate::message::{Before, Holds, Status, ToAgent, ToShim};
-use crate::rules::Rules;
+use crate::rules::{Rule, Rules};
 
 pub use words::{Action, Conn, CriuEnd, Event, Phase, StartCall, Tasks};
 
@@ -221,6 +221,7 @@ impl ShimMachine {
             Event::Kill => self.on_kill(),
             Event::Killed => self.on_killed(),
             Event::Died => self.on_died(),
+            Event::Unfilled => self.on_unfilled(),
             Event::Gone(gone) => self.on_gone(gone),
             Event::FenceFailed => self.on_fence_failed(),
             Event::Asked(_)
@@ -371,6 +372,16 @@ impl ShimMachine {
         self.owes_cold = None;
         self.op = Op::None;
         told.into_iter().chain(started).collect()
+    }
+
+    /// It counts as if it had never run: who starts next asks for the same memory again.
+    fn on_unfilled(&mut self) -> Vec<Action> {
+        let reopens = self.rules.hold(Rule::Reopens);
+        let written = self.mark(|fence| {
+            fence.lived &= !reopens;
+            fence.consumed.take_if(|_| reopens);
+        });
+        written.into_iter().chain(self.on_kill()).collect()
     }
 
     fn on_gone(&mut self, gone: Gone) -> Vec<Action> {

@@ -365,6 +365,9 @@ pub struct HydrationOver {
     /// It was killed.
     #[prost(message, optional, tag = "4")]
     pub failed: Option<HydrationFailed>,
+    /// Its pod.
+    #[prost(string, tag = "5")]
+    pub pod_uid: String,
 }
 
 /// The attempt failed before `Resume`. Answer: [`Noted`].

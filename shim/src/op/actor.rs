@@ -178,6 +178,7 @@ impl Actor {
             Input::Over(op, result) => self.over(op, result).await,
             Input::NobodyCame(head) => self.nobody_came(head).await,
             Input::Hydrated(container, outcome) => self.hydrated(&container, outcome).await,
+            Input::Unfilled => self.unfilled().await,
             Input::GiveUp(container, done) => self.give_up(&container, done).await,
             Input::Exited(container) => self.exited(&container).await,
             Input::Deleted(container, done) => self.deleted(&container, done).await,

@@ -482,8 +482,9 @@ fn look(freezer: &Freezer) -> std::io::Result<Frost> {
     }
 }
 
+/// Goes on past a failure and tells the first.
 fn thaw_all(freezers: &[Freezer]) -> std::io::Result<()> {
-    freezers.iter().try_for_each(Freezer::thaw)
+    freezers.iter().map(Freezer::thaw).fold(Ok(()), std::io::Result::and)
 }
 
 /// Waits for every CRIU, then thaws what is heard again. One that does not end in time waits for its agent, which hangs: that is

@@ -60,6 +60,11 @@ impl PastLives {
         self.ended.insert(name, End { reason, lived_s, restored });
     }
 
+    /// A container is over as if it had never run.
+    fn undone(&mut self, container: &Container) {
+        self.began.remove(&name(container));
+    }
+
     /// Whether it ever ran.
     fn has_lived(&self, container: &Container) -> bool {
         self.ended.contains_key(&name(container))
@@ -105,7 +110,10 @@ impl Actor {
     /// An init process is over.
     pub(super) async fn exited(&mut self, container: &Arc<Container>) {
         let status = container.init().exit().map_or(255, |exit| exit.status);
-        self.past.ended(container, status);
+        match container.is_unfilled() {
+            true => self.past.undone(container),
+            false => self.past.ended(container, status),
+        }
         let id = container.id().to_owned();
         let operated = self.checkpoint.as_ref().is_some_and(|checkpoint| {
             checkpoint.containers.iter().any(|one| one.id() == container.id())
@@ -122,6 +130,16 @@ impl Actor {
         } else if operated && self.machine.phase() == Phase::Checkpointing {
             self.tell_operator(Exited { container: id, status }).await;
         }
+    }
+
+    /// A container's memory cannot be completed. What was restored with it goes with it: a pod goes on whole, from one point, or not at all.
+    pub(super) async fn unfilled(&mut self) {
+        for member in self.pod.members() {
+            if member.state() != State::Stopped {
+                member.note_unfilled();
+            }
+        }
+        self.feed(Event::Unfilled).await;
     }
 
     /// A container was deleted. Without Kubernetes its pod is gone with it: the agent settles what that means.

@@ -47,7 +47,7 @@ impl Actor {
             // Its Start may not be answered yet: then the life side makes this step itself.
             let _ = container.shift(Step::Hydrated);
         }
-        let over = hydrating.over(container.id(), outcome);
+        let over = hydrating.over(self.key.clone(), container.id(), outcome);
         let Some(conn) = hydrating.conn.filter(|conn| self.conns.is_question(*conn)) else {
             return self.tell_another(over);
         };
@@ -94,7 +94,12 @@ impl Hydrating {
     }
 
     /// How it ended, for an agent that knows nothing of it.
-    fn over(&self, container: &str, outcome: Result<Totals, Refusal>) -> HydrationOver {
+    fn over(
+        &self,
+        pod_uid: String,
+        container: &str,
+        outcome: Result<Totals, Refusal>,
+    ) -> HydrationOver {
         let after_ms = millis(self.begun.elapsed());
         let (hydrated, failed) = match outcome {
             Ok(Totals { faults, placed, .. }) => {
@@ -103,7 +108,7 @@ impl Hydrating {
             Err(why) => (None, Some(HydrationFailed { why: Some(why) })),
         };
         let (point, container) = (Some(self.record()), container.to_owned());
-        HydrationOver { point, container, hydrated, failed }
+        HydrationOver { point, container, hydrated, failed, pod_uid }
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) enum Input {
     NobodyCame(OpId),
     /// All memory of a container is there, or it was killed for the lack of it.
     Hydrated(Arc<Container>, Result<Totals, Refusal>),
+    /// The memory of a container cannot be completed: told before it is killed.
+    Unfilled,
     /// SIGKILL for a container that an operation holds: told when it does not any more.
     GiveUp(Arc<Container>, oneshot::Sender<()>),
     /// An init process is over.
@@ -110,6 +112,7 @@ impl std::fmt::Debug for Input {
             Self::Over(..) => "over",
             Self::NobodyCame(_) => "nobody came",
             Self::Hydrated(..) => "hydrated",
+            Self::Unfilled => "unfilled",
             Self::GiveUp(..) => "give up",
             Self::Exited(_) => "exited",
             Self::Deleted(..) => "deleted",

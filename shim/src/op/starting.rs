@@ -487,8 +487,9 @@ impl Actor {
         self.hydrating.insert(id, Hydrating { point, conn, begun: Instant::now() });
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
-            let outcome = hydrate::supervise(Arc::clone(&container), pager, work).await;
             // An actor that is gone needs no word.
+            let tell = async || drop(inputs.send(Input::Unfilled).await);
+            let outcome = hydrate::supervise(Arc::clone(&container), pager, work, tell).await;
             let _ = inputs.send(Input::Hydrated(container, outcome)).await;
         });
     }

@@ -135,6 +135,8 @@ impl Actor {
         let resumes = self.starting.as_ref().is_some_and(|starting| starting.granted);
         match (self.machine.phase(), self.machine.tasks()) {
             (Phase::Sealed, _) => PodState::Sealed,
+            // One container starts anew; the others run, and what is executed in them does.
+            (Phase::Starting | Phase::Committing, Tasks::Running) => self.by_containers(),
             (Phase::Starting, Tasks::Held) | (Phase::Committing | Phase::Releasing, _) => {
                 PodState::Held
             }

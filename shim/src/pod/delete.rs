@@ -10,6 +10,7 @@ use super::{Deleted, Pod};
 use crate::container::{Container, PID_FILE, ROOTFS};
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::freezer::Freezer;
 use crate::mounts;
 use crate::process::{Phase, Process};
 use crate::reaper::Exit;
@@ -64,6 +65,9 @@ impl Pod {
 /// Takes away runc's state, streams and mounts; goes on past a failure and tells the first.
 async fn remove(container: &Container) -> Result<()> {
     let force = container.state() == State::Created;
+    if !force {
+        thaw(container).await;
+    }
     let deleted = container.runc().delete(force).await;
     drop(container.take_prepared());
     for process in container.execs().into_iter().chain([Arc::clone(container.init())]) {
@@ -80,6 +84,18 @@ async fn remove(container: &Container) -> Result<()> {
         );
     }
     deleted.and(unmounted)
+}
+
+/// runc calls a container paused for as long as its cgroup is frozen, and does not delete it: one may have been killed in a freeze, which
+/// nobody ends that has nobody left in it.
+async fn thaw(container: &Container) {
+    let empty = container.cgroup().filter(|cgroup| cgroup.is_empty());
+    // Without a freezer nothing is frozen.
+    let Some(Ok(freezer)) = empty.map(|cgroup| Freezer::of(&cgroup)) else { return };
+    let thawed = tokio::task::spawn_blocking(move || freezer.thaw());
+    if let Ok(Err(why)) = thawed.await {
+        warn!(container = container.id(), %why, "the cgroup of a container that has ended stays frozen");
+    }
 }
 
 async fn wait_dead(container: &Container) -> Result<Exit> {

@@ -15,8 +15,8 @@ use super::work_dir::WorkDir;
 use crate::container::Container;
 use crate::state::State;
 
-/// Watches until all memory is there, or the container is dead. If the memory cannot be completed, it kills the container.
-/// Returns when the pager is no longer needed.
+/// Watches until all memory is there, or the container is dead. If the memory cannot be completed, it tells of that, then kills the
+/// container. Returns when the pager is no longer needed.
 ///
 /// # Errors
 /// Why the container was killed, or that it died by itself.
@@ -24,6 +24,7 @@ pub async fn supervise(
     container: Arc<Container>,
     pager: Pager,
     work: WorkDir,
+    tell_unfilled: impl AsyncFnOnce(),
 ) -> Result<Totals, Refusal> {
     let mut state = container.watch_state();
     let outcome = tokio::select! {
@@ -47,8 +48,9 @@ pub async fn supervise(
                 error!(
                     container = container.id(),
                     why = why.reason,
-                    "memory cannot be completed: the container is killed; delete it and restore its checkpoint again"
+                    "memory cannot be completed: the container is killed, and continues the same checkpoint when it is started again"
                 );
+                tell_unfilled().await;
             }
             if let Some(cgroup) = container.cgroup()
                 && !dead::empty(&cgroup).await

@@ -5,7 +5,7 @@ use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Clusters, Handler, Life, Pod, count_events, events};
 use godwit_lab::{Cluster, Image, wait};
 use godwit_types::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const COUNT: &str = "/count";
 const NAME: &str = "debugged";
@@ -98,5 +98,52 @@ fn a_pod_that_is_debugged_is_checkpointed_when_nobody_looks_into_it_any_more() -
     let third = Life::wait(a, POD, Some(&second))?;
     third.went_on(COUNT, last).context("the pod after one that was debugged")?;
     third.delete(&format!("statefulset/{NAME}"))?;
+    clusters.leave()
+}
+
+/// The image of its second container, which the node has by another name only, at first.
+const LATE: &str = "godwit.test/late:latest";
+
+#[test]
+fn who_debugs_a_pod_before_it_goes_on_does_not_cost_it_its_memory() -> Result<()> {
+    let clusters = Clusters::up()?;
+    let (a, node) = (&clusters.a, clusters.lab.node("a1")?);
+    let words = ["counter", "--every-ms", "20", "--file", COUNT];
+    let pod = |image: &str| {
+        let beside = json!({
+            "name": "beside", "image": image, "imagePullPolicy": "Never", "command": words,
+        });
+        let pod = Pod::new(NAME, Handler::Godwit, Image::Mem, &words).beside(beside);
+        pod.that_keeps().on("a1")
+    };
+    let first = Life::begin(a, &pod(Image::Mem.reference()).manifest(), NAME)?;
+    let last = first.goes_beyond(COUNT, 300)?;
+    let point = first.stop()?;
+
+    a.apply(&pod(LATE).annotated(names::RESTORE_FROM, &point).manifest())?;
+    wait::until("one container to wait for the other", SOON, || {
+        let found = a.get(&["pod", NAME]).map_err(|error| error.to_string())?;
+        let all = found["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let is = |name: &str, state: &str| {
+            all.iter().any(|one| one["name"] == name && !one["state"][state].is_null())
+        };
+        if is("main", "running") && is("beside", "waiting") { Ok(()) } else { Err(events(a)) }
+    })?;
+    let image = format!("--image={}", Image::Shell.reference());
+    let words = ["debug", NAME, &image, "--image-pull-policy=Never", "--container=looks"];
+    a.kubectl(&[&words[..], &["--profile=general", "--", "sh", "-c", LOOKS]].concat())?;
+    wait::until("it to be refused", SOON, || {
+        let said = events(a);
+        if said.contains("before its pod has continued its checkpoint") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })?;
+    node.ctr(&["-n", "k8s.io", "images", "tag", Image::Mem.reference(), LATE])?;
+    let second = Life::wait(a, NAME, Some(&first))?;
+    second.went_on(COUNT, last).context("a pod that was debugged too early")?;
+    second.delete(&format!("pod/{NAME}"))?;
+    node.ctr(&["-n", "k8s.io", "images", "rm", LATE])?;
     clusters.leave()
 }

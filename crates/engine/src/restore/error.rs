@@ -217,6 +217,14 @@ pub enum RestoreError {
         /// The sentence.
         told: String,
     },
+    /// Somebody debugs a pod whose own containers have not all started.
+    #[error(
+        "{container} of `kubectl debug` cannot start before its pod has continued its checkpoint: debug it again when the pod runs"
+    )]
+    Ephemeral {
+        /// Its name.
+        container: String,
+    },
     /// The connection ended; what is committing is settled by the next look.
     #[error("the start was interrupted")]
     Interrupted,
@@ -260,7 +268,7 @@ impl RestoreError {
             Self::Wire(e) => e.code(),
             Self::Fence(_) | Self::NoFence => Code::Corrupt,
             Self::Told { code, .. } => *code,
-            Self::Interrupted => Code::Unavailable,
+            Self::Interrupted | Self::Ephemeral { .. } => Code::Unavailable,
             Self::Write { .. } | Self::Words(_) => Code::Internal,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use godwit_ownership::Target;
 use godwit_ownership::{Ending, Event};
 use godwit_store::Pin;
-use godwit_types::{Code, Hydration, OpId, Phase, RestoreReport, Tenant};
+use godwit_types::{CheckpointId, Code, Hydration, OpId, Phase, RestoreReport, Tenant};
 use godwit_wire::agent_op::{
     AskStart, Hydrated, HydrationFailed, HydrationOver, Noted, Settled, TaskGone, ToAgentBody,
 };
@@ -21,7 +21,7 @@ use crate::gone::{self, GonePod};
 use crate::journal::Journal;
 use crate::listen;
 use crate::log::StoreLog;
-use crate::news::What;
+use crate::news::{What, Why};
 use crate::node::Node;
 use crate::stores::Stores;
 
@@ -115,6 +115,7 @@ async fn begin_restore(
         phases: journal.times(),
         hydrated: None,
     };
+    let checkpoint = report.checkpoint;
     if decides {
         node.news.tell(&pod, What::RestoreSucceeded(Box::new(report.clone())));
     }
@@ -123,26 +124,44 @@ async fn begin_restore(
     let hydrated = hydrate(&name, resumed.connection, resumed.pin);
     let ended = stop.run_until_cancelled(hydrated).await.unwrap_or(Ok(None));
     node.handed.forget(op);
-    if let Some(hydration) = ended? {
-        node.restored.hydrated(op, hydration);
+    match ended? {
+        Some(Ok(hydration)) => node.restored.hydrated(op, hydration),
+        Some(Err(why)) => unfilled(node, &pod, checkpoint, why),
+        None => {}
     }
     Ok(())
 }
 
-/// Waits until the shim says that every page is there. This agent's end changes nothing about that.
+/// Its memory could not be completed: it is killed, and asks for the same checkpoint when it is started again. Bytes that are damaged stay
+/// so.
+fn unfilled(node: &Node, pod: &str, checkpoint: CheckpointId, why: Refusal) {
+    let code = why.means();
+    if code == Code::Cancelled {
+        // It ended by itself.
+        return;
+    }
+    let told = format!("its memory could not be completed, and it was killed: {}", why.reason);
+    let why = Why { code, reason: None, told };
+    if code == Code::Corrupt {
+        node.unfit.failed(pod, checkpoint, why.clone());
+    }
+    node.news.tell(pod, What::RestoreFailed(why));
+}
+
+/// Waits until the shim says that every page is there, or why not. This agent's end changes nothing about that.
 async fn hydrate(
     container: &str,
     connection: Connection,
     pin: Pin,
-) -> Result<Option<Hydration>, RestoreError> {
+) -> Result<Option<Result<Hydration, Refusal>>, RestoreError> {
     let Some(message) = connection.recv().await? else { return Ok(None) };
     let hydration = match message.body {
         ToAgentBody::Hydrated(Hydrated { after_ms, pages, faults, .. }) => {
-            Some(Hydration { ms: after_ms, pages, faults })
+            Some(Ok(Hydration { ms: after_ms, pages, faults }))
         }
         ToAgentBody::HydrationFailed(failed) => {
-            note_failed(container, failed);
-            None
+            note_failed(container, &failed);
+            failed.why.map(Err)
         }
         other => return Err(other.unexpected("Hydrated or HydrationFailed").into()),
     };
@@ -158,8 +177,8 @@ fn note_hydrated(container: &str, hydrated: &Hydrated) {
     tracing::info!(container, ms, faults, pages, "hydrated");
 }
 
-fn note_failed(container: &str, failed: HydrationFailed) {
-    let why = failed.why.map(|w| w.reason).unwrap_or_default();
+fn note_failed(container: &str, failed: &HydrationFailed) {
+    let why = failed.why.as_ref().map(|w| w.reason.as_str()).unwrap_or_default();
     tracing::error!(container, why, "killed: its memory could not be completed");
 }
 
@@ -169,12 +188,16 @@ async fn hydration_over(
     over: HydrationOver,
     connection: Connection,
 ) -> Result<(), RestoreError> {
-    unpin(&node.stores, &over.point.unwrap_or_default()).await?;
+    let point = over.point.unwrap_or_default();
+    unpin(&node.stores, &point).await?;
     if let Some(hydrated) = over.hydrated {
         note_hydrated(&over.container, &hydrated);
     }
     if let Some(failed) = over.failed {
-        note_failed(&over.container, failed);
+        note_failed(&over.container, &failed);
+        if let Some(why) = failed.why {
+            unfilled(node, &over.pod_uid, parse("checkpoint", &point.checkpoint)?, why);
+        }
     }
     connection.send(Noted {}, &[]).await?;
     Ok(())

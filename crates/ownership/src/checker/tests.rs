@@ -279,6 +279,11 @@ mod without_a_rule {
     }
 
     #[test]
+    fn a_request_kept_by_a_life_whose_memory_never_came_gives_the_image() {
+        breaks(Off::Rules(&[Rule::Reopens]), &scenario::STOP, "P6");
+    }
+
+    #[test]
     fn believing_an_empty_directory_leaves_an_owner_that_nobody_is() {
         breaks(Off::Rules(&[Rule::SameLog]), &scenario::AWAY, "P3");
     }

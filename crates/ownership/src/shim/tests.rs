@@ -146,6 +146,7 @@ fn events() -> Vec<Event> {
         Event::Kill,
         Event::Killed,
         Event::Died,
+        Event::Unfilled,
         Event::Gone(Gone::Lost),
         Event::FenceFailed,
     ];
@@ -300,6 +301,7 @@ fn a_committing_start_ends_only_by_the_agents_word_or_by_death() {
             event,
             Event::Kill
                 | Event::Died
+                | Event::Unfilled
                 | Event::FenceFailed
                 | Event::Message {
                     message: ToShim::Resume { .. } | ToShim::Abort { .. } | ToShim::Moved { .. },
@@ -389,6 +391,23 @@ fn a_life_consumes_its_request_once_it_runs() {
     let fence = shim.fence().unwrap();
     assert!(fence.lived && fence.consumed.is_some() && writes(&told), "{told:?}");
     assert!(told.contains(&Action::Send { to: Conn(1), message: ToAgent::Resumed }));
+}
+
+#[test]
+fn who_starts_after_a_life_whose_memory_never_came_asks_for_it_again() {
+    let mut shim = ShimMachine::new(POD.to_owned(), Incarnation::from(1), None);
+    claim().for_each(|event| drop(shim.step(event)));
+    shim.step(said(1, ToShim::Resume { entry: taken(mine()) }));
+    shim.step(Event::Released);
+    let told = shim.step(Event::Unfilled);
+    assert!(matches!(told[..], [Action::WriteFence(_), Action::Kill]), "{told:?}");
+    // Before the last of it is dead nobody starts.
+    assert_eq!(shim.step(call(true)), [Action::Started(Err(Refusal::Busy))]);
+    shim.step(Event::Killed);
+    assert_eq!(shim.step(call(true)), [Action::Prove]);
+    let asks = shim.step(Event::Proved(true));
+    let [Action::Ask(ask)] = &asks[..] else { panic!("{asks:?}") };
+    assert!(!ask.consumed(), "{ask:?}");
 }
 
 fn said(from: u32, message: ToShim) -> Event {

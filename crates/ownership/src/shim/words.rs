@@ -65,6 +65,8 @@ pub enum Event {
     Killed,
     /// Every task of the pod ended by itself.
     Died,
+    /// Memory that was to follow the tasks of a restore never comes: what runs of the pod must not go on.
+    Unfilled,
     /// The pod object is gone (without Kubernetes: its task was deleted); no task lives.
     Gone(Gone),
     /// The fence could not be written.

@@ -50,6 +50,13 @@ impl Place {
         self.shim_hears(shim::Event::Died, effect);
     }
 
+    /// Memory of a life that was restored does not come: it is killed, and is to be asked for again.
+    pub(in crate::checker) fn memory_fails(&mut self, effect: &mut Effect) {
+        effect.lost = true;
+        self.asked = true;
+        self.shim_hears(shim::Event::Unfilled, effect);
+    }
+
     pub(in crate::checker) fn power_fails(&mut self, setting: &Setting, effect: &mut Effect) {
         effect.lost =
             matches!(self.truth(), Truth::Running | Truth::Frozen) || self.orphan.is_some();

@@ -116,6 +116,11 @@ impl Moves<'_> {
             let label = format!("tasks die ({phase:?}, {truth:?})");
             self.add(&label, false, Budget::Hard, Place::tasks_die);
         }
+        let is_restored = place.fence.as_ref().is_some_and(|f| f.lived && f.consumed.is_some());
+        if is_restored && phase == Phase::Idle && truth == Truth::Running {
+            let label = "memory does not come: the pod is killed";
+            self.add(label, false, Budget::Hard, Place::memory_fails);
+        }
         if !place.is_bare() {
             self.add("power fails", false, Budget::Hard, |p, e| p.power_fails(setting, e));
         }
