@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::compat::Comparison;
 use crate::error::EngineError;
 use crate::journal::{Gauge, Journal};
 
@@ -105,6 +106,9 @@ pub struct Shown {
     pub read_amplification: Option<f64>,
     /// Entries of the lineage's log, oldest first: position, kind, node, when.
     pub log: Vec<LogLine>,
+    /// How the node differs whose agent was asked; `None`: none was.
+    #[serde(default)]
+    pub here: Option<Comparison>,
 }
 
 /// One entry of a log, for a person.
@@ -312,7 +316,7 @@ async fn list(store: &Store) -> Result<Listing, StoreError> {
 }
 
 fn row(row: CheckpointRow) -> Row {
-    let CheckpointRow { manifest, good, held, pins, own, shared, exclusive } = row;
+    let CheckpointRow { manifest, place, held, pins, own, shared, exclusive } = row;
     let read_amplification = amplification(&manifest);
     Row {
         id: manifest.id,
@@ -328,7 +332,7 @@ fn row(row: CheckpointRow) -> Row {
         shared,
         exclusive,
         read_amplification,
-        good,
+        good: place.is_some(),
         held,
         pins,
     }
@@ -367,7 +371,7 @@ async fn show(tenant: &TenantStore, id: CheckpointId) -> Result<Shown, StoreErro
         .collect();
     let read_amplification = amplification(&manifest);
     let held = tenant.held(id).await?;
-    Ok(Shown { manifest, state, owner, held, read_amplification, log })
+    Ok(Shown { manifest, state, owner, held, read_amplification, log, here: None })
 }
 
 async fn verify(

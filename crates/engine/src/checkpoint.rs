@@ -36,8 +36,8 @@ mod work;
 use godwit_ownership::SourceSpec;
 use godwit_ownership::{Ending, Event, Fence, LineageRef, Pen, Refusal, Source};
 use godwit_types::{
-    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Phase, PodKey, Tenant,
-    names,
+    Bytes, CheckpointId, CheckpointReport, Code, LineageName, Nonce, OpId, Outcome, Phase, PodKey,
+    Tenant, names,
 };
 use godwit_wire::api::CheckpointRequest;
 use godwit_wire::parse;
@@ -51,6 +51,7 @@ use crate::journal::Journal;
 use crate::log::StoreLog;
 use crate::news::{What, Why};
 use crate::node::Node;
+use crate::pods::{Operation, Turn};
 use crate::shim::{Shim, ShimError};
 
 pub use error::{CheckpointError, Step};
@@ -114,9 +115,12 @@ async fn carry_through(
     let _listed = node.progress.enter(op, "checkpoint", key.as_str(), journal.watched());
     let _turn = turn(&node.operations, &mut journal, &cancel).await?;
     journal.enter(Phase::Preflight);
-    let _at_work = node.pods.operation(&key).await;
+    let at_work = node.pods.operation(&key).await;
+    if request.outcome.gives_away() {
+        at_work.goes_first().await;
+    }
     let attempt = Attempt::begin(node, op, asked, request).await?;
-    attempt.run(&mut journal, cancel).await
+    attempt.run(&at_work, &mut journal, cancel.child_token()).await
 }
 
 /// What is to be checkpointed: always a whole pod.
@@ -249,6 +253,7 @@ impl<'n> Attempt<'n> {
 
     async fn run(
         self,
+        at_work: &Operation<'_>,
         journal: &mut Journal,
         cancel: CancellationToken,
     ) -> Result<CheckpointReport, CheckpointError> {
@@ -265,6 +270,7 @@ impl<'n> Attempt<'n> {
             Stop::Examine => {}
             stop => return Err(ended(stop, &request.container, driver.peer())),
         }
+        let begun = Begun::new(at_work, spec.outcome, &cancel);
         let sources = match examine(node, &key, driver.peer(), &spec.at.store).await {
             Ok(sources) => sources,
             Err(error) => {
@@ -287,9 +293,14 @@ impl<'n> Attempt<'n> {
             outside,
             done,
             patience,
+            begun: &begun,
         };
-        let made = match work.make(sources, driver.peer(), journal).await {
-            Ok(made) => made,
+        let made = async {
+            let made = work.make(sources, driver.peer(), journal).await?;
+            Ok((made, begun.turn(&cancel).await?))
+        };
+        let (made, turn) = match made.await {
+            Ok(both) => both,
             Err(error) => {
                 driver.feed(Event::Cancel).await;
                 tidy_up(&tenant, spec.checkpoint).await;
@@ -310,8 +321,45 @@ impl<'n> Attempt<'n> {
                 return Err(error);
             }
         }
+        if let Some(turn) = turn {
+            turn.written();
+        }
         journal.enter(Phase::Finish);
         Ok(record::finish(&spec, &tenant, &counts, made, journal).await)
+    }
+}
+
+/// An operation that the shim has begun, in its place among those of the pod.
+struct Begun<'o> {
+    at_work: &'o Operation<'o>,
+    number: u64,
+    leaves_running: bool,
+}
+
+impl<'o> Begun<'o> {
+    fn new(at_work: &'o Operation<'o>, outcome: Outcome, cancel: &CancellationToken) -> Self {
+        let leaves_running = outcome == Outcome::Run;
+        Self { at_work, number: at_work.begun(leaves_running, cancel), leaves_running }
+    }
+
+    fn thawed(&self) {
+        self.at_work.thawed(self.number);
+    }
+
+    /// Its turn to be written down. One that gives the pod away is begun when no other is, and none is begun after it.
+    async fn turn(&self, cancel: &CancellationToken) -> Result<Option<Turn<'o>>, CheckpointError> {
+        if !self.leaves_running {
+            return Ok(None);
+        }
+        let turn = cancel.run_until_cancelled(self.at_work.turn(self.number)).await;
+        let turn = turn.ok_or(CheckpointError::Cancelled)?.ok_or(CheckpointError::Overtaken)?;
+        Ok(Some(turn))
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.thawed();
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use godwit_image::Digest;
 use godwit_image::manifest::Compat;
 use godwit_types::PAGE_SIZE;
+use serde::{Deserialize, Serialize};
 
 use crate::cpu;
 
@@ -117,6 +118,35 @@ pub fn check_lazy(lazy_pages: bool) -> Result<(), Mismatch> {
     if lazy_pages { Ok(()) } else { Err(Mismatch::NoUserfaultfd) }
 }
 
+/// How this node differs from the one where a checkpoint was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Why the checkpoint cannot be continued here; `None`: nothing of the node forbids it.
+    pub fault: Option<String>,
+    /// What else is different: `kernel 6.1.0 there, 6.12.0 here`. Forbids nothing.
+    pub others: Vec<String>,
+}
+
+/// For a person who asks before anything moves. A restore asks [`check`] and [`check_lazy`].
+#[must_use]
+pub fn compare(there: &Compat, here: &Compat, lazy_pages: bool) -> Comparison {
+    let fits = check(there, here).and_then(|()| check_lazy(lazy_pages));
+    let cgroups = [there, here].map(|node| format!("v{}", node.cgroup_version));
+    let others = [
+        ("kernel", &there.kernel, &here.kernel),
+        ("CRIU", &there.criu, &here.criu),
+        ("cgroups", &cgroups[0], &cgroups[1]),
+        ("runtime", &there.runtime, &here.runtime),
+    ];
+    let differ = others.iter().filter(|(_, there, here)| there != here);
+    Comparison {
+        fault: fits.err().map(|why| why.to_string()),
+        others: differ
+            .map(|(what, there, here)| format!("{what} {there} there, {here} here"))
+            .collect(),
+    }
+}
+
 /// Flags that tell how the machine is run, not what a program can use.
 const NOT_FEATURES: &[&str] = &[
     "hypervisor",
@@ -169,5 +199,23 @@ mod tests {
         assert!(matches!(check(&there, &here), Err(Mismatch::Arch { .. })));
         let there = Compat { page_size: 65536, ..here.clone() };
         assert!(matches!(check(&there, &here), Err(Mismatch::PageSize { .. })));
+    }
+
+    #[test]
+    fn a_person_is_told_what_forbids_it_and_what_else_is_different() {
+        let here = of_this_node("4.2.1", "runc 1.3");
+        let same = Comparison { fault: None, others: vec![] };
+        assert_eq!(compare(&here, &here, true), same);
+        let there = Compat { criu: "4.1".to_owned(), cgroup_version: 3, ..here.clone() };
+        let told = compare(&there, &here, true);
+        let cgroups = format!("cgroups v3 there, v{} here", here.cgroup_version);
+        assert_eq!(told.others, ["CRIU 4.1 there, 4.2.1 here".to_owned(), cgroups]);
+        assert_eq!(told.fault, None);
+        let there = Compat { xsave_bytes: here.xsave_bytes + 64, ..here.clone() };
+        assert_eq!(
+            compare(&there, &here, true).fault,
+            check(&there, &here).err().map(|why| why.to_string())
+        );
+        assert!(compare(&here, &here, false).fault.is_some_and(|why| why.contains("userfaultfd")));
     }
 }

@@ -1,7 +1,8 @@
 //! Who is at work for which pod: operations that somebody asked for, or the agent's own look, never both. The machines of
 //! `godwit-ownership` know of no second one beside them: a look that settles what an operation has sealed would answer for it.
 //!
-//! Operations among each other are kept apart by the shim, which serves one at a time and says so.
+//! Operations among each other are kept apart by the shim, which serves one at a time and says so: until the thaw. What is stored after it is
+//! kept in order here: a checkpoint never becomes the pod's newest point after one that was begun later.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,14 @@ pub struct Pods {
 struct Busy {
     operations: usize,
     look: Option<CancellationToken>,
+    /// How many the shim has begun.
+    begun: u64,
+    /// The one that leaves the pod running and has not thawed it yet.
+    unthawed: Option<(u64, CancellationToken)>,
+    /// Somebody writes an entry.
+    writes: bool,
+    /// The last one begun of those that are durable.
+    durable: u64,
 }
 
 /// An operation is at work for a pod, until this is dropped.
@@ -35,6 +44,13 @@ struct Busy {
 pub struct Operation<'p> {
     pods: &'p Pods,
     key: PodKey,
+}
+
+/// A checkpoint is about to be written down, until this is dropped.
+#[derive(Debug)]
+pub struct Turn<'o> {
+    operation: &'o Operation<'o>,
+    number: u64,
 }
 
 /// A look is at work for a pod, until this is dropped.
@@ -122,6 +138,69 @@ impl Pods {
     }
 }
 
+impl Operation<'_> {
+    /// The shim has begun it, and begins no other before it is thawed. Its number among those of the pod; `cancel` ends it if one comes
+    /// that goes first.
+    #[must_use]
+    pub fn begun(&self, leaves_running: bool, cancel: &CancellationToken) -> u64 {
+        self.change(|busy| {
+            busy.begun += 1;
+            busy.unthawed = leaves_running.then(|| (busy.begun, cancel.clone()));
+            busy.begun
+        })
+    }
+
+    /// It has thawed the pod, or ended.
+    pub fn thawed(&self, number: u64) {
+        self.change(|busy| drop(busy.unthawed.take_if(|(of, _)| *of == number)));
+        self.pods.freed.notify_waiters();
+    }
+
+    /// Cancels the one that leaves the pod running and has not thawed it yet, and waits for its end, not for long: what is stored now is
+    /// what the pod goes on from.
+    ///
+    /// Cancel safe.
+    pub async fn goes_first(&self) {
+        let cancel = |busy: &mut Busy| busy.unthawed.iter().for_each(|(_, token)| token.cancel());
+        self.change(cancel);
+        let thawed = self.pods.until(&self.key, |busy| busy.unthawed.is_none());
+        let _ = timeout(COURTESY, thawed).await;
+    }
+
+    /// Waits until nobody else writes an entry of the pod. `None`: one that was begun later is durable, and stays the newest.
+    ///
+    /// Cancel safe.
+    pub async fn turn(&self, number: u64) -> Option<Turn<'_>> {
+        loop {
+            self.pods.until(&self.key, |busy| !busy.writes).await;
+            let taken = self.change(|busy| !std::mem::replace(&mut busy.writes, true));
+            if taken {
+                let turn = Turn { operation: self, number };
+                let is_overtaken = self.change(|busy| busy.durable > number);
+                return (!is_overtaken).then_some(turn);
+            }
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Busy) -> T) -> T {
+        change(self.pods.lock().entry(self.key.clone()).or_default())
+    }
+}
+
+impl Turn<'_> {
+    /// It is durable.
+    pub fn written(&self) {
+        self.operation.change(|busy| busy.durable = busy.durable.max(self.number));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.operation.change(|busy| busy.writes = false);
+        self.operation.pods.freed.notify_waiters();
+    }
+}
+
 impl Looking<'_> {
     /// Does it, unless an operation begins meanwhile: then it is dropped, and this is `None`.
     pub async fn unless_wanted<T>(self, look: impl Future<Output = T>) -> Option<T> {
@@ -182,6 +261,41 @@ mod tests {
         drop(operation);
         idle.await;
         assert_eq!(pods.look(&web).unwrap().unless_wanted(async { 1 }).await, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_begun_earlier_does_not_become_the_newest_point_later() {
+        let pods = Pods::default();
+        let web = key("web");
+        let (first, second) = (pods.operation(&web).await, pods.operation(&web).await);
+        let cancel = CancellationToken::new();
+        let (one, two) = (first.begun(true, &cancel), second.begun(true, &cancel));
+        let writes = second.turn(two).await.unwrap();
+        let waits = first.turn(one);
+        tokio::pin!(waits);
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        writes.written();
+        drop(writes);
+        assert!(waits.await.is_none(), "it is overtaken");
+        let third = second.begun(true, &cancel);
+        drop(second.turn(third).await.expect("who is overtaken has left"));
+        assert!(second.turn(third).await.is_some(), "who has failed has overtaken nobody");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_first_cancels_who_has_not_thawed_yet() {
+        let pods = Pods::default();
+        let web = key("web");
+        let (first, last) = (pods.operation(&web).await, pods.operation(&web).await);
+        let (thawed, frozen) = (CancellationToken::new(), CancellationToken::new());
+        first.thawed(first.begun(true, &thawed));
+        let number = first.begun(true, &frozen);
+        let goes = last.goes_first();
+        tokio::pin!(goes);
+        assert!(futures::poll!(goes.as_mut()).is_pending());
+        assert!(frozen.is_cancelled() && !thawed.is_cancelled());
+        first.thawed(number);
+        goes.await;
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use crate::error::StoreError;
 use crate::store::TenantStore;
 
 /// Limits for each lineage; a checkpoint beyond any of them goes. Whatever they say: what is held or being read stays, and so
-/// does the newest point that the pod could be continued from.
+/// does the point that the pod would be continued from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
@@ -50,12 +50,14 @@ impl Retention {
         now: Timestamp,
     ) -> Vec<(CheckpointId, String)> {
         rows.sort_by_key(|row| std::cmp::Reverse((row.manifest.created, row.manifest.id)));
-        let newest_good = rows.iter().find(|row| row.good).map(|row| row.manifest.id);
+        // The log's word: clocks of its nodes may differ.
+        let goes_on = rows.iter().filter(|row| row.place.is_some()).min_by_key(|row| row.place);
+        let goes_on = goes_on.map(|row| row.manifest.id);
         let mut bytes = Bytes(0);
         let mut plan = Vec::new();
         for (n, row) in rows.iter().enumerate() {
             bytes.0 += row.own.0;
-            let spared = row.held || row.pins > 0 || Some(row.manifest.id) == newest_good;
+            let spared = row.held || row.pins > 0 || Some(row.manifest.id) == goes_on;
             if let (Some(why), false) = (self.verdict(n, row, bytes, now), spared) {
                 plan.push((row.manifest.id, why));
             }
@@ -113,12 +115,12 @@ mod tests {
     use crate::fixture::{World, committed, manifest, new_checkpoint};
     use crate::wrap::{Fault, Rule};
 
-    fn row(hour: i64, good: bool) -> CheckpointRow {
+    fn row(hour: i64, place: Option<usize>) -> CheckpointRow {
         let mut manifest = manifest(&new_checkpoint(&[]), None, Vec::new());
         manifest.id = CheckpointId::from(hour as u128);
         manifest.created = Timestamp::from_second(hour * 3600).unwrap();
         let (shared, exclusive) = (Bytes(0), Bytes(100));
-        CheckpointRow { manifest, good, held: false, pins: 0, own: Bytes(100), shared, exclusive }
+        CheckpointRow { manifest, place, held: false, pins: 0, own: Bytes(100), shared, exclusive }
     }
 
     fn planned(retention: &Retention, rows: &[CheckpointRow]) -> Vec<CheckpointId> {
@@ -134,7 +136,7 @@ mod tests {
 
     #[test]
     fn each_limit_takes_the_oldest() {
-        let rows: Vec<_> = (1..=9).map(|h| row(h, true)).collect();
+        let rows: Vec<_> = (1..=9).map(|h| row(h, Some(9 - h as usize))).collect();
         let none = Retention::default();
         assert_eq!(planned(&none, &rows), []);
         let last = Retention { keep_last: Some(7), ..none.clone() };
@@ -146,12 +148,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_read_or_the_newest_good_one_stays() {
-        let mut rows: Vec<_> = (1..=5).map(|h| row(h, h <= 2)).collect();
+    fn what_is_held_read_or_gone_on_from_stays() {
+        let place = |h| (h <= 2).then(|| 2 - h as usize);
+        let mut rows: Vec<_> = (1..=5).map(|h| row(h, place(h))).collect();
         rows[0].held = true;
         rows[2].pins = 1;
         let nothing = Retention { keep_last: Some(0), ..Retention::default() };
         assert_eq!(planned(&nothing, &rows), ids(&[4, 5]));
+    }
+
+    #[test]
+    fn what_the_log_goes_on_from_stays_whatever_a_nodes_clock_has_said() {
+        let rows = [row(7, Some(1)), row(2, Some(0)), row(1, Some(2))];
+        let one = Retention { keep_last: Some(1), ..Retention::default() };
+        assert_eq!(planned(&one, &rows), ids(&[1]));
+        let young = Retention { max_age_seconds: Some(3600), ..Retention::default() };
+        assert_eq!(planned(&young, &rows), ids(&[1, 7]));
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ fn a_row_tells_read_amplification_where_the_manifest_does() {
     let told = |manifest: &Manifest| {
         row(CheckpointRow {
             manifest: manifest.clone(),
-            good: true,
+            place: Some(0),
             held: false,
             pins: 0,
             own: Bytes(0),

@@ -151,6 +151,11 @@ pub enum CheckpointError {
     /// Somebody asked to stop.
     #[error("the checkpoint was cancelled; the container runs on")]
     Cancelled,
+    /// Another one was quicker.
+    #[error(
+        "a checkpoint of this pod that was begun later is durable already, and stays its newest: this one is not kept; the container runs on"
+    )]
+    Overtaken,
     /// The agent is going down.
     #[error("the agent is shutting down: try again when it is back")]
     ShuttingDown,
@@ -195,7 +200,7 @@ impl CheckpointError {
             Self::Storing(e) => e.code(),
             Self::Image(e) => e.code(),
             Self::Images { .. } | Self::Order(_) => Code::Internal,
-            Self::Cancelled => Code::Cancelled,
+            Self::Cancelled | Self::Overtaken => Code::Cancelled,
         }
     }
 }

@@ -27,7 +27,7 @@ use super::peer::SourcePeer;
 use super::precopy::{Ahead, Held, Read, Ready};
 use super::shared::{Shared, SharedCaptured, SharedFrozen};
 use super::source::Source;
-use super::{CheckpointError, Step, nameless, record};
+use super::{Begun, CheckpointError, Step, nameless, record};
 use crate::blocking::blocking;
 use crate::containerd::{self, RootImage};
 use crate::driver::Peer as _;
@@ -50,6 +50,8 @@ pub(super) struct Work<'a> {
     pub(super) done: Vec<String>,
     /// How long the pod may be frozen.
     pub(super) patience: Duration,
+    /// Told of the thaw.
+    pub(super) begun: &'a Begun<'a>,
 }
 
 /// All of it is durable but the entry.
@@ -254,6 +256,7 @@ impl Work<'_> {
         let mut frozen_ms = millis(since);
         if self.spec.outcome == Outcome::Run {
             frozen_ms = thaw(peer).await?.unwrap_or(frozen_ms);
+            self.begun.thawed();
         }
         let dumped = blocking(move || cut.collect(received)).await?;
         Ok(Frozen { dumped, files, shared, since, frozen_ms })

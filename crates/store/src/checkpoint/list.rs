@@ -19,8 +19,8 @@ const PARALLEL: usize = 16;
 pub struct CheckpointRow {
     /// Its manifest.
     pub manifest: Manifest,
-    /// Whether its lineage could be continued from it (it is among the good points of the newest entry).
-    pub good: bool,
+    /// Its place among the points that the lineage's newest entry calls good, 0 for the one that it goes on from; `None`: it is none.
+    pub place: Option<usize>,
     /// Whether somebody holds it.
     pub held: bool,
     /// How many operations read it now.
@@ -69,12 +69,14 @@ impl TenantStore {
         let now = self.now_if_pinned(&seen).await?;
         let row = |manifest: Manifest| {
             let seen = &seen[&manifest.id];
-            let good = logs.get(&manifest.lineage).is_some_and(|l| l.good.contains(&manifest.id));
+            let good =
+                logs.get(&manifest.lineage).map(|log| log.good.as_slice()).unwrap_or_default();
+            let place = good.iter().position(|id| *id == manifest.id);
             let pins =
                 seen.pins.iter().filter(|l| now.is_some_and(|n| self.is_young(l, n))).count();
             let (shared, exclusive) = split(&manifest, &named);
             let own = Bytes(seen.own);
-            CheckpointRow { good, held: seen.held, pins, own, shared, exclusive, manifest }
+            CheckpointRow { place, held: seen.held, pins, own, shared, exclusive, manifest }
         };
         Ok((manifests.into_iter().map(row).collect(), unreadable))
     }
