@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use godwit_engine::journal::{Journal, Watched};
-use godwit_engine::{EngineError, Node, catalog, checkpoint, roster, status};
+use godwit_engine::{EngineError, Node, catalog, checkpoint, compat, roster, status};
 use godwit_types::Code;
 use godwit_wire::api::{Failure, MAX_REPLY, MAX_REQUEST, Progress, Reply, Request, StoreCommand};
 
@@ -258,7 +258,12 @@ async fn with_store(
     cancel: &CancellationToken,
 ) -> Result<catalog::Answer, EngineError> {
     let (_, store) = node.store(store.as_deref())?;
-    catalog::execute(store, command, journal, cancel).await
+    let mut answer = catalog::execute(store, command, journal, cancel).await?;
+    if let catalog::Answer::Show(shown) = &mut answer {
+        let compared = compat::compare(&shown.manifest.compat, &node.compat, node.lazy_pages);
+        shown.here = Some(compared);
+    }
+    Ok(answer)
 }
 
 fn json<T: serde::Serialize>(

@@ -177,7 +177,11 @@ pub(crate) enum Command {
     /// within two minutes, mostly within seconds, whoever hangs.
     ///
     /// Exit codes: 0 nothing is bad, 1 something is; others as below.
-    Doctor,
+    Doctor {
+        /// Also whether this node could continue that checkpoint: processor, page size and userfaultfd decide, other differences are told
+        #[arg(long, value_name = "ID")]
+        checkpoint: Option<CheckpointId>,
+    },
     /// Print versions
     Version,
     /// Print a completion script for a shell

@@ -91,7 +91,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             let pods = session.pods().await?;
             print(&session, &pods, table::pods)?;
         }
-        Command::Doctor => return examine(&session).await,
+        Command::Doctor { checkpoint } => return examine(&mut session, *checkpoint).await,
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             print(&session, &json!({ "version": version }), |_| format!("godwit {version}"))?;
@@ -106,8 +106,17 @@ async fn run(cli: &Cli) -> Result<ExitCode, Failure> {
 }
 
 /// The node's faults are the result, and the exit code.
-async fn examine(session: &Session<'_>) -> Result<ExitCode, Failure> {
-    let checks = doctor::examine(&session.global.agent).await?;
+async fn examine(
+    session: &mut Session<'_>,
+    checkpoint: Option<CheckpointId>,
+) -> Result<ExitCode, Failure> {
+    // What is typed wrong is told before anything is looked at.
+    let fits = match checkpoint {
+        Some(checkpoint) => Some(doctor::fits(session, checkpoint).await?),
+        None => None,
+    };
+    let mut checks = doctor::examine(&session.global.agent).await?;
+    checks.extend(fits);
     print(session, &doctor::document(&checks), |_| table::checks(&checks))?;
     Ok(doctor::exit_code(&checks))
 }

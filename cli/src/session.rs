@@ -1,7 +1,7 @@
 //! One run of the program: where requests go, what is shown meanwhile, and who may interrupt them.
 
-use godwit_engine::catalog::Answer;
-use godwit_types::{CheckpointReport, Code};
+use godwit_engine::catalog::{self, Answer};
+use godwit_types::{CheckpointId, CheckpointReport, Code};
 use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, PodList, Request, StoreCommand};
 use serde::de::DeserializeOwned;
 
@@ -67,6 +67,25 @@ impl<'a> Session<'a> {
         let (mut shown, cancel) = (Shown::new(global.output), self.interrupts.cancel());
         let work = direct::execute(global, url, command, &mut shown, &cancel);
         self.interrupts.attend(work).await
+    }
+
+    /// What the agent says of a checkpoint, and of its node beside it.
+    ///
+    /// # Errors
+    /// What the agent says; a store's URL was typed.
+    pub(crate) async fn agent_shows(
+        &mut self,
+        checkpoint: CheckpointId,
+    ) -> Result<Box<catalog::Shown>, Failure> {
+        let store = self.global.store_of_agent("doctor --checkpoint")?;
+        let command = StoreCommand::Show { checkpoint };
+        match self.ask(&Request::Store { store, command }).await? {
+            Answer::Show(shown) => Ok(shown),
+            _ => Err(failure::new(
+                Code::Internal,
+                "the agent gave another answer than was asked for",
+            )),
+        }
     }
 
     /// The same for one of several changes: after an interrupt there is no next one.

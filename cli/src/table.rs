@@ -2,6 +2,7 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 use godwit_engine::catalog::{Collected, Listing, Row, Shown, Verified};
+use godwit_engine::compat::Comparison;
 use godwit_install::check::{Finding, Verdict};
 use godwit_types::{Bytes, CheckpointReport, Outcome, Reads};
 use godwit_wire::api::{AgentStatus, Eligibility, ListedPod, PodList};
@@ -138,10 +139,23 @@ pub(crate) fn shown(shown: &Shown) -> String {
             m.compat.arch, m.compat.kernel, m.compat.criu, m.compat.cgroup_version
         ),
     ]);
+    lines.extend(shown.here.as_ref().map(|compared| format!("here        {}", here(compared))));
     lines.extend(m.containers.iter().map(|c| {
         format!("container   {} ({} processes, {})", c.name, c.processes, Bytes(c.pages * 4096))
     }));
     format!("{}\n\n{}", lines.join("\n"), log(shown))
+}
+
+/// Whether a node can continue a checkpoint.
+pub(crate) fn here(compared: &Comparison) -> String {
+    let others = match compared.others.as_slice() {
+        [] => String::new(),
+        others => format!(" (different: {})", others.join("; ")),
+    };
+    match &compared.fault {
+        None => format!("this node can continue it{others}"),
+        Some(why) => format!("{why}{others}"),
+    }
 }
 
 fn reads(reads: Option<Reads>) -> String {

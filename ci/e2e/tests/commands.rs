@@ -178,6 +178,11 @@ fn look(bed: &Bed, way: Way, ids: &[String]) -> Result<()> {
     let froze = shown["manifest"]["timings"]["freeze"].as_f64();
     ensure!(froze.is_some_and(|ms| ms > 0.0), "{shown}");
     ensure!(shown["log"].as_array().is_some_and(|log| log.len() > ids.len()), "{shown}");
+    let here = match way {
+        Way::Agent => json!({"fault": null, "others": []}),
+        Way::Straight => Value::Null,
+    };
+    ensure!(shown["here"] == here, "{shown}");
 
     bed.godwit(way, &["verify", newest])?.with(0)?.says(&[&format!("{newest}: sound (")])?;
     let verified = bed.json(way, &["verify", newest])?;
@@ -273,6 +278,10 @@ fn nothing_is_bad(bed: &Bed) -> Result<()> {
         ensure!(verdict == "unknown" && told.contains(why), "{check}: {verdict} {told}");
     }
     let before = bed.json(Way::Agent, &["list"])?;
+    let newest = before["checkpoints"][0]["id"].as_str().context("a checkpoint")?;
+    let fits = bed.godwit(Way::Agent, &["doctor", "--checkpoint", newest])?.with(0)?;
+    fits.says(&["good      checkpoint      this node can continue it"])?;
+    bed.godwit(Way::Agent, &["doctor", "--checkpoint", UNKNOWN])?.with(3)?.complains(UNKNOWN)?;
     bed.godwit(Way::Agent, &["checkpoint", "web", "--store", "nowhere"])?.with(3)?;
     let (verdict, told) = doctor(bed, 0, "last failures")?;
     ensure!(verdict == "limited" && told.contains("no store \"nowhere\""), "{told}");
