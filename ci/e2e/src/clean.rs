@@ -15,6 +15,7 @@ pub fn left(node: &Node) -> Result<String> {
     let run = names::RUN_DIR;
     let look = format!(
         "pgrep --list-full 'containerd-shim|criu|godwit-pager|redis-server' || true
+        ps -e -o stat=,pid=,ppid=,comm= | grep '^Z' || true
         for dir in {shims} {images} {fences} {run}/restores {BUNDLES} /run/containerd/runc/default; do
             test ! -d $dir || find $dir -mindepth 1
         done

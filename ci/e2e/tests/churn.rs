@@ -53,12 +53,17 @@ fn held_by_shim(node: &Node, id: &str) -> Result<(usize, usize)> {
     counts.next().zip(counts.next()).context("two numbers")
 }
 
+/// Descriptors of the node's containerd.
+fn held_by_containerd(node: &Node) -> Result<usize> {
+    Ok(node.sh("ls /proc/$(pgrep --exact containerd)/fd")?.lines().count())
+}
+
 fn churn(count: usize) -> Result<()> {
     let bed = Bed::up(&LabOptions::for_tests(), Store::File, "", &[Image::Shell])?;
     let node = &bed.n1;
     let probe = Container::new("probe", Image::Shell, &["sleep", "1d"]);
     probe.run(node)?;
-    let before = held_by_shim(node, "probe")?;
+    let (before, daemons) = (held_by_shim(node, "probe")?, held_by_containerd(node)?);
     let told = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES)
             .map(|number| scope.spawn(move || lane(node, number, count / LANES)))
@@ -82,6 +87,10 @@ fn churn(count: usize) -> Result<()> {
         node.exec(&["ctr", "task", "rm", "--force", &id])?;
         node.ctr(&["container", "rm", &id])?;
     }
+    wait::until("containerd to hold no more", SOON, || match held_by_containerd(node) {
+        Ok(now) if now == daemons => Ok(()),
+        other => Err(format!("{other:?} instead of {daemons}")),
+    })?;
     probe.remove(node)?;
     ensure!(node.ctr(&["container", "ls", "--quiet"])?.trim().is_empty());
     clean::wait(node)

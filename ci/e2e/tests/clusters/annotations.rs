@@ -267,11 +267,17 @@ const STAYS: [&str; 3] =
 fn an_agent_writes_into_its_own_nodes_pods_and_nothing_else() -> Result<()> {
     let clusters = Clusters::up()?;
     let a = &clusters.a;
+    let mut classes = None::<String>;
     for node in ["a1", "a2"] {
         a.apply(&Pod::new(node, Handler::Runc, Image::Mem, &COUNTER).on(node).manifest())?;
         a.wait_for(&[&format!("pod/{node}")], "condition=Ready")?;
         let found = a.get(&["node", node])?;
-        ensure!(found["metadata"]["labels"][names::READY] == "true", "{found:#}");
+        let labels = &found["metadata"]["labels"];
+        ensure!(labels[names::READY] == "true", "{found:#}");
+        // Both are this machine.
+        let class = labels[names::CPU_CLASS].as_str().context("a class")?;
+        ensure!(class.starts_with(&std::env::consts::ARCH.replace('_', "-")), "{class}");
+        ensure!(classes.get_or_insert(class.to_owned()) == class, "{classes:?}, {class}");
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         ensure!(conditions.iter().any(|one| one["type"] == "GodwitReady"), "{conditions:?}");
     }

@@ -63,6 +63,11 @@ fn says(cluster: &Cluster, set: &str, words: &str) -> Result<()> {
 
 /// Waits until the set's only pod is done; its uid. It has never been restarted.
 fn done(cluster: &Cluster, set: &str) -> Result<String> {
+    done_after(cluster, set, 0)
+}
+
+/// The same of one that was restarted so many times.
+fn done_after(cluster: &Cluster, set: &str, times: u32) -> Result<String> {
     let selector = format!("--selector=app={set}");
     Ok(wait::until(&format!("{set} to be done"), SOON, || {
         let found = cluster.get(&["pods", SPACE, &selector]).map_err(|error| error.to_string())?;
@@ -75,7 +80,11 @@ fn done(cluster: &Cluster, set: &str) -> Result<String> {
                 cluster.kubectl(&looks).map_err(|error| error.to_string())?;
                 let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
                 let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-                if restarts == 0 { Ok(uid) } else { Err(format!("{restarts} restarts")) }
+                if *restarts == json!(times) {
+                    Ok(uid)
+                } else {
+                    Err(format!("{restarts} restarts"))
+                }
             }
             _ => Err(said()),
         }
@@ -99,12 +108,18 @@ fn killed_half_way(cluster: &Cluster, node: &Node, (set, service): (&str, Servic
     Ok(wait::until("its installer to end", SOON, || node.sh(&is_gone)).map(drop)?)
 }
 
+fn last_checkpoint(cluster: &Cluster, pod: &str) -> Result<Value> {
+    let found = cluster.get(&["pod", pod])?;
+    Ok(found["metadata"]["annotations"][names::LAST_CHECKPOINT].clone())
+}
+
+/// Has a checkpoint made.
 fn checkpointed(cluster: &Cluster, pod: &str) -> Result<()> {
-    cluster.kubectl(&["annotate", "pod", pod, "godwit.dev/checkpoint=now"])?;
-    wait::until(&format!("a checkpoint of {pod}"), SOON, || {
-        let found = cluster.get(&["pod", pod]).map_err(|error| error.to_string())?;
-        let annotations = &found["metadata"]["annotations"];
-        annotations[names::LAST_CHECKPOINT].is_string().then_some(()).ok_or(found.to_string())
+    let before = last_checkpoint(cluster, pod)?;
+    cluster.kubectl(&["annotate", "--overwrite", "pod", pod, "godwit.dev/checkpoint=now"])?;
+    wait::until(&format!("a checkpoint of {pod}"), SOON, || match last_checkpoint(cluster, pod) {
+        Ok(now) if now.is_string() && now != before => Ok(()),
+        other => Err(format!("{other:?}")),
     })?;
     Ok(())
 }
@@ -164,6 +179,20 @@ fn a_label_puts_godwit_on_a_node_and_another_takes_it_off() -> Result<()> {
     let said = log(&a, "godwit-install").map_err(anyhow::Error::msg)?;
     ensure!(!said.contains("write") && !said.contains("left to you"), "{said}");
     ensure!(node.containerd_pid() == pid, "containerd was restarted for nothing");
+
+    // With the machine it comes back, and finds nothing to do.
+    node.reboot()?;
+    node.start_agent(&AgentOptions::default())?;
+    done_after(&a, "godwit-install", 1)?;
+    let said = log(&a, "godwit-install").map_err(anyhow::Error::msg)?;
+    ensure!(!said.contains("write") && !said.contains("left to you"), "{said}");
+    a.wait_until("web to run again", &["pod", "web"], |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        let runs = status["restartCount"] == 1 && status["ready"] == true;
+        if runs { Ok(()) } else { Err(status.to_string()) }
+    })?;
+    checkpointed(&a, "web")?;
+    nothing_is_bad(&node)?;
 
     label(&a, "revert")?;
     says(&a, "godwit-revert", "in use by pod default/web")?;
