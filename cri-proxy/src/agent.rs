@@ -10,8 +10,9 @@
 //! Whose container it is, its bundle says: of others' no agent hears.
 //! One connection for each call: lines of JSON (`godwit_wire::api`). Who gives a call up closes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,6 +46,8 @@ pub struct Agent {
     socket: PathBuf,
     bundles: PathBuf,
     shims: PathBuf,
+    /// Containers whose stop an agent that does not answer has held up already. Held up each time, they would never be killed.
+    overdue: Mutex<BTreeSet<String>>,
 }
 
 /// What a container's bundle says of it.
@@ -63,21 +66,39 @@ impl Agent {
             socket,
             bundles: state.join(names::CRI_BUNDLES),
             shims: PathBuf::from(names::SHIM_SOCKETS),
+            overdue: Mutex::default(),
         }
     }
 
     /// Asks if it concerns the agent, and not for longer than it is worth.
     async fn word(&self, call: CriCall) -> std::io::Result<CriVerdict> {
-        if !self.concerns(&call) {
+        let stopped = match &call {
+            CriCall::Stop { container, .. } => Some(container.clone()),
+            _ => None,
+        };
+        let is_overdue = stopped.as_ref().is_some_and(|one| self.overdue().contains(one));
+        if is_overdue || !self.concerns(&call) {
             return Ok(CriVerdict::Pass);
         }
         match timeout(worth(&call), self.ask_patiently(call)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "it does not answer: is it stopped, or hung?",
-            )),
+            Ok(answer) => {
+                if answer.is_ok() {
+                    self.overdue().clear();
+                }
+                answer
+            }
+            Err(_) => {
+                self.overdue().extend(stopped);
+                Err(std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    "it does not answer: is it stopped, or hung?",
+                ))
+            }
         }
+    }
+
+    fn overdue(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks, again for as long as somebody's memory is worth it.
@@ -279,7 +300,8 @@ mod tests {
     /// A node with no container yet.
     fn node(dir: &Path) -> Agent {
         let at = |name: &str| dir.join(name);
-        let agent = Agent { socket: at("agent"), bundles: at("bundles"), shims: at("shims") };
+        let (socket, bundles, shims) = (at("agent"), at("bundles"), at("shims"));
+        let agent = Agent { socket, bundles, shims, overdue: Mutex::default() };
         std::fs::create_dir(&agent.bundles).unwrap();
         std::fs::create_dir(&agent.shims).unwrap();
         agent
@@ -380,5 +402,24 @@ mod tests {
             assert_eq!(why.kind(), std::io::ErrorKind::TimedOut);
             assert_eq!(begun.elapsed().as_secs(), worth);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_that_one_that_hangs_has_held_up_is_not_held_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = node(dir.path());
+        contain(&agent, "c1", Some("true"));
+        std::fs::write(agent.shims.join("uid.sock"), "").unwrap();
+        let hung = UnixListener::bind(&agent.socket).unwrap();
+        assert!(agent.word(stop()).await.is_err());
+        let begun = Instant::now();
+        assert_eq!(agent.word(stop()).await.unwrap(), CriVerdict::Pass);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // It answers again: the next one waits for it.
+        drop(hung.accept().await.unwrap());
+        let (said, ()) = tokio::join!(agent.word(exec()), answer(&hung));
+        assert_eq!(said.unwrap(), CriVerdict::Pass);
+        drop(hung);
+        assert!(agent.word(stop()).await.is_err());
     }
 }

@@ -4,6 +4,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -112,7 +113,7 @@ impl Signals {
                     started = successor.start(socket) => take_over(started, &mut heir),
                     () = told_to_end(&mut self.terminate, &mut self.interrupt) => Some(Order::Stop),
                 },
-                () = ended(&mut heir) => Some(Order::Stop),
+                is_lost = ended(&mut heir) => is_lost.then_some(Order::Stop),
             };
             if let Some(order) = order {
                 // It fails when the server has ended, and with it this.
@@ -146,14 +147,13 @@ fn take_over(started: Result<Child, ProxyError>, heir: &mut Option<Child>) -> Op
     }
 }
 
-/// Until the successor ends. Then we do, too: systemd, whose child it becomes by that, starts another one.
-async fn ended(heir: &mut Option<Child>) {
-    match heir {
-        Some(child) => {
-            let status = child.wait().await;
-            tracing::warn!(status = ?status, "the successor has ended");
-            *heir = None;
-        }
-        None => std::future::pending().await,
-    }
+/// Until the successor ends; whether nobody has followed it. Then we end, too: systemd, whose child it becomes by that, starts another one.
+/// One that ends well has handed over itself, and what we still serve is nobody else's.
+async fn ended(heir: &mut Option<Child>) -> bool {
+    let Some(child) = heir else { return std::future::pending().await };
+    let status = child.wait().await;
+    *heir = None;
+    let is_lost = !status.as_ref().is_ok_and(ExitStatus::success);
+    tracing::info!(?status, is_lost, "the successor has ended");
+    is_lost
 }
