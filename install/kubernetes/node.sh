@@ -48,13 +48,17 @@ kubeconfig() {
     if test -e "$kept" && ! grep -q "tokenFile: $etc/token" "$kept"; then
         return
     fi
+    case $KUBERNETES_SERVICE_HOST in
+        *:*) host="[$KUBERNETES_SERVICE_HOST]" ;;
+        *) host=$KUBERNETES_SERVICE_HOST ;;
+    esac
     put kubeconfig <<END
 apiVersion: v1
 kind: Config
 clusters:
   - name: own
     cluster:
-      server: https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT
+      server: https://$host:$KUBERNETES_SERVICE_PORT
       certificate-authority-data: $(base64 -w 0 "$account/ca.crt")
 users:
   - name: godwit-agent

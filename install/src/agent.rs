@@ -29,9 +29,14 @@ pub fn configure(session: &mut Session, criu: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
+    let containerd = &session.settings.containerd_socket;
+    let found = [("criu", criu), ("containerd", containerd.as_path())];
     let text = match &session.settings.agent_config {
-        Some(from) => fs::read_to_string(from).map_err(Error::io("read", from))?,
-        None => first(criu)?,
+        Some(from) => {
+            let text = fs::read_to_string(from).map_err(Error::io("read", from))?;
+            completed(from, &text, &found)?
+        }
+        None => first(&found)?,
     };
     session.act(Stage::Agent, &format!("write {}", path.display()), |disk| {
         let dir = path.parent().unwrap_or(path);
@@ -41,18 +46,44 @@ pub fn configure(session: &mut Session, criu: &Path) -> Result<()> {
     })
 }
 
-fn first(criu: &Path) -> Result<String> {
-    let mut document: DocumentMut = EXAMPLE.parse().map_err(|why: toml_edit::TomlError| {
-        Error::Toml { path: "agent.toml".into(), why: why.to_string() }
-    })?;
-    document["criu"] = toml_edit::value(criu.to_string_lossy().as_ref());
+/// Programs and sockets that were found on the node, by their keys.
+type Found<'a> = [(&'static str, &'a Path)];
+
+fn first(found: &Found) -> Result<String> {
+    let mut document = parsed(Path::new("agent.toml"), EXAMPLE)?;
+    for (key, path) in found {
+        document[key] = toml_edit::value(path.to_string_lossy().as_ref());
+    }
     Ok(document.to_string())
+}
+
+/// What somebody has written, with what was found where it says nothing and the agent would look elsewhere.
+fn completed(from: &Path, text: &str, found: &Found) -> Result<String> {
+    let (example, mut document) = (parsed(Path::new("agent.toml"), EXAMPLE)?, parsed(from, text)?);
+    for (key, path) in found {
+        let path = path.to_string_lossy();
+        if !document.contains_key(key) && example[key].as_str() != Some(&path) {
+            document[key] = toml_edit::value(path.as_ref());
+        }
+    }
+    Ok(document.to_string())
+}
+
+fn parsed(path: &Path, text: &str) -> Result<DocumentMut> {
+    let why = |why: toml_edit::TomlError| Error::Toml { path: path.into(), why: why.to_string() };
+    text.parse().map_err(why)
 }
 
 /// A text of the configuration that is there; nothing if there is none or it does not say.
 #[must_use]
 pub fn configured(key: &str) -> Option<String> {
-    let text = fs::read_to_string(names::AGENT_CONFIG).ok()?;
+    configured_by(Path::new(names::AGENT_CONFIG), key)
+}
+
+/// The same of a configuration in another place.
+#[must_use]
+pub fn configured_by(path: &Path, key: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
     let table: toml::Table = text.parse().ok()?;
     Some(table.get(key)?.as_str()?.to_owned())
 }
@@ -123,9 +154,30 @@ mod tests {
 
     #[test]
     fn a_node_begins_with_every_setting_and_the_criu_that_it_has() {
-        let text = first(Path::new("/usr/local/sbin/criu")).unwrap();
+        let found =
+            [("criu", Path::new("/usr/local/sbin/criu")), ("containerd", Path::new("/run/c"))];
+        let text = first(&found).unwrap();
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table["criu"].as_str(), Some("/usr/local/sbin/criu"));
-        assert_eq!(text.replace("/usr/local/sbin/criu", "/usr/sbin/criu"), EXAMPLE);
+        let containerd = format!("\"{}\"", names::CONTAINERD_SOCKET);
+        let as_it_was = text.replace("/usr/local/sbin/criu", "/usr/sbin/criu");
+        assert_eq!(as_it_was.replace("\"/run/c\"", &containerd), EXAMPLE);
+    }
+
+    #[test]
+    fn what_somebody_has_written_is_completed_and_not_changed() {
+        let (criu, socket) =
+            (Path::new("/usr/local/sbin/criu"), Path::new(names::CONTAINERD_SOCKET));
+        let found = [("criu", criu), ("containerd", socket)];
+        let from = Path::new("mine.toml");
+        let own = "# mine\ncriu = \"/opt/criu\"\n\n[stores.main]\nurl = \"file:///x\" # here\n";
+        assert_eq!(completed(from, own, &found).unwrap(), own);
+        let silent = "# mine\n\n[stores.main]\nurl = \"file:///x\" # here\n";
+        let text = completed(from, silent, &found).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table["criu"].as_str(), Some("/usr/local/sbin/criu"));
+        assert!(table.get("containerd").is_none() && text.contains("# here"), "{text}");
+        let told = completed(from, "[stores", &found).unwrap_err().to_string();
+        assert!(told.contains("mine.toml"), "{told}");
     }
 }

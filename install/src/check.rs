@@ -89,6 +89,16 @@ pub fn of_node(host: &Host) -> Vec<Finding> {
             Finding { subject: "runc", verdict: runc(containerd) },
         ]),
     }
+    if let Some(other) = &host.other_containerd {
+        findings.push(Finding {
+            subject: "agent.toml",
+            verdict: Bad(format!(
+                "`containerd` in {} names {}, which is another one than --containerd-socket: make them the same",
+                names::AGENT_CONFIG,
+                other.display()
+            )),
+        });
+    }
     if let Some(facts) = &host.kubelet {
         findings.push(Finding { subject: "kubelet", verdict: kubelet(facts) });
     }
@@ -150,6 +160,13 @@ fn criu(host: &Host) -> Verdict {
 }
 
 fn release(host: &Host) -> Verdict {
+    if let [dir, ..] = host.read_only.as_slice() {
+        return Bad(format!(
+            "{} cannot be written: its file system is mounted for reading. Godwit needs a node whose /usr/local, /usr/libexec and /etc \
+             can be written",
+            dir.display()
+        ));
+    }
     match &host.release {
         Err(why) => Bad(why.clone()),
         Ok(release) if host.free < release.bytes + SPARE => Bad(format!(

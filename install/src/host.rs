@@ -15,7 +15,7 @@ use crate::kubelet::Facts;
 use crate::process::text;
 use crate::programs::{BIN, Release, SHIM};
 use crate::settings::Settings;
-use crate::{Error, Result, agent, error_chain};
+use crate::{Error, Result, agent, error_chain, programs};
 
 /// For CRIU to answer.
 const CRIU_PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +50,10 @@ pub struct Host {
     pub release: std::result::Result<Release, String>,
     /// Bytes free where releases go.
     pub free: u64,
+    /// Directories that we would write to and that cannot be written.
+    pub read_only: Vec<PathBuf>,
+    /// The containerd that the agent's configuration names, where it is another one.
+    pub other_containerd: Option<PathBuf>,
     /// containerd, or why it cannot be looked at.
     pub containerd: std::result::Result<Containerd, String>,
     /// The kubelet's configuration, where one was named.
@@ -98,7 +102,7 @@ impl Host {
     #[must_use]
     pub fn look_with(settings: &Settings, release: std::result::Result<Release, String>) -> Self {
         let uname = rustix::system::uname();
-        let criu = criu();
+        let criu = criu(settings.agent_config.as_deref());
         let launcher = Launcher { criu: criu.clone(), ..Launcher::default() };
         let told = |error: Error| error_chain(&error);
         Self {
@@ -111,6 +115,8 @@ impl Host {
             criu,
             release,
             free: free(&settings.prefix),
+            read_only: read_only(settings),
+            other_containerd: other_containerd(&settings.containerd_socket),
             kubelet: Facts::look(settings),
             containerd: Daemon::find(settings)
                 .and_then(|daemon| Containerd::look(settings, daemon))
@@ -169,10 +175,15 @@ fn from(settings: &Settings) -> Result<PathBuf> {
     Ok(own.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-/// The CRIU that the agent uses or would use.
+/// The CRIU that the agent uses or would use, with this configuration to begin with.
 #[must_use]
-pub fn criu() -> PathBuf {
-    if let Some(configured) = agent::configured("criu") {
+pub fn criu(given: Option<&Path>) -> PathBuf {
+    let kept = Path::new(names::AGENT_CONFIG);
+    let configured = match kept.exists() {
+        true => Some(agent::configured("criu").unwrap_or_else(|| CRIU_PLACES[0].to_owned())),
+        false => given.and_then(|given| agent::configured_by(given, "criu")),
+    };
+    if let Some(configured) = configured {
         return configured.into();
     }
     let there = CRIU_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
@@ -198,6 +209,32 @@ fn has_machine_id() -> bool {
 pub fn free(dir: &Path) -> u64 {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     rustix::fs::statvfs(there).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The file systems of directories that programs and configurations go to may be for reading only.
+fn read_only(settings: &Settings) -> Vec<PathBuf> {
+    let places =
+        programs::places().into_iter().filter_map(|(_, place)| Some(place.parent()?.into()));
+    let mut dirs: Vec<PathBuf> = places.chain([settings.prefix.clone(), "/etc".into()]).collect();
+    dirs.sort();
+    dirs.dedup();
+    let is_read_only = |dir: &PathBuf| {
+        let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+        let stat = rustix::fs::statvfs(there);
+        stat.is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    dirs.retain(is_read_only);
+    dirs
+}
+
+/// What the agent asks, where that is not this containerd.
+fn other_containerd(socket: &Path) -> Option<PathBuf> {
+    if !Path::new(names::AGENT_CONFIG).exists() {
+        return None;
+    }
+    let asked = agent::configured("containerd").map(PathBuf::from);
+    let asked = asked.unwrap_or_else(|| names::CONTAINERD_SOCKET.into());
+    (asked != socket).then_some(asked)
 }
 
 /// Directory of the programs that people and containerd call.

@@ -113,7 +113,13 @@ pub fn revert(settings: &Settings) -> Result<Ending> {
         ));
     }
     if settings.purge {
-        purge(&mut session)?;
+        match users.is_empty() && session.left.is_empty() {
+            true => purge(&mut session)?,
+            // The CRI proxy's socket, fences and sockets of containers that run.
+            false => {
+                session.left.push("nothing was purged yet: run this command again then".to_owned())
+            }
+        }
     }
     if users.is_empty() && session.left.is_empty() && !settings.dry_run {
         let left = std::mem::take(&mut session.left);
@@ -246,7 +252,7 @@ fn refuse_in_use(settings: &Settings, containers: &[Container]) -> Result<()> {
         return Ok(());
     }
     Err(Error::Refused(format!(
-        "Godwit's runtime is in use by {}: move or delete them first, or use --force, which leaves them running but without checkpoints",
+        "Godwit's runtime is in use by {}: move or delete them first, or use --force, which leaves them running but without checkpoints, and ends those whose memory is still coming",
         running.join(", ")
     )))
 }

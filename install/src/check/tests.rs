@@ -24,6 +24,8 @@ fn good() -> Host {
             bytes: 1 << 20,
         }),
         free: 1 << 30,
+        read_only: vec![],
+        other_containerd: None,
         containerd: Ok(Containerd {
             daemon: Daemon {
                 pid: 1,

@@ -53,7 +53,7 @@ const START: &str = "start it with all that root has (under systemd no Capabilit
                      `systemctl cat godwit-agent`; in a container: privileged)";
 
 pub(super) fn examine(socket: &Path) -> Vec<Finding> {
-    let criu = host::criu();
+    let criu = host::criu(None);
     let ask = |words: &[&str]| {
         let asked = output(Command::new(&criu).arg("check").args(words));
         asked.map(drop).map_err(|why| error_chain(&why))
