@@ -1,5 +1,6 @@
 //! Programs that end-to-end tests, the demo and the benches share: what acts on a container from outside.
 
+pub mod agent;
 pub mod bed;
 pub mod bench;
 pub mod clean;

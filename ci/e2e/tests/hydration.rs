@@ -7,11 +7,11 @@ mod hydration {
 }
 
 use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::agent::{read_at, restart_agent};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, PROGRESS, SOON};
 use godwit_e2e::events::Events;
-use godwit_lab::{AgentOptions, Image, LabOptions, Node, wait};
-use godwit_types::names;
+use godwit_lab::{Image, LabOptions, Node, wait};
 
 /// Where all that it prints goes, on its node.
 const PRINTED: &str = "/var/log/writer.log";
@@ -188,19 +188,6 @@ impl Scene {
         ensure!(left.is_empty(), "{left}");
         Ok(())
     }
-}
-
-/// Changes how fast the agent of a node may read; the store's section is the last one of its configuration.
-fn read_at(node: &Node, from: &str, to: &str) -> Result<()> {
-    let text = node.read_file(names::AGENT_CONFIG)?;
-    let text = text.strip_suffix(from).context("the end of the configuration")?;
-    node.write_file(names::AGENT_CONFIG, format!("{text}{to}"))?;
-    restart_agent(node)
-}
-
-fn restart_agent(node: &Node) -> Result<()> {
-    node.kill_agent()?;
-    Ok(node.start_agent(&AgentOptions::default())?)
 }
 
 fn kill(node: &Node, program: &str) -> Result<()> {

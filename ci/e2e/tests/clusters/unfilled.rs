@@ -1,10 +1,10 @@
 //! A pod whose memory never comes: it is ended whole, and goes on from the same point when its kubelet starts it again.
 
 use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::agent::read_at;
 use godwit_e2e::container::SOON;
 use godwit_e2e::pods::{Clusters, Handler, Life, Pod, events};
-use godwit_lab::{Image, Node, Service, wait};
-use godwit_types::names;
+use godwit_lab::{Image, wait};
 use serde_json::json;
 
 const COUNT: &str = "/count";
@@ -15,15 +15,6 @@ const SLOW: &str = "max_bytes_per_second = 2097152\n";
 /// What a new life could not have counted to when it is looked at.
 const LONG_AGO: u64 = 500;
 const PAGERS: &str = "pgrep --full '^[^ ]*godwit-pager' || true";
-
-/// Changes how fast the agent may read; the store's section is the last one of its configuration.
-fn read_at(node: &Node, from: &str, to: &str) -> Result<()> {
-    let text = node.read_file(names::AGENT_CONFIG)?;
-    let text = text.strip_suffix(from).context("the end of the configuration")?;
-    node.write_file(names::AGENT_CONFIG, format!("{text}{to}"))?;
-    node.kill(Service::Agent)?;
-    Ok(node.start(Service::Agent)?)
-}
 
 #[test]
 fn a_pod_whose_memory_does_not_come_goes_on_from_the_same_point_when_it_is_started_again()

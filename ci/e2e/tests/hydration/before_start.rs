@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::agent::{read_at, restart_agent};
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{Container, PROGRESS, SOON};
 use godwit_lab::{Image, LabOptions, wait};
 use godwit_types::names;
 
-use crate::{STORE, read_at, restart_agent};
+use crate::STORE;
 
 /// 64 MiB in some ten seconds.
 const RATHER_SLOW: &str = "max_bytes_per_second = 8388608\n";

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result, ensure};
+use godwit_e2e::agent::read_at;
 use godwit_e2e::bed::{Bed, Store};
 use godwit_e2e::container::{BUNDLES, Container, PROGRESS, SOON};
 use godwit_image::{Head, Space, SpaceHead};
 use godwit_lab::{Image, LabOptions, Node, wait};
 use godwit_types::PageRange;
 
-use crate::{SLOW, STORE, read_at};
+use crate::{SLOW, STORE};
 
 /// A pager's prefetch window in pages, 192 frames of 32: so much is asked for at once and comes in any order.
 const WINDOW: u64 = 192 * 32;
