@@ -48,7 +48,8 @@ pub struct Fence {
     /// The operation that wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<OpId>,
-    /// Whether a task of that life has run here: from then on a restore request is consumed for as long as it lasts.
+    /// Whether a task of that life has run here: from then on a restore request is consumed for as long as it lasts,
+    /// unless its memory never comes.
     #[serde(default)]
     pub lived: bool,
     /// The last restore request that a life here began with: a pod object that repeats it in a later life asks for nothing new.

@@ -376,12 +376,15 @@ impl ShimMachine {
 
     /// It counts as if it had never run: who starts next asks for the same memory again.
     fn on_unfilled(&mut self) -> Vec<Action> {
-        let reopens = self.rules.hold(Rule::Reopens);
-        let written = self.mark(|fence| {
-            fence.lived &= !reopens;
-            fence.consumed.take_if(|_| reopens);
-        });
-        written.into_iter().chain(self.on_kill()).collect()
+        let mut actions = Vec::new();
+        if self.rules.hold(Rule::Reopens) {
+            actions.extend(self.mark(|fence| {
+                fence.lived = false;
+                fence.consumed = None;
+            }));
+        }
+        actions.extend(self.on_kill());
+        actions
     }
 
     fn on_gone(&mut self, gone: Gone) -> Vec<Action> {

@@ -51,8 +51,8 @@ impl Retention {
     ) -> Vec<(CheckpointId, String)> {
         rows.sort_by_key(|row| std::cmp::Reverse((row.manifest.created, row.manifest.id)));
         // The log's word: clocks of its nodes may differ.
-        let goes_on = rows.iter().filter(|row| row.place.is_some()).min_by_key(|row| row.place);
-        let goes_on = goes_on.map(|row| row.manifest.id);
+        let good = rows.iter().filter_map(|row| Some((row.place?, row.manifest.id)));
+        let goes_on = good.min().map(|(_, id)| id);
         let mut bytes = Bytes(0);
         let mut plan = Vec::new();
         for (n, row) in rows.iter().enumerate() {
