@@ -161,5 +161,12 @@ fn a_command_in_a_node_gives_its_status_and_ends_with_its_caller() -> Result<()>
     wait::until_true("the sleeper to start", SOON, sleeping)?;
     drop(sleeper);
     wait::until_true("the sleeper to end", SOON, || !sleeping())?;
+
+    for delay in 0..40 {
+        let sleeper = node.spawn(&["sleep", "12345"])?;
+        std::thread::sleep(Duration::from_millis(delay));
+        drop(sleeper);
+    }
+    wait::until_true("those that hardly began to end", SOON, || !sleeping())?;
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Running commands inside a node, from the host.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal};
 
 use super::Node;
 use crate::command::{output, run};
@@ -73,13 +76,14 @@ impl Node {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|source| LabError::Start { program: words.join(" "), source })?;
         Ok(Spawned { child })
     }
 }
 
-/// A command that runs in a node; killed when dropped.
+/// A command that runs in a node, the leader of a process group; all of the group are killed when it is dropped.
 #[derive(Debug)]
 pub struct Spawned {
     child: Child,
@@ -96,7 +100,17 @@ impl Spawned {
     /// # Errors
     /// When the system refuses.
     pub fn kill(mut self) -> std::io::Result<ExitStatus> {
-        self.child.kill()?;
+        self.end()
+    }
+
+    /// Whoever is killed before it has asked to be told of its parent's death outlives its parent: its group is killed.
+    fn end(&mut self) -> std::io::Result<ExitStatus> {
+        if let Some(ended) = self.child.try_wait()? {
+            return Ok(ended);
+        }
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            rustix::process::kill_process_group(group, Signal::KILL)?;
+        }
         self.child.wait()
     }
 
@@ -123,8 +137,7 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        // Both fail only when it has ended and been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // It fails only for what is no child any more.
+        let _ = self.end();
     }
 }
