@@ -154,9 +154,7 @@ impl Operations {
         let until = tokio::time::Instant::now() + patience;
         self.given_up().remove(container.id());
         loop {
-            if self.given_up().contains(container.id()) {
-                return Err(Error::Cancelled(format!("{} was killed", container.id())));
-            }
+            self.still_asked(container)?;
             match ask_once(&inputs, container, until).await? {
                 StartAnswer::No { again: true, .. }
                     if tokio::time::Instant::now() + ASK_AGAIN < until =>
@@ -164,9 +162,22 @@ impl Operations {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
                 StartAnswer::No { why, .. } => return Err(why),
+                StartAnswer::Cold => {
+                    // Whoever kills it may have waited for this answer.
+                    self.still_asked(container)?;
+                    return Ok(StartAnswer::Cold);
+                }
                 answer => return Ok(answer),
             }
         }
+    }
+
+    /// Refuses when its start was given up.
+    fn still_asked(&self, container: &Container) -> Result<()> {
+        if self.given_up().contains(container.id()) {
+            return Err(Error::Cancelled(format!("{} was killed", container.id())));
+        }
+        Ok(())
     }
 }
 
@@ -311,7 +322,7 @@ fn over() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::tests::running;
+    use crate::container::tests::{restoring, running};
     use crate::pod::tests::pod_of;
 
     #[tokio::test]
@@ -335,5 +346,22 @@ mod tests {
         };
         tokio::join!(operations.deleted(&pod, &container), hears);
         assert_eq!(words, ["ended", "exited", "deleted"]);
+    }
+
+    #[tokio::test]
+    async fn a_start_that_was_given_up_before_the_log_answered_does_not_begin_from_its_image() {
+        let container = restoring("c");
+        let pod = pod_of(&container);
+        let (inputs, mut heard) = mpsc::unbounded_channel();
+        let server = tokio::spawn(std::future::pending());
+        let operations = Operations::new(Places::default());
+        *operations.running() = Some(Running { inputs, server });
+        let answers = async {
+            let Some(Input::Start(start)) = heard.recv().await else { panic!("no start") };
+            operations.given_up().insert("c".to_owned());
+            start.answer.send(StartAnswer::Cold).unwrap();
+        };
+        let (started, ()) = tokio::join!(operations.restore(&pod, &container), answers);
+        assert!(matches!(started, Err(Error::Cancelled(_))), "{started:?}");
     }
 }

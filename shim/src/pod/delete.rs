@@ -42,6 +42,9 @@ impl Pod {
         // started.
         if container.state() == State::Restoring && container.init().phase() != Phase::Running {
             self.give_up(container, KILL).await?;
+            if container.state().executes() {
+                end_what_nobody_started(container).await?;
+            }
         }
         // Asked before its turn: a restore may take long, and must be killed first anyway.
         container.state().may_delete().map_err(|refusal| container.refuse(refusal))?;
@@ -60,6 +63,16 @@ impl Pod {
         self.deleted();
         Ok(Deleted { pid, exit: Some(exit) })
     }
+}
+
+/// A start that was given up too late. Its end is nobody's wish: the log hears of a loss.
+async fn end_what_nobody_started(container: &Container) -> Result<()> {
+    warn!(container = container.id(), "it began to run after its start was given up: killed");
+    container.runc().kill(KILL, true).await?;
+    let mut state = container.watch_state();
+    // One that does not die is refused by what follows.
+    let _ = tokio::time::timeout(DEATH, state.wait_for(|state| *state == State::Stopped)).await;
+    Ok(())
 }
 
 /// Takes away runc's state, streams and mounts; goes on past a failure and tells the first.
@@ -151,8 +164,8 @@ mod tests {
         assert!(tried.contains("/nonexistent/runc"), "{tried}");
     }
 
-    /// A delete of a container that is being restored, and whose Start then fails.
-    async fn deleted(phase: Phase) -> (Arc<Container>, String) {
+    /// A delete of a container that is being restored, and what its Start then comes to.
+    async fn deleted(phase: Phase, start: Step) -> (Arc<Container>, String) {
         let dir = tempfile::tempdir().unwrap();
         let [fences, shims, agent] =
             ["fences", "shims", "agent.sock"].map(|name| dir.path().join(name));
@@ -164,14 +177,14 @@ mod tests {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        container.shift(Step::Failed).unwrap();
+        container.shift(start).unwrap();
         drop(turn);
         (container, delete.await.unwrap().unwrap_err().to_string())
     }
 
     #[tokio::test]
     async fn who_deletes_what_is_being_restored_gives_it_up() {
-        let (container, told) = deleted(Phase::Starting).await;
+        let (container, told) = deleted(Phase::Starting, Step::Failed).await;
         // There is no such runc.
         assert!(told.contains("/nonexistent/runc"), "{told}");
         assert_eq!(container.state(), State::Stopped);
@@ -179,8 +192,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_deletes_what_cannot_be_given_up_any_more_kills_it() {
+        let (container, told) = deleted(Phase::Starting, Step::Restored).await;
+        // There is no such runc.
+        assert!(told.contains("/nonexistent/runc"), "{told}");
+        assert!(container.state().executes(), "nothing is deleted that lives");
+        assert!(!container.is_killed(), "nobody wished its end");
+    }
+
+    #[tokio::test]
     async fn what_was_started_and_is_held_must_be_killed_first() {
-        let (container, told) = deleted(Phase::Running).await;
+        let (container, told) = deleted(Phase::Running, Step::Failed).await;
         assert!(told.contains("kill it"), "{told}");
         assert_eq!(container.init().exit(), None);
     }
