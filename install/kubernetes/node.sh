@@ -74,12 +74,13 @@ END
 case $1 in
 install)
     shift
-    until_done --check --from "$own$release" "$@"
+    { echo "node = \"$NODE\""; cat "$settings/agent.toml"; } >/tmp/agent.toml
+    set -- --from "$own$release" --agent-config "$own/tmp/agent.toml" "$@"
+    until_done --check "$@"
     # The agent is started with these.
     kubeconfig
     token
-    { echo "node = \"$NODE\""; cat "$settings/agent.toml"; } >/tmp/agent.toml
-    until_done --from "$own$release" --agent-config "$own/tmp/agent.toml" "$@"
+    until_done "$@"
     touch "$ready"
     while sleep "$fresh"; do
         token

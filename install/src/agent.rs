@@ -13,6 +13,7 @@ use toml_edit::DocumentMut;
 
 use crate::record::Stage;
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::{Error, Result};
 
 /// For an answer: it may look at every pod of the node before it listens.
@@ -44,6 +45,34 @@ pub fn configure(session: &mut Session, criu: &Path) -> Result<()> {
         // Keys of stores may be written into it.
         disk.put(path, text.as_bytes(), 0o600)
     })
+}
+
+/// Why the configuration that is there, or the one to begin with, cannot be used on this node, if so.
+#[must_use]
+pub fn fault(settings: &Settings) -> Option<Error> {
+    let (kept, socket) = (Path::new(names::AGENT_CONFIG), settings.containerd_socket.as_path());
+    match (kept.exists(), &settings.agent_config) {
+        (true, _) => asks(kept, Path::new(names::CONTAINERD_SOCKET), socket).err(),
+        // Where it is silent, this one is written into it.
+        (false, Some(given)) => asks(given, socket, socket).err(),
+        (false, None) => None,
+    }
+}
+
+/// Whether an agent with this configuration, which may be silent, asks the containerd of this socket.
+fn asks(path: &Path, silent: &Path, containerd: &Path) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let document = parsed(path, &text)?;
+    let named = document.get("containerd").and_then(|item| item.as_str()).map(Path::new);
+    let (named, real) = (named.unwrap_or(silent), |path: &Path| fs::canonicalize(path).ok());
+    if named == containerd || real(named).is_some_and(|named| Some(named) == real(containerd)) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "`containerd` in {} is {}, which is another one than --containerd-socket: make them the same",
+        path.display(),
+        named.display()
+    )))
 }
 
 /// Programs and sockets that were found on the node, by their keys.
@@ -162,6 +191,25 @@ mod tests {
         let containerd = format!("\"{}\"", names::CONTAINERD_SOCKET);
         let as_it_was = text.replace("/usr/local/sbin/criu", "/usr/sbin/criu");
         assert_eq!(as_it_was.replace("\"/run/c\"", &containerd), EXAMPLE);
+    }
+
+    #[test]
+    fn a_configuration_of_another_containerd_or_of_none_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link) = (dir.path().join("c.sock"), dir.path().join("link.sock"));
+        fs::write(&socket, "").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        let file = dir.path().join("agent.toml");
+        let told = |text: &str| {
+            fs::write(&file, text).unwrap();
+            asks(&file, &socket, &socket).err().map(|why| why.to_string())
+        };
+        assert_eq!(told("memory = 1\n"), None);
+        assert_eq!(told(&format!("containerd = \"{}\"\n", link.display())), None);
+        let other = told("containerd = \"/run/other.sock\"\n").unwrap();
+        assert!(other.contains("/run/other.sock") && other.contains("make them the same"));
+        assert!(told("node = 1\nnode = 2\n").unwrap().contains("agent.toml"));
+        assert!(asks(&dir.path().join("none"), &socket, &socket).is_err());
     }
 
     #[test]

@@ -89,15 +89,8 @@ pub fn of_node(host: &Host) -> Vec<Finding> {
             Finding { subject: "runc", verdict: runc(containerd) },
         ]),
     }
-    if let Some(other) = &host.other_containerd {
-        findings.push(Finding {
-            subject: "agent.toml",
-            verdict: Bad(format!(
-                "`containerd` in {} names {}, which is another one than --containerd-socket: make them the same",
-                names::AGENT_CONFIG,
-                other.display()
-            )),
-        });
+    if let Some(why) = &host.agent_fault {
+        findings.push(Finding { subject: "agent.toml", verdict: Bad(why.clone()) });
     }
     if let Some(facts) = &host.kubelet {
         findings.push(Finding { subject: "kubelet", verdict: kubelet(facts) });

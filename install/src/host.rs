@@ -52,8 +52,8 @@ pub struct Host {
     pub free: u64,
     /// Directories that we would write to and that cannot be written.
     pub read_only: Vec<PathBuf>,
-    /// The containerd that the agent's configuration names, where it is another one.
-    pub other_containerd: Option<PathBuf>,
+    /// Why the configuration that the agent has, or would get, cannot be used here, if so.
+    pub agent_fault: Option<String>,
     /// containerd, or why it cannot be looked at.
     pub containerd: std::result::Result<Containerd, String>,
     /// The kubelet's configuration, where one was named.
@@ -116,7 +116,7 @@ impl Host {
             release,
             free: free(&settings.prefix),
             read_only: read_only(settings),
-            other_containerd: other_containerd(&settings.containerd_socket),
+            agent_fault: agent::fault(settings).map(told),
             kubelet: Facts::look(settings),
             containerd: Daemon::find(settings)
                 .and_then(|daemon| Containerd::look(settings, daemon))
@@ -225,16 +225,6 @@ fn read_only(settings: &Settings) -> Vec<PathBuf> {
     };
     dirs.retain(is_read_only);
     dirs
-}
-
-/// What the agent asks, where that is not this containerd.
-fn other_containerd(socket: &Path) -> Option<PathBuf> {
-    if !Path::new(names::AGENT_CONFIG).exists() {
-        return None;
-    }
-    let asked = agent::configured("containerd").map(PathBuf::from);
-    let asked = asked.unwrap_or_else(|| names::CONTAINERD_SOCKET.into());
-    (asked != socket).then_some(asked)
 }
 
 /// Directory of the programs that people and containerd call.

@@ -25,11 +25,12 @@ fn good() -> Host {
         }),
         free: 1 << 30,
         read_only: vec![],
-        other_containerd: None,
+        agent_fault: None,
         containerd: Ok(Containerd {
             daemon: Daemon {
                 pid: 1,
                 exe: "/usr/bin/containerd".into(),
+                name: "containerd".to_owned(),
                 path: "/usr/local/bin:/usr/bin".to_owned(),
                 config: "/etc/containerd/config.toml".into(),
                 unit: None,

@@ -173,6 +173,18 @@ pub fn with_import(path: &Path, text: &str, file: &Path) -> Result<String> {
     Ok(document.to_string())
 }
 
+/// A directory of which a main file imports every file that is named like this one, if there is such a directory.
+#[must_use]
+pub fn imported_dir(path: &Path, text: &str, name: &str) -> Option<PathBuf> {
+    let document = parse(path, text).ok()?;
+    let all = imports(path, &document).ok()?;
+    let mut dirs = all.iter().filter(|import| import.contains('*')).filter_map(|import| {
+        let dir = path.parent()?.join(import).parent()?.to_owned();
+        Some(dir).filter(|dir| covers(path, import, &dir.join(name)))
+    });
+    dirs.find(|dir| !dir.to_string_lossy().contains('*'))
+}
+
 /// A main file that does not name `file` any more; the rest as it is.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +20,8 @@ pub struct Daemon {
     pub pid: u32,
     /// Its program.
     pub exe: PathBuf,
+    /// The name that it was started by: one program may be many (k3s).
+    pub name: String,
     /// Where it looks for shims and for runc.
     pub path: String,
     /// Its main configuration file, which need not exist.
@@ -51,6 +54,7 @@ impl Daemon {
         Ok(Self {
             pid,
             exe,
+            name: arguments.first().cloned().unwrap_or_else(|| "containerd".to_owned()),
             path: path_in(&words(&read("environ"))),
             config: config.unwrap_or_else(|| config_in(&arguments)),
             unit: unit_in(&String::from_utf8_lossy(&read("cgroup"))),
@@ -63,7 +67,8 @@ impl Daemon {
     /// It refuses the file.
     pub fn dump(&self, config: &Path) -> Result<toml::Table> {
         let mut command = Command::new(&self.exe);
-        command.env("PATH", &self.path).arg("--config").arg(config).args(["config", "dump"]);
+        command.arg0(&self.name).env("PATH", &self.path);
+        command.arg("--config").arg(config).args(["config", "dump"]);
         let text = String::from_utf8_lossy(&output(&mut command)?).into_owned();
         text.parse().map_err(|why: toml::de::Error| Error::Toml {
             path: config.to_owned(),
