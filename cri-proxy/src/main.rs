@@ -2,9 +2,10 @@
 //!
 //! SIGTERM, SIGINT: ends ([`godwit_cri_proxy::server`]). SIGHUP: a successor takes over, this process ends with its last call.
 
+use std::convert::Infallible;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -27,7 +28,9 @@ kubelet's containerRuntimeEndpoint is unix:///run/godwit/cri.sock; every call go
 systemd (godwit-cri-proxy.socket) goes before --listen.
 
 SIGHUP: the program at the same path takes over, this process ends with its last call; no call fails. SIGTERM, SIGINT: ends in a \
-moment without calls, within 20 seconds; the second one ends it sooner. GODWIT_LOG=debug: more words";
+moment without calls, within 20 seconds; the second one ends it sooner. GODWIT_LOG=debug: more words
+
+Exit codes: 0 told to end · 1 it cannot serve · 2 wrong usage · 3 a successor serves";
 
 /// The wire between kubelet and containerd
 #[derive(Debug, Parser)]
@@ -44,7 +47,10 @@ struct Arguments {
     listen: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<()> {
+/// How a process ends whose successor serves. One that was told to end, and whoever does not get so far, ends otherwise.
+const FOLLOWED: u8 = 3;
+
+fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("GODWIT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -56,14 +62,17 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let agent: Arc<dyn Intercept> = Arc::new(Agent::new(arguments.agent, &arguments.containerd));
     let options = Options { containerd: arguments.containerd, intercept: Some(agent) };
-    Ok(runtime.block_on(run(socket, options, successor))?)
+    Ok(match runtime.block_on(run(socket, options, successor))? {
+        Order::Stop => ExitCode::SUCCESS,
+        Order::HandedOver => ExitCode::from(FOLLOWED),
+    })
 }
 
 async fn run(
     socket: UnixListener,
     options: Options,
     successor: Successor,
-) -> Result<(), ProxyError> {
+) -> Result<Order, ProxyError> {
     let served = socket
         .try_clone()
         .and_then(tokio::net::UnixListener::from_std)
@@ -78,8 +87,8 @@ async fn run(
     notify::tell(State::Ready);
     handover::tell_predecessor();
     tokio::select! {
-        () = server::serve(served, options, ordered) => Ok(()),
-        () = signals.obey(&orders, &socket, &successor) => Ok(()),
+        last = server::serve(served, options, ordered) => Ok(last),
+        never = signals.obey(&orders, &socket, &successor) => match never {},
     }
 }
 
@@ -104,18 +113,20 @@ impl Signals {
         orders: &mpsc::Sender<Order>,
         socket: &UnixListener,
         successor: &Successor,
-    ) {
+    ) -> Infallible {
         let mut heir: Option<Child> = None;
+        let mut serves = true;
         loop {
             let order = tokio::select! {
                 () = told_to_end(&mut self.terminate, &mut self.interrupt) => Some(Order::Stop),
-                _ = self.hang_up.recv(), if heir.is_none() => tokio::select! {
+                _ = self.hang_up.recv(), if serves => tokio::select! {
                     started = successor.start(socket) => take_over(started, &mut heir),
                     () = told_to_end(&mut self.terminate, &mut self.interrupt) => Some(Order::Stop),
                 },
                 is_lost = ended(&mut heir) => is_lost.then_some(Order::Stop),
             };
             if let Some(order) = order {
+                serves = false;
                 // It fails when the server has ended, and with it this.
                 let _ = orders.send(order).await;
             }
@@ -148,12 +159,11 @@ fn take_over(started: Result<Child, ProxyError>, heir: &mut Option<Child>) -> Op
 }
 
 /// Until the successor ends; whether nobody has followed it. Then we end, too: systemd, whose child it becomes by that, starts another one.
-/// One that ends well has handed over itself, and what we still serve is nobody else's.
 async fn ended(heir: &mut Option<Child>) -> bool {
     let Some(child) = heir else { return std::future::pending().await };
     let status = child.wait().await;
     *heir = None;
-    let is_lost = !status.as_ref().is_ok_and(ExitStatus::success);
+    let is_lost = !status.as_ref().is_ok_and(|status| status.code() == Some(FOLLOWED.into()));
     tracing::info!(?status, is_lost, "the successor has ended");
     is_lost
 }

@@ -56,8 +56,13 @@ struct Server {
     left: Arc<Notify>,
 }
 
-/// Serves until an order ends it. Needs a runtime on which tasks of connections may be left behind: it ends with the process.
-pub async fn serve(listener: UnixListener, options: Options, mut orders: mpsc::Receiver<Order>) {
+/// Serves until an order ends it, and returns the last one. Needs a runtime on which tasks of connections may be left behind: it ends
+/// with the process.
+pub async fn serve(
+    listener: UnixListener,
+    options: Options,
+    mut orders: mpsc::Receiver<Order>,
+) -> Order {
     let server = Server {
         containerd: Arc::new(Containerd::new(options.containerd)),
         calls: Arc::new(Calls { intercept: options.intercept, drain: Drain::default() }),
@@ -79,7 +84,7 @@ pub async fn serve(listener: UnixListener, options: Options, mut orders: mpsc::R
         }
     }
     drop(listener);
-    server.drain(order, orders).await;
+    server.drain(order, orders).await
 }
 
 impl Server {
@@ -114,19 +119,22 @@ impl Server {
         });
     }
 
-    async fn drain(&self, order: Order, mut orders: mpsc::Receiver<Order>) {
+    async fn drain(&self, mut order: Order, mut orders: mpsc::Receiver<Order>) -> Order {
         self.calls.drain.leave();
         self.tasks.close();
-        let ended = || timeout(DRAIN, self.tasks.wait());
-        let ended = match order {
-            Order::Stop => ended().await.is_ok(),
-            Order::HandedOver => tokio::select! {
-                ended = timeout(DRAIN_HANDED_OVER, self.tasks.wait()) => ended.is_ok(),
-                () = stopped(&mut orders) => ended().await.is_ok(),
-            },
-        };
+        let mut ended = false;
+        if order == Order::HandedOver {
+            tokio::select! {
+                all = timeout(DRAIN_HANDED_OVER, self.tasks.wait()) => ended = all.is_ok(),
+                () = stopped(&mut orders) => order = Order::Stop,
+            }
+        }
+        if order == Order::Stop {
+            ended = timeout(DRAIN, self.tasks.wait()).await.is_ok();
+        }
         if ended {
-            return tracing::info!("all calls have ended");
+            tracing::info!("all calls have ended");
+            return order;
         }
         self.calls.drain.cut_all();
         if timeout(FAREWELL, self.tasks.wait()).await.is_err() {
@@ -135,6 +143,7 @@ impl Server {
                 "clients that do not take the end of their calls"
             );
         }
+        order
     }
 }
 

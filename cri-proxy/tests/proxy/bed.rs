@@ -15,7 +15,7 @@ use crate::runtime::Runtime;
 pub(crate) struct Bed {
     dir: tempfile::TempDir,
     pub(crate) orders: mpsc::Sender<Order>,
-    pub(crate) served: JoinHandle<()>,
+    pub(crate) served: JoinHandle<Order>,
 }
 
 impl Bed {

@@ -65,9 +65,18 @@ impl Proxy {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
-        assert!(sent.success());
+        assert!(send(signal, &self.child.id().unwrap().to_string()));
+    }
+
+    /// To the successor's successor, and so on: 1 is its own.
+    pub(crate) fn signal_successor(&self, number: usize, signal: &str) {
+        assert!(send(signal, &self.successors()[number - 1]));
+    }
+
+    pub(crate) fn successors(&self) -> Vec<String> {
+        let log = self.log.borrow();
+        let lines = log.lines().filter(|line| line.contains("a successor serves"));
+        lines.map(|line| line.rsplit("pid=").next().unwrap_or_default().to_owned()).collect()
     }
 
     /// Until it has ended well.
@@ -80,12 +89,15 @@ impl Proxy {
 impl Drop for Proxy {
     /// Successors are nobody's children when their predecessor has ended.
     fn drop(&mut self) {
-        let log = self.log.borrow();
-        for line in log.lines().filter(|line| line.contains("a successor serves")) {
-            let pid = line.rsplit("pid=").next().unwrap_or_default();
-            let _ = std::process::Command::new("kill").args(["-s", "KILL", pid]).status();
+        for pid in self.successors() {
+            send("KILL", &pid);
         }
     }
+}
+
+fn send(signal: &str, pid: &str) -> bool {
+    let sent = std::process::Command::new("kill").args(["-s", signal, pid]).status();
+    sent.is_ok_and(|sent| sent.success())
 }
 
 /// A client that, as gRPC's libraries do, goes to a new connection when the server leaves the one it has, and makes calls again

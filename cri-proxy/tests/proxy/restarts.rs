@@ -114,6 +114,61 @@ async fn a_hand_over_fails_no_call_and_waits_for_those_that_last() {
     load.end().await;
 }
 
+/// A proxy with a call that lasts, its successor with another one, and the successor's successor.
+async fn three(
+    socket: &Path,
+    containerd: &Path,
+    runtime: &Runtime,
+) -> (Proxy, Vec<JoinHandle<(u32, String)>>) {
+    let proxy = Proxy::listening(Path::new(PROGRAM), socket, containerd);
+    let mut calls = Vec::new();
+    for number in 0..2 {
+        proxy.says("serving", number + 1).await;
+        let mut client = Patient::of(socket);
+        let hangs = async move { end_of(client.call("/test.v9.Invented/Hang").await).await };
+        calls.push(tokio::spawn(hangs));
+        runtime.seen.hanging(number + 1).await;
+        match number {
+            0 => proxy.signal("HUP"),
+            _ => proxy.signal_successor(1, "HUP"),
+        }
+    }
+    proxy.says("serving", 3).await;
+    (proxy, calls)
+}
+
+#[tokio::test]
+async fn who_has_handed_over_to_somebody_that_is_lost_ends_and_so_do_those_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, containerd) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
+    let runtime = Runtime::serve(&containerd);
+    let (mut proxy, _calls) = three(&socket, &containerd, &runtime).await;
+    proxy.signal_successor(2, "KILL");
+    proxy.says("is_lost=true", 2).await;
+    // Nobody is left that keeps whoever started them from starting another one.
+    proxy.ends().await;
+}
+
+#[tokio::test]
+async fn who_has_handed_over_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, containerd) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
+    let runtime = Runtime::serve(&containerd);
+    let (mut proxy, calls) = three(&socket, &containerd, &runtime).await;
+    // Its successor's last call ends.
+    calls[1].abort();
+    proxy.says("is_lost=false", 1).await;
+    assert!(proxy.child.try_wait().unwrap().is_none(), "its own call lasts");
+    Patient::of(&socket).echo().await;
+    // There is somebody that serves: nobody else is asked for.
+    proxy.signal("HUP");
+    Patient::of(&socket).echo().await;
+    proxy.signal("TERM");
+    proxy.ends().await;
+    Patient::of(&socket).echo().await;
+    assert_eq!(proxy.successors().len(), 2);
+}
+
 #[tokio::test]
 async fn a_successor_that_does_not_serve_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
