@@ -19,7 +19,7 @@ Ctrl-C cancels and waits for how it ends: a checkpoint is undone or, if it was c
 at once; a deletion is carried through; gc ends where a later one goes on. A second Ctrl-C leaves at once.
 
 JSON: one document for each command. checkpoint: its report · list: {checkpoints, unreadable} · show: {manifest, state, owner, \
-held, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
+held, here, read_amplification, log} · verify: {checkpoint, objects, frames, read, faults} · delete: {deleted: [ID]} · hold: {held: \
 [ID]} · unhold: {released: [ID]} · gc: {dry_run, cancelled, deleted, refused, kept, orphans, waiting, removed, freed, failed} · status: \
 {version, node, criu, stores, pods, operations, restored, budget} · pods: {pods: [{namespace, name, uid, containers, lineage, \
 last_checkpoint, eligibility: {answer: yes, no or unknown, reason}}]} · doctor: {checks: [{check, verdict, told}]} · version: {version}. On standard error, a failure: {code, message, causes}

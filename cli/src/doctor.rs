@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use godwit_install::check::{Finding, Verdict};
 use godwit_types::{CheckpointId, Code};
@@ -10,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::session::Session;
 use crate::{failure, table};
+
+/// For the agent's word on a checkpoint: it reads a few objects.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Looks at the node.
 ///
@@ -23,20 +27,21 @@ pub(crate) async fn examine(agent: &Path) -> Result<Vec<Finding>, Failure> {
     findings.map_err(|error| failure::of(error.code(), &error))
 }
 
-/// Whether this node could continue a checkpoint. A store or an agent that is away is a finding.
+/// Whether this node could continue a checkpoint. A store or an agent that is away, or hangs, is a finding.
 ///
 /// # Errors
-/// There is no such checkpoint, or the command line is wrong.
+/// There is no such checkpoint, the command line is wrong, or it was interrupted.
 pub(crate) async fn fits(
     session: &mut Session<'_>,
     checkpoint: CheckpointId,
 ) -> Result<Finding, Failure> {
-    let verdict = match session.agent_shows(checkpoint).await {
-        Err(failure) if [Code::NotFound, Code::Refused].contains(&failure.code) => {
-            return Err(failure);
-        }
-        Err(failure) => Verdict::Unknown(failure.message),
-        Ok(shown) => match &shown.here {
+    let verdict = match tokio::time::timeout(PATIENCE, session.agent_shows(checkpoint)).await {
+        Err(_) => Verdict::Unknown(format!(
+            "the agent has not answered for {} s; `agent` above says more",
+            PATIENCE.as_secs()
+        )),
+        Ok(Err(failure)) => fault(failure)?,
+        Ok(Ok(shown)) => match &shown.here {
             Some(compared) if compared.fault.is_some() => Verdict::Bad(table::here(compared)),
             Some(compared) => Verdict::Good(table::here(compared)),
             None => {
@@ -45,6 +50,18 @@ pub(crate) async fn fits(
         },
     };
     Ok(Finding { subject: "checkpoint", verdict })
+}
+
+/// What of an answer's failures is a finding.
+fn fault(failure: Failure) -> Result<Verdict, Failure> {
+    let why = failure.causes.last().unwrap_or(&failure.message);
+    match failure.code {
+        Code::Unavailable => Ok(Verdict::Unknown(format!(
+            "the agent or its store is away ({why}); `agent` above says more"
+        ))),
+        Code::Corrupt => Ok(Verdict::Bad(format!("it is damaged: {why}"))),
+        _ => Err(failure),
+    }
 }
 
 /// For programs.

@@ -32,6 +32,22 @@ impl Interrupts {
         self.cancel.clone()
     }
 
+    /// Waits for work that changes nothing; an interrupt leaves it.
+    ///
+    /// # Errors
+    /// The work's; that it was left.
+    pub(crate) async fn look<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            result = work => result,
+            _ = self.signal.recv() => {
+                Err(failure::new(Code::Cancelled, "cancelled: nothing was changed"))
+            }
+        }
+    }
+
     /// Waits for work that ends early when it is cancelled.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ async fn examine(
         Some(checkpoint) => Some(doctor::fits(session, checkpoint).await?),
         None => None,
     };
-    let mut checks = doctor::examine(&session.global.agent).await?;
+    let mut checks = session.examination().await?;
     checks.extend(fits);
     print(session, &doctor::document(&checks), |_| table::checks(&checks))?;
     Ok(doctor::exit_code(&checks))

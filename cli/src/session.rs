@@ -1,6 +1,7 @@
 //! One run of the program: where requests go, what is shown meanwhile, and who may interrupt them.
 
 use godwit_engine::catalog::{self, Answer};
+use godwit_install::check::Finding;
 use godwit_types::{CheckpointId, CheckpointReport, Code};
 use godwit_wire::api::{AgentStatus, CheckpointRequest, Failure, PodList, Request, StoreCommand};
 use serde::de::DeserializeOwned;
@@ -8,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::args::Global;
 use crate::interrupt::Interrupts;
 use crate::progress::Shown;
-use crate::{agent, direct, failure};
+use crate::{agent, direct, doctor, failure};
 
 /// One run.
 pub(crate) struct Session<'a> {
@@ -52,6 +53,14 @@ impl<'a> Session<'a> {
         request: CheckpointRequest,
     ) -> Result<CheckpointReport, Failure> {
         self.ask(&Request::Checkpoint(request)).await
+    }
+
+    /// What is found on this node.
+    ///
+    /// # Errors
+    /// Who asks is not root; it was interrupted.
+    pub(crate) async fn examination(&mut self) -> Result<Vec<Finding>, Failure> {
+        self.interrupts.look(doctor::examine(&self.global.agent)).await
     }
 
     /// Has a command carried out, by the agent or straight.
