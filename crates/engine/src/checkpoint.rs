@@ -113,10 +113,15 @@ async fn carry_through(
     let op = OpId::mint();
     let key = asked.key.clone();
     let _listed = node.progress.enter(op, "checkpoint", key.as_str(), journal.watched());
+    let goes_first = request.outcome.gives_away();
+    if goes_first {
+        // It may have the place that is waited for.
+        node.pods.cancel_unthawed(&key);
+    }
     let _turn = turn(&node.operations, &mut journal, &cancel).await?;
     journal.enter(Phase::Preflight);
     let at_work = node.pods.operation(&key).await;
-    if request.outcome.gives_away() {
+    if goes_first {
         at_work.goes_first().await;
     }
     let attempt = Attempt::begin(node, op, asked, request).await?;
@@ -321,9 +326,7 @@ impl<'n> Attempt<'n> {
                 return Err(error);
             }
         }
-        if let Some(turn) = turn {
-            turn.written();
-        }
+        turn.written();
         journal.enter(Phase::Finish);
         Ok(record::finish(&spec, &tenant, &counts, made, journal).await)
     }
@@ -333,27 +336,21 @@ impl<'n> Attempt<'n> {
 struct Begun<'o> {
     at_work: &'o Operation<'o>,
     number: u64,
-    leaves_running: bool,
 }
 
 impl<'o> Begun<'o> {
     fn new(at_work: &'o Operation<'o>, outcome: Outcome, cancel: &CancellationToken) -> Self {
-        let leaves_running = outcome == Outcome::Run;
-        Self { at_work, number: at_work.begun(leaves_running, cancel), leaves_running }
+        Self { at_work, number: at_work.begun(outcome == Outcome::Run, cancel) }
     }
 
     fn thawed(&self) {
         self.at_work.thawed(self.number);
     }
 
-    /// Its turn to be written down. One that gives the pod away is begun when no other is, and none is begun after it.
-    async fn turn(&self, cancel: &CancellationToken) -> Result<Option<Turn<'o>>, CheckpointError> {
-        if !self.leaves_running {
-            return Ok(None);
-        }
+    /// Its turn to be written down: not in the middle of another one's, whose entry would take its slot.
+    async fn turn(&self, cancel: &CancellationToken) -> Result<Turn<'o>, CheckpointError> {
         let turn = cancel.run_until_cancelled(self.at_work.turn(self.number)).await;
-        let turn = turn.ok_or(CheckpointError::Cancelled)?.ok_or(CheckpointError::Overtaken)?;
-        Ok(Some(turn))
+        turn.ok_or(CheckpointError::Cancelled)?.ok_or(CheckpointError::Overtaken)
     }
 }
 

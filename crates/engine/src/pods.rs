@@ -110,6 +110,13 @@ impl Pods {
         Some(Looking { pods: self, key: key.clone(), given_up })
     }
 
+    /// Cancels the one that leaves this pod running and has not thawed it yet: what is stored now is what the pod goes on from.
+    pub fn cancel_unthawed(&self, key: &PodKey) {
+        if let Some((_, token)) = self.lock().get(key).and_then(|busy| busy.unthawed.as_ref()) {
+            token.cancel();
+        }
+    }
+
     fn enter(&self, key: &PodKey) -> Operation<'_> {
         let mut all = self.lock();
         let busy = all.entry(key.clone()).or_default();
@@ -156,13 +163,11 @@ impl Operation<'_> {
         self.pods.freed.notify_waiters();
     }
 
-    /// Cancels the one that leaves the pod running and has not thawed it yet, and waits for its end, not for long: what is stored now is
-    /// what the pod goes on from.
+    /// [`Pods::cancel_unthawed`], and waits for its end, not for long.
     ///
     /// Cancel safe.
     pub async fn goes_first(&self) {
-        let cancel = |busy: &mut Busy| busy.unthawed.iter().for_each(|(_, token)| token.cancel());
-        self.change(cancel);
+        self.pods.cancel_unthawed(&self.key);
         let thawed = self.pods.until(&self.key, |busy| busy.unthawed.is_none());
         let _ = timeout(COURTESY, thawed).await;
     }

@@ -75,10 +75,15 @@ impl PastLives {
         self.done_before.insert(name(container));
     }
 
+    /// Names of those whose last life here ended well.
+    fn done_here(&self) -> impl Iterator<Item = &String> {
+        let well = |end: &End| end.reason == ColdReason::Exited;
+        self.ended.iter().filter(move |(_, end)| well(end)).map(|(name, _)| name)
+    }
+
     /// Names of those whose last life ended well, here or before.
     fn done(&self) -> BTreeSet<&String> {
-        let well = |end: &End| end.reason == ColdReason::Exited;
-        let here = self.ended.iter().filter(|(_, end)| well(end)).map(|(name, _)| name);
+        let here = self.done_here();
         let before = self.done_before.iter().filter(|name| !self.ended.contains_key(*name));
         here.chain(before).collect()
     }
@@ -139,7 +144,9 @@ impl Actor {
                 member.note_unfilled();
             }
         }
-        self.feed(Event::Unfilled).await;
+        // Who is done since then is not started again: the others would wait for it.
+        let goes_on = self.past.done_here().next().is_none();
+        self.feed(if goes_on { Event::Unfilled } else { Event::Kill }).await;
     }
 
     /// A container was deleted. Without Kubernetes its pod is gone with it: the agent settles what that means.

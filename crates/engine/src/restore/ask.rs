@@ -109,6 +109,16 @@ pub(super) fn is_whole(all: &[Annotation]) -> bool {
     annotation(all, names::HYDRATE) == Some(names::BEFORE_START)
 }
 
+/// A person's word about who owns the lineage. A pod that has owned it says nothing by it any more: whoever owns it now has taken it
+/// since.
+fn force(begin: &BeginRestore, fence: Option<&Fence>, node: &str) -> Option<Force> {
+    if is_standing(begin) && fence.is_some_and(|fence| fence.seen.is_some()) {
+        return None;
+    }
+    let why = annotation(&begin.annotations, names::FORCE)?.to_owned();
+    Some(Force { who: format!("{node}/{}", begin.namespace), why })
+}
+
 /// The machine's specification of a restore.
 ///
 /// # Errors
@@ -120,12 +130,7 @@ pub(super) fn target(
 ) -> Result<TargetSpec, RestoreError> {
     let fence = fence(&begin.fence)?;
     let incarnation = parse("incarnation", &begin.incarnation)?;
-    let force = || {
-        annotation(&begin.annotations, names::FORCE).map(|why| Force {
-            who: format!("{}/{}", node.identity.node, begin.namespace),
-            why: why.to_owned(),
-        })
-    };
+    let force = || force(begin, fence.as_ref(), &node.identity.node);
     let fork = annotation(&begin.annotations, names::FORK_FROM).is_some();
     let (lineage, request) = match &wanted.point {
         Point::Latest(latest) => {
@@ -247,7 +252,7 @@ fn before(before: Option<&shim_op::Before>, container: &str) -> Before {
 #[cfg(test)]
 mod tests {
     use godwit_ownership::FenceState;
-    use godwit_types::Tenant;
+    use godwit_types::{Seq, Tenant};
 
     use super::*;
 
@@ -314,6 +319,27 @@ mod tests {
         assert_eq!(lost(&[latest, (names::RESTORE, names::NEVER)], true), OnLost::Image);
         // Its last point may be older than its files, which a pod keeps that has lost nothing but its sandbox.
         assert_eq!(lost(&[(names::CHECKPOINT_ON_STOP, "true")], true), OnLost::Image);
+    }
+
+    #[test]
+    fn a_word_about_an_owner_is_not_said_again_about_the_next_one() {
+        let begin = |own: &[&str]| {
+            let all = own.iter().map(|name| (*name, "1-2")).chain([(names::FORCE, "it burns")]);
+            let all =
+                all.map(|(name, value)| Annotation { name: name.into(), value: value.into() });
+            BeginRestore { annotations: all.collect(), ..BeginRestore::default() }
+        };
+        let (pod, alone) = (begin(&[names::SANDBOX_UID]), begin(&[]));
+        let (claimed, won) =
+            (Fence { seen: None, ..fence("a") }, Fence { seen: Some(Seq(7)), ..fence("a") });
+        for (said, begin, fence) in [
+            (true, &pod, None),
+            (true, &pod, Some(&claimed)),
+            (false, &pod, Some(&won)),
+            (true, &alone, Some(&won)),
+        ] {
+            assert_eq!(force(begin, fence, "n").is_some(), said, "{fence:?}");
+        }
     }
 
     #[test]

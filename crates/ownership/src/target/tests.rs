@@ -185,6 +185,23 @@ fn force_takes_a_running_pod_and_says_who_and_why() {
 }
 
 #[test]
+fn an_older_point_that_was_taken_by_force_and_whose_memory_did_not_come_is_asked_for_again() {
+    let point = |n| Kind::Checkpoint { checkpoint: p(n) };
+    let mut world = World::new(log(&[point(1), point(2)]));
+    world.drive(spec("node-2", 5, Some(restore(Some(1), true))));
+    let ending = world.drive(spec("node-2", 5, Some(restore(Some(1), false))));
+    assert!(matches!(ending, Ending::Resumed(_)), "{ending:?}");
+    let taken = Kind::TakeOver { checkpoint: p(1), word: Word::Owner };
+    let kinds = world.log.iter().rev().map(|entry| entry.kind.clone()).take(2).collect::<Vec<_>>();
+    assert_eq!(kinds, [taken, Kind::died_at(p(1))]);
+    // Another life may have made newer ones.
+    let mut world = World::new(log(&[point(1), point(2)]));
+    world.drive(spec("node-2", 5, Some(restore(Some(1), true))));
+    let refusal = refused(world.drive(spec("node-2", 6, Some(restore(Some(1), false)))));
+    assert_eq!(refusal, Refusal::OtherPoint { asked: p(1), latest: p(2) });
+}
+
+#[test]
 fn force_begins_from_the_image_where_a_dead_life_has_left_nothing_and_the_pod_may() {
     let over = Kind::StartOver { who: "ann".to_owned(), why: "it burns".to_owned() };
     let force = || Some(Force { who: "ann".to_owned(), why: "it burns".to_owned() });

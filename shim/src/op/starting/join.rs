@@ -181,11 +181,14 @@ impl Actor {
             return;
         }
         let Some(starting) = &mut self.starting else { return };
+        let pod = starting.pod.clone();
         let Some(member) = starting.member(op) else { return };
+        let awaited = pod.iter().any(|name| name == member.container.name());
         warn!(container = member.container.id(), why = why.reason, "it does not join its pod");
         member.sentence = Some(why.clone());
         if member.may_try_again() {
-            member.refuse(&why, true);
+            // Somebody that the checkpoint does not have keeps the kubelet from starting those that it has.
+            member.refuse(&why, awaited);
             return self.forget(op);
         }
         self.feed(Event::Kill).await;
