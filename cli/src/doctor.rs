@@ -60,7 +60,8 @@ fn fault(failure: Failure) -> Result<Verdict, Failure> {
             "the agent or its store is away ({why}); `agent` above says more"
         ))),
         Code::Corrupt => Ok(Verdict::Bad(format!("it is damaged: {why}"))),
-        _ => Err(failure),
+        Code::NotFound | Code::Refused | Code::Cancelled => Err(failure),
+        _ => Ok(Verdict::Unknown(format!("the agent cannot say: {why}"))),
     }
 }
 
@@ -74,4 +75,21 @@ pub(crate) fn document(checks: &[Finding]) -> Value {
 pub(crate) fn exit_code(checks: &[Finding]) -> ExitCode {
     let is_bad = |check: &Finding| matches!(check.verdict, Verdict::Bad(_));
     if checks.iter().any(is_bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_bad_and_what_nobody_can_say_is_unknown() {
+        let told = |code| fault(failure::new(code, "why")).map(|verdict| verdict.word().to_owned());
+        assert_eq!(told(Code::Corrupt).unwrap(), "bad");
+        for code in [Code::Unavailable, Code::Internal, Code::Precondition] {
+            assert_eq!(told(code).unwrap(), "unknown", "{code:?}");
+        }
+        for code in [Code::NotFound, Code::Refused, Code::Cancelled] {
+            assert_eq!(told(code).unwrap_err().code, code);
+        }
+    }
 }

@@ -87,8 +87,11 @@ impl<'a> Session<'a> {
         checkpoint: CheckpointId,
     ) -> Result<Box<catalog::Shown>, Failure> {
         let store = self.global.store_of_agent("doctor --checkpoint")?;
-        let command = StoreCommand::Show { checkpoint };
-        match self.ask(&Request::Store { store, command }).await? {
+        let request = Request::Store { store, command: StoreCommand::Show { checkpoint } };
+        let (mut shown, cancel) = (Shown::new(self.global.output), self.interrupts.cancel());
+        let asked = agent::ask(&self.global.agent, &request, &mut shown, &cancel);
+        let answer = self.interrupts.look(asked).await?;
+        match serde_json::from_value(answer).map_err(failure::internal)? {
             Answer::Show(shown) => Ok(shown),
             _ => Err(failure::new(
                 Code::Internal,

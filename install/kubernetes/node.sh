@@ -23,9 +23,16 @@ on_node() {
     nsenter --target 1 --mount --uts --ipc --net --cgroup -- "$@"
 }
 
-# 0: done. Anything else has been told, and is either somebody's on the node to do (10) or may be mended there (refused).
+# What an agent begins with, as the ConfigMap says it now.
+begin_with() {
+    test -e "$settings/agent.toml" || return 0
+    { echo "node = \"$NODE\""; cat "$settings/agent.toml"; } >/tmp/agent.toml
+}
+
+# 0: done. Anything else has been told, and is either somebody's on the node to do (10) or may be mended there or in the ConfigMap
+# (refused).
 until_done() {
-    until on_node "$own$release/godwit-install" node "$@"; do
+    while begin_with; ! on_node "$own$release/godwit-install" node "$@"; do
         sleep "$again"
     done
 }
@@ -74,7 +81,6 @@ END
 case $1 in
 install)
     shift
-    { echo "node = \"$NODE\""; cat "$settings/agent.toml"; } >/tmp/agent.toml
     set -- --from "$own$release" --agent-config "$own/tmp/agent.toml" "$@"
     until_done --check "$@"
     # The agent is started with these.

@@ -89,7 +89,7 @@ impl Scene {
         let exit = events.wait_for("/tasks/exit", &self.writer.id)?;
         ensure!(exit["exit_status"] == 137, "{exit}");
         ensure!(self.writer.listed(self.node())? == "STOPPED");
-        let told = "memory cannot be completed: the container is killed, and continues the same checkpoint";
+        let told = "memory cannot be completed: the container is killed";
         let line = self.logged("containerd", told)?;
         ensure!(line.contains(reason), "expected {reason:?} in {line}");
         self.saw_only_its_own()

@@ -114,11 +114,15 @@ async fn carry_through(
     let key = asked.key.clone();
     let _listed = node.progress.enter(op, "checkpoint", key.as_str(), journal.watched());
     let goes_first = request.outcome.gives_away();
-    if goes_first {
-        // It may have the place that is waited for.
-        node.pods.cancel_unthawed(&key);
-    }
-    let _turn = turn(&node.operations, &mut journal, &cancel).await?;
+    let place = turn(&node.operations, &mut journal, &cancel);
+    let _turn = match goes_first {
+        // Another one of this pod may have the place that is waited for.
+        true => tokio::select! {
+            place = place => place,
+            never = node.pods.keep_cancelling(&key) => match never {},
+        },
+        false => place.await,
+    }?;
     journal.enter(Phase::Preflight);
     let at_work = node.pods.operation(&key).await;
     if goes_first {

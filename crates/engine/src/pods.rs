@@ -5,6 +5,7 @@
 //! kept in order here: a checkpoint never becomes the pod's newest point after one that was begun later.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const COURTESY: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct Pods {
     busy: Mutex<BTreeMap<PodKey, Busy>>,
-    /// Somebody's work is over.
+    /// Somebody's work is over, or has begun.
     freed: Notify,
 }
 
@@ -110,8 +111,19 @@ impl Pods {
         Some(Looking { pods: self, key: key.clone(), given_up })
     }
 
+    /// Cancels whoever leaves this pod running and has not thawed it yet, for as long as somebody who goes first waits for a place.
+    ///
+    /// Cancel safe.
+    pub async fn keep_cancelling(&self, key: &PodKey) -> Infallible {
+        loop {
+            let begun = self.freed.notified();
+            self.cancel_unthawed(key);
+            begun.await;
+        }
+    }
+
     /// Cancels the one that leaves this pod running and has not thawed it yet: what is stored now is what the pod goes on from.
-    pub fn cancel_unthawed(&self, key: &PodKey) {
+    fn cancel_unthawed(&self, key: &PodKey) {
         if let Some((_, token)) = self.lock().get(key).and_then(|busy| busy.unthawed.as_ref()) {
             token.cancel();
         }
@@ -150,11 +162,13 @@ impl Operation<'_> {
     /// that goes first.
     #[must_use]
     pub fn begun(&self, leaves_running: bool, cancel: &CancellationToken) -> u64 {
-        self.change(|busy| {
+        let number = self.change(|busy| {
             busy.begun += 1;
             busy.unthawed = leaves_running.then(|| (busy.begun, cancel.clone()));
             busy.begun
-        })
+        });
+        self.pods.freed.notify_waiters();
+        number
     }
 
     /// It has thawed the pod, or ended.
@@ -301,6 +315,20 @@ mod tests {
         assert!(frozen.is_cancelled() && !thawed.is_cancelled());
         first.thawed(number);
         goes.await;
+    }
+
+    #[tokio::test]
+    async fn who_goes_first_cancels_who_begins_while_a_place_is_waited_for() {
+        let pods = Pods::default();
+        let web = key("web");
+        let cancels = pods.keep_cancelling(&web);
+        tokio::pin!(cancels);
+        assert!(futures::poll!(cancels.as_mut()).is_pending());
+        let (first, other) = (pods.operation(&web).await, pods.operation(&key("other")).await);
+        let (frozen, elsewhere) = (CancellationToken::new(), CancellationToken::new());
+        let _ = (first.begun(true, &frozen), other.begun(true, &elsewhere));
+        assert!(futures::poll!(cancels.as_mut()).is_pending());
+        assert!(frozen.is_cancelled() && !elsewhere.is_cancelled());
     }
 
     #[tokio::test]

@@ -64,6 +64,12 @@ impl Proxy {
         assert!(said, "no {words:?} in: {}", self.log.borrow().as_str());
     }
 
+    /// It and its successors are so many.
+    pub(crate) fn has_served(&self, count: usize) {
+        let log = self.log.borrow();
+        assert_eq!(log.matches("serving containerd").count(), count, "{}", log.as_str());
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         assert!(send(signal, &self.child.id().unwrap().to_string()));
     }
@@ -73,7 +79,7 @@ impl Proxy {
         assert!(send(signal, &self.successors()[number - 1]));
     }
 
-    pub(crate) fn successors(&self) -> Vec<String> {
+    fn successors(&self) -> Vec<String> {
         let log = self.log.borrow();
         let lines = log.lines().filter(|line| line.contains("a successor serves"));
         lines.map(|line| line.rsplit("pid=").next().unwrap_or_default().to_owned()).collect()

@@ -16,8 +16,12 @@ pub fn drop_in_of(main: &Path) -> PathBuf {
 }
 
 fn drop_in(main: &Path, text: &str) -> PathBuf {
-    let imported = is_written_anew(text).then(|| config::imported_dir(main, text, NAME)).flatten();
-    imported.unwrap_or_else(|| main.parent().unwrap_or(main).join(DIR)).join(NAME)
+    let beside = main.parent().unwrap_or(main).join(DIR).join(NAME);
+    let is_imported = config::with_import(main, text, &beside).is_ok_and(|with| with == text);
+    if is_imported || !is_written_anew(text) {
+        return beside;
+    }
+    config::imported_dir(main, text, NAME).map_or(beside, |dir| dir.join(NAME))
 }
 
 /// Who writes the main file anew at each start (k3s, RKE2) takes our import away again, each time.
@@ -61,6 +65,8 @@ mod tests {
         for none in ["version = 3\n", "imports = [\"/x/*/a.toml\"]\n", "imports = [\"*.conf\"]\n"] {
             assert_eq!(at(&format!("{HEAD}{none}")), Path::new(BESIDE), "{none}");
         }
+        let both = format!("{HEAD}imports = [\"/x/*.toml\", \"{BESIDE}\"]\n");
+        assert_eq!(at(&both), Path::new(BESIDE), "it was there before");
         // What a refusal asks for leads to the same place.
         let asked = format!("{HEAD}imports = [\"{}\"]\n", import_of(Path::new(BESIDE)).display());
         assert_eq!(at(&asked), Path::new(BESIDE));

@@ -75,15 +75,15 @@ impl PastLives {
         self.done_before.insert(name(container));
     }
 
-    /// Names of those whose last life here ended well.
-    fn done_here(&self) -> impl Iterator<Item = &String> {
-        let well = |end: &End| end.reason == ColdReason::Exited;
-        self.ended.iter().filter(move |(_, end)| well(end)).map(|(name, _)| name)
+    /// Whether its last life that is over began with a restore.
+    fn was_restored(&self, name: &str) -> bool {
+        self.ended.get(name).is_some_and(|end| end.restored)
     }
 
     /// Names of those whose last life ended well, here or before.
     fn done(&self) -> BTreeSet<&String> {
-        let here = self.done_here();
+        let well = |end: &End| end.reason == ColdReason::Exited;
+        let here = self.ended.iter().filter(|(_, end)| well(end)).map(|(name, _)| name);
         let before = self.done_before.iter().filter(|name| !self.ended.contains_key(*name));
         here.chain(before).collect()
     }
@@ -144,9 +144,9 @@ impl Actor {
                 member.note_unfilled();
             }
         }
-        // Who is done since then is not started again: the others would wait for it.
-        let goes_on = self.past.done_here().next().is_none();
-        self.feed(if goes_on { Event::Unfilled } else { Event::Kill }).await;
+        // One of the checkpoint that is done since then is not started again: the others would wait for it.
+        let waits = self.done().iter().any(|name| self.past.was_restored(name));
+        self.feed(if waits { Event::Kill } else { Event::Unfilled }).await;
     }
 
     /// A container was deleted. Without Kubernetes its pod is gone with it: the agent settles what that means.
@@ -233,6 +233,7 @@ pub(super) async fn settle(path: &std::path::Path, told: TaskGone) -> Option<boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::tests::running;
 
     #[test]
     fn a_container_that_the_kernel_killed_for_want_of_memory_was_not_meant_to_end() {
@@ -248,5 +249,18 @@ mod tests {
         for status in [1, 134, 139, 255] {
             assert!(!is_wanted(status, true), "{status}");
         }
+    }
+
+    #[test]
+    fn who_began_anew_is_not_one_of_the_checkpoint() {
+        let (restored, anew) = (running("a"), running("b"));
+        let mut past = PastLives::default();
+        past.began(&restored, true);
+        past.began(&anew, false);
+        for container in [&restored, &anew] {
+            past.ended(container, 0);
+        }
+        assert!(past.done().contains(&"b".to_owned()));
+        assert!(past.was_restored("a") && !past.was_restored("b"));
     }
 }

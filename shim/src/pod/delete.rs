@@ -68,7 +68,10 @@ impl Pod {
 /// A start that was given up too late. Its end is nobody's wish: the log hears of a loss.
 async fn end_what_nobody_started(container: &Container) -> Result<()> {
     warn!(container = container.id(), "it began to run after its start was given up: killed");
-    container.runc().kill(KILL, true).await?;
+    match container.runc().kill(KILL, true).await {
+        Err(_) if !container.state().executes() => return Ok(()),
+        killed => killed?,
+    }
     let mut state = container.watch_state();
     // One that does not die is refused by what follows.
     let _ = tokio::time::timeout(DEATH, state.wait_for(|state| *state == State::Stopped)).await;

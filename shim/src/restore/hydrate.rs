@@ -48,7 +48,7 @@ pub async fn supervise(
                 error!(
                     container = container.id(),
                     why = why.reason,
-                    "memory cannot be completed: the container is killed, and asks for the same checkpoint when it is started again"
+                    "memory cannot be completed: the container is killed"
                 );
                 tell_unfilled().await;
             }

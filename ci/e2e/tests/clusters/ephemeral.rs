@@ -143,6 +143,10 @@ fn who_debugs_a_pod_before_it_goes_on_does_not_cost_it_its_memory() -> Result<()
     node.ctr(&["-n", "k8s.io", "images", "tag", Image::Mem.reference(), LATE])?;
     let second = Life::wait(a, NAME, Some(&first))?;
     second.went_on(COUNT, last).context("a pod that was debugged too early")?;
+    // Its start was refused at once: one that is asked for again and again keeps the kubelet from starting the others.
+    let told = node.exec(&["godwit", "doctor", "--output", "json"])?;
+    let told = String::from_utf8_lossy(&told.stdout);
+    ensure!(told.matches("before its pod has continued").count() == 1, "{told}");
     second.delete(&format!("pod/{NAME}"))?;
     node.ctr(&["-n", "k8s.io", "images", "rm", LATE])?;
     clusters.leave()

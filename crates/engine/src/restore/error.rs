@@ -268,7 +268,8 @@ impl RestoreError {
             Self::Wire(e) => e.code(),
             Self::Fence(_) | Self::NoFence => Code::Corrupt,
             Self::Told { code, .. } => *code,
-            Self::Interrupted | Self::Ephemeral { .. } => Code::Unavailable,
+            Self::Interrupted => Code::Unavailable,
+            Self::Ephemeral { .. } => Code::Precondition,
             Self::Write { .. } | Self::Words(_) => Code::Internal,
         }
     }

@@ -62,9 +62,7 @@ pub(super) fn next(spec: &TargetSpec, basis: &Basis, rules: Rules) -> Next {
     match &basis.state {
         State::Empty => on_nothing(ask, Refusal::NoLineage),
         State::Ended { .. } => on_nothing(ask, Refusal::Ended),
-        State::Owned { owner, restored, .. } if here => {
-            on_ours(spec, basis, (owner, *restored), rules)
-        }
+        State::Owned { owner, .. } if here => on_ours(spec, basis, owner, rules),
         State::Owned { owner, .. } => on_theirs(ask, &basis.state, owner),
         State::Offered { checkpoint, .. } if here => on_our_offer(*checkpoint, rules),
         State::Offered { owner, checkpoint, .. } => match ask.open_request() {
@@ -86,17 +84,12 @@ fn on_nothing(ask: &Ask, otherwise: Refusal) -> Next {
 }
 
 /// The log says that this pod owns the lineage; its tasks are dead, or only this container's.
-fn on_ours(
-    spec: &TargetSpec,
-    basis: &Basis,
-    (owner, restored): (&Owner, Option<CheckpointId>),
-    rules: Rules,
-) -> Next {
+fn on_ours(spec: &TargetSpec, basis: &Basis, owner: &Owner, rules: Rules) -> Next {
     let ask = &spec.ask;
     let good = basis.state.good();
     let other_life = owner.incarnation != spec.pen.me.incarnation;
-    // An older one, by force, whose memory did not come to this life: it has made no newer one.
-    let by_name = ask.asked().filter(|asked| restored == Some(*asked) && good.contains(asked));
+    // An older one, taken by force, whose memory did not come to this life: it has made no newer one.
+    let by_name = ask.asked().filter(|asked| good.contains(asked));
     let latest = by_name.filter(|_| !other_life).or(good.first().copied());
     match ask.open_request() {
         Some(_) if !rules.hold(Rule::Idempotence) => match latest {

@@ -189,6 +189,8 @@ fn an_older_point_that_was_taken_by_force_and_whose_memory_did_not_come_is_asked
     let point = |n| Kind::Checkpoint { checkpoint: p(n) };
     let mut world = World::new(log(&[point(1), point(2)]));
     world.drive(spec("node-2", 5, Some(restore(Some(1), true))));
+    // Another of its containers was started again meanwhile.
+    world.drive(spec("node-2", 5, None));
     let ending = world.drive(spec("node-2", 5, Some(restore(Some(1), false))));
     assert!(matches!(ending, Ending::Resumed(_)), "{ending:?}");
     let taken = Kind::TakeOver { checkpoint: p(1), word: Word::Owner };

@@ -175,20 +175,22 @@ impl Actor {
         self.feed(Event::StartDeadline).await;
     }
 
-    /// A container does not join. Where trying again may help, the others are held on; else all of them are given up.
+    /// A container does not join. Where trying again may help, or it may run after the others only, those are held on; else all of them
+    /// are given up.
     async fn leave(&mut self, op: OpId, why: godwit_wire::Refusal) {
         if self.machine.phase() != Phase::Starting {
             return;
         }
         let Some(starting) = &mut self.starting else { return };
-        let pod = starting.pod.clone();
+        let missing: Vec<String> = starting.missing().into_iter().map(str::to_owned).collect();
         let Some(member) = starting.member(op) else { return };
-        let awaited = pod.iter().any(|name| name == member.container.name());
         warn!(container = member.container.id(), why = why.reason, "it does not join its pod");
         member.sentence = Some(why.clone());
-        if member.may_try_again() {
-            // Somebody that the checkpoint does not have keeps the kubelet from starting those that it has.
-            member.refuse(&why, awaited);
+        let is_awaited = missing.iter().any(|name| name == member.container.name());
+        let comes_later = !is_awaited && why.means() == Code::Precondition;
+        if comes_later || member.may_try_again() {
+            // The kubelet starts no other container while it waits for one that is not to run yet.
+            member.refuse(&why, !comes_later);
             return self.forget(op);
         }
         self.feed(Event::Kill).await;
