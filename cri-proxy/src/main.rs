@@ -119,9 +119,15 @@ impl Signals {
         loop {
             let order = tokio::select! {
                 () = told_to_end(&mut self.terminate, &mut self.interrupt) => Some(Order::Stop),
-                _ = self.hang_up.recv(), if serves => tokio::select! {
-                    started = successor.start(socket) => take_over(started, &mut heir),
-                    () = told_to_end(&mut self.terminate, &mut self.interrupt) => Some(Order::Stop),
+                _ = self.hang_up.recv() => match serves {
+                    true => tokio::select! {
+                        started = successor.start(socket) => take_over(started, &mut heir),
+                        () = told_to_end(&mut self.terminate, &mut self.interrupt) => Some(Order::Stop),
+                    },
+                    false => {
+                        tracing::warn!("a hand-over was asked for, of a process that serves no more");
+                        None
+                    }
                 },
                 is_lost = ended(&mut heir) => is_lost.then_some(Order::Stop),
             };

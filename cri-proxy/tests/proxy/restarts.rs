@@ -115,60 +115,65 @@ async fn a_hand_over_fails_no_call_and_waits_for_those_that_last() {
 }
 
 /// A proxy with a call that lasts, its successor with another one, and the successor's successor.
-async fn three(
-    socket: &Path,
-    containerd: &Path,
-    runtime: &Runtime,
-) -> (Proxy, Vec<JoinHandle<(u32, String)>>) {
-    let proxy = Proxy::listening(Path::new(PROGRAM), socket, containerd);
-    let mut calls = Vec::new();
-    for number in 0..2 {
-        proxy.says("serving", number + 1).await;
-        let mut client = Patient::of(socket);
-        let hangs = async move { end_of(client.call("/test.v9.Invented/Hang").await).await };
-        calls.push(tokio::spawn(hangs));
-        runtime.seen.hanging(number + 1).await;
-        match number {
-            0 => proxy.signal("HUP"),
-            _ => proxy.signal_successor(1, "HUP"),
+struct Three {
+    proxy: Proxy,
+    calls: Vec<JoinHandle<(u32, String)>>,
+    client: Patient,
+    _runtime: Runtime,
+    _dir: tempfile::TempDir,
+}
+
+impl Three {
+    async fn up() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let [socket, containerd] =
+            ["cri.sock", "containerd.sock"].map(|name| dir.path().join(name));
+        let runtime = Runtime::serve(&containerd);
+        let proxy = Proxy::listening(Path::new(PROGRAM), &socket, &containerd);
+        let mut calls = Vec::new();
+        for number in 0..2 {
+            proxy.says("serving containerd", number + 1).await;
+            let mut client = Patient::of(&socket);
+            let hangs = async move { end_of(client.call("/test.v9.Invented/Hang").await).await };
+            calls.push(tokio::spawn(hangs));
+            runtime.seen.hanging(number + 1).await;
+            match number {
+                0 => proxy.signal("HUP"),
+                _ => proxy.signal_successor(1, "HUP"),
+            }
+            // Before that a predecessor takes clients, too.
+            proxy.says("a successor serves", number + 1).await;
         }
-        // Before that a predecessor takes clients, too.
-        proxy.says("a successor serves", number + 1).await;
+        Self { proxy, calls, client: Patient::of(&socket), _runtime: runtime, _dir: dir }
     }
-    (proxy, calls)
 }
 
 #[tokio::test]
 async fn who_has_handed_over_to_somebody_that_is_lost_ends_and_so_do_those_before_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let (socket, containerd) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
-    let runtime = Runtime::serve(&containerd);
-    let (mut proxy, _calls) = three(&socket, &containerd, &runtime).await;
-    proxy.signal_successor(2, "KILL");
-    proxy.says("is_lost=true", 2).await;
+    let mut three = Three::up().await;
+    three.proxy.signal_successor(2, "KILL");
+    three.proxy.says("is_lost=true", 2).await;
     // Nobody is left that keeps whoever started them from starting another one.
-    proxy.ends().await;
+    three.proxy.ends().await;
 }
 
 #[tokio::test]
 async fn who_has_handed_over_is_not_missed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (socket, containerd) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
-    let runtime = Runtime::serve(&containerd);
-    let (mut proxy, calls) = three(&socket, &containerd, &runtime).await;
+    let Three { mut proxy, calls, mut client, _runtime, _dir } = Three::up().await;
     // Its successor's last call ends.
     calls[1].abort();
     proxy.says("is_lost=false", 1).await;
     assert!(proxy.child.try_wait().unwrap().is_none(), "its own call lasts");
-    Patient::of(&socket).echo().await;
-    // There is somebody that serves: nobody else is asked for, in the time that a start takes.
+    client.echo().await;
+    // There is somebody that serves: nobody else is asked for.
     proxy.signal("HUP");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    proxy.says("of a process that serves no more", 1).await;
     proxy.has_served(3);
-    Patient::of(&socket).echo().await;
+    client.echo().await;
     proxy.signal("TERM");
     proxy.ends().await;
-    Patient::of(&socket).echo().await;
+    client.echo().await;
+    proxy.has_served(3);
 }
 
 #[tokio::test]
