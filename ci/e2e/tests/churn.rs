@@ -8,8 +8,6 @@ use godwit_lab::{Image, LabOptions, Node, wait};
 
 /// Lives that are lived at the same time.
 const LANES: usize = 3;
-/// Connections of containerd's clients that come and go; what is leaked is one for each life.
-const CLIENTS: usize = 4;
 /// Of so many containers one loses its shim.
 const UNLUCKY: usize = 10;
 
@@ -55,9 +53,15 @@ fn held_by_shim(node: &Node, id: &str) -> Result<(usize, usize)> {
     counts.next().zip(counts.next()).context("two numbers")
 }
 
-/// Descriptors of the node's containerd.
+/// Descriptors of the node's containerd, without the connections of its clients, which come and go.
 fn held_by_containerd(node: &Node) -> Result<usize> {
-    Ok(node.sh("ls /proc/$(pgrep --exact containerd)/fd")?.lines().count())
+    let counts = node.sh(
+        "ls /proc/$(pgrep --exact containerd)/fd | wc -l
+         grep --count --extended-regexp ' 03 +[0-9]+ /run/containerd/containerd.sock$' /proc/net/unix || true",
+    )?;
+    let mut counts = counts.split_whitespace().filter_map(|number| number.parse().ok());
+    let (all, clients): (usize, usize) = counts.next().zip(counts.next()).context("two numbers")?;
+    all.checked_sub(clients).context("more clients than descriptors")
 }
 
 fn churn(count: usize) -> Result<()> {
@@ -90,7 +94,7 @@ fn churn(count: usize) -> Result<()> {
         node.ctr(&["container", "rm", &id])?;
     }
     wait::until("containerd to hold no more", SOON, || match held_by_containerd(node) {
-        Ok(now) if now <= daemons + CLIENTS => Ok(()),
+        Ok(now) if now == daemons => Ok(()),
         other => Err(format!("{other:?} instead of {daemons}")),
     })?;
     probe.remove(node)?;
